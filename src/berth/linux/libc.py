@@ -1,0 +1,355 @@
+"""System calls: one function per call, named after it, arguments in the kernel's order, no policy.
+
+The only module that uses ctypes. Every failure is an `OSError` whose text names the call and its
+arguments. Calls that glibc 2.36 does not wrap go through `syscall(2)` by number; a machine whose
+numbers are not listed is refused, never guessed.
+"""
+
+import ctypes
+import os
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# PyDLL keeps the interpreter lock over the call: the child of a raw clone must still hold it.
+_libc_with_gil = ctypes.PyDLL(None, use_errno=True)
+
+MACHINE = os.uname().machine
+
+# Calls added since Linux 5.1 have one number on every architecture.
+_COMMON = {
+    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
+    "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442,
+    "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
+}  # fmt: skip
+_NUMBERS = {
+    "x86_64": {"clone": 56, "pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "capset": 126},
+    "aarch64": {"clone": 220, "pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "capset": 91},
+}
+
+
+def _number(name: str) -> int:
+    if name in _COMMON:
+        return _COMMON[name]
+    try:
+        return _NUMBERS[MACHINE][name]
+    except KeyError:
+        raise OSError(38, f"berth does not know the number of {name}(2) on {MACHINE}") from None
+
+
+class _Attr(ctypes.Structure):
+    pass
+
+
+class MountAttr(_Attr):
+    """struct mount_attr of mount_setattr(2)."""
+
+    _fields_ = [
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    ]
+
+
+class OpenHow(ctypes.Structure):
+    """struct open_how of openat2(2)."""
+
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+def _check(result: int, call: str, *arguments: object) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        shown = ", ".join(repr(a.decode(errors="replace") if isinstance(a, bytes) else a) for a in arguments)
+        raise OSError(error, f"{call}({shown}): {os.strerror(error)}")
+    return result
+
+
+def _path(value: str | bytes | None) -> bytes | None:
+    return os.fsencode(value) if value is not None else None
+
+
+_libc.syscall.restype = ctypes.c_long
+_libc_with_gil.syscall.restype = ctypes.c_long
+_libc.mount.argtypes = [
+    ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p,
+]  # fmt: skip
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.unshare.argtypes = [ctypes.c_int]
+_libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
+_libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+_libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+_libc.setdomainname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+_libc.personality.argtypes = [ctypes.c_ulong]
+
+
+def _syscall(name: str, *arguments: object) -> int:
+    """Calls by number. Integers are widened to 64 bits: a bare int would be cut to 32."""
+    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    return int(_libc.syscall(ctypes.c_long(_number(name)), *wide))
+
+
+# -- processes and namespaces ------------------------------------------------------------------
+
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+
+def clone(flags: int) -> int:
+    """clone(2) used as fork(2) with `flags` of CLONE_NEW*; returns 0 in the child. SIGCHLD on exit.
+
+    Only for single-threaded processes: Python's own after-fork work is skipped, and with one
+    thread there is nothing for it to mend.
+    """
+    sigchld = 17
+    zero = ctypes.c_long(0)
+    result = _libc_with_gil.syscall(
+        ctypes.c_long(_number("clone")), ctypes.c_long(flags | sigchld), zero, zero, zero, zero
+    )
+    return _check(int(result), "clone", hex(flags))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)"""
+    _check(_libc.unshare(flags), "unshare", hex(flags))
+
+
+def setns(fd: int, nstype: int) -> None:
+    """setns(2); `fd` of a namespace file or a pidfd."""
+    _check(_libc.setns(fd, nstype), "setns", fd, hex(nstype))
+
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """prctl(2)"""
+    return _check(_libc.prctl(option, arg2, arg3, arg4, arg5), "prctl", option, arg2, arg3)
+
+
+def set_process_name(name: str) -> None:
+    """prctl(PR_SET_NAME): what `ps` shows; at most 15 bytes."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    _check(_libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl", "PR_SET_NAME", name)
+
+
+def personality(persona: int) -> None:
+    """personality(2)"""
+    _check(_libc.personality(persona), "personality", hex(persona))
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2)"""
+    raw = name.encode()
+    _check(_libc.sethostname(raw, len(raw)), "sethostname", name)
+
+
+def setdomainname(name: str) -> None:
+    """setdomainname(2)"""
+    raw = name.encode()
+    _check(_libc.setdomainname(raw, len(raw)), "setdomainname", name)
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2) of the calling thread; each argument is a mask of 64 capability bits."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, pid 0 = self
+    low = 0xFFFFFFFF
+    data = (ctypes.c_uint32 * 6)(
+        effective & low, permitted & low, inheritable & low, effective >> 32, permitted >> 32, inheritable >> 32
+    )
+    result = _syscall("capset", ctypes.byref(header), ctypes.byref(data))
+    _check(result, "capset", hex(effective), hex(permitted), hex(inheritable))
+
+
+def keyctl_join_session_keyring() -> None:
+    """keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL): a fresh, anonymous keyring for the container."""
+    _check(_syscall("keyctl", 1, 0, 0, 0, 0), "keyctl", "KEYCTL_JOIN_SESSION_KEYRING")
+
+
+# -- mounts ------------------------------------------------------------------------------------
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_SET_FD = 5
+FSCONFIG_CMD_CREATE = 6
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x00100000
+MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
+
+
+def mount(source: str | None, target: str, fstype: str | None, flags: int, data: str | None) -> None:
+    """mount(2)"""
+    result = _libc.mount(_path(source), _path(target), _path(fstype), flags, _path(data))
+    _check(result, "mount", source, target, fstype, hex(flags), data)
+
+
+def umount2(target: str, flags: int) -> None:
+    """umount2(2)"""
+    _check(_libc.umount2(_path(target), flags), "umount2", target, flags)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)"""
+    result = _syscall("pivot_root", ctypes.c_char_p(_path(new_root)), ctypes.c_char_p(_path(put_old)))
+    _check(result, "pivot_root", new_root, put_old)
+
+
+def open_tree(dirfd: int, path: str, flags: int) -> int:
+    """open_tree(2) -> descriptor of a mount"""
+    result = _syscall("open_tree", dirfd, ctypes.c_char_p(_path(path)), flags)
+    return _check(result, "open_tree", dirfd, path, hex(flags))
+
+
+def move_mount(from_dirfd: int, from_path: str, to_dirfd: int, to_path: str, flags: int) -> None:
+    """move_mount(2)"""
+    result = _syscall(
+        "move_mount", from_dirfd, ctypes.c_char_p(_path(from_path)), to_dirfd, ctypes.c_char_p(_path(to_path)), flags
+    )
+    _check(result, "move_mount", from_dirfd, from_path, to_dirfd, to_path, hex(flags))
+
+
+def fsopen(fstype: str, flags: int = FSOPEN_CLOEXEC) -> int:
+    """fsopen(2) -> descriptor of a file-system context"""
+    return _check(_syscall("fsopen", ctypes.c_char_p(_path(fstype)), flags), "fsopen", fstype)
+
+
+def fsconfig(fd: int, command: int, key: str | None, value: str | None, aux: int = 0) -> None:
+    """fsconfig(2)"""
+    result = _syscall(
+        "fsconfig", fd, command, ctypes.c_char_p(_path(key)), ctypes.c_char_p(_path(value)), aux
+    )
+    _check(result, "fsconfig", fd, command, key, value)
+
+
+def fsmount(fd: int, flags: int = FSMOUNT_CLOEXEC, attributes: int = 0) -> int:
+    """fsmount(2) -> descriptor of a detached mount"""
+    return _check(_syscall("fsmount", fd, flags, attributes), "fsmount", fd, hex(attributes))
+
+
+def mount_setattr(
+    dirfd: int, path: str, flags: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, userns_fd: int = 0
+) -> None:
+    """mount_setattr(2)"""
+    attr = MountAttr(attr_set, attr_clr, propagation, userns_fd)
+    size = ctypes.sizeof(attr)
+    result = _syscall("mount_setattr", dirfd, ctypes.c_char_p(_path(path)), flags, ctypes.byref(attr), size)
+    _check(result, "mount_setattr", dirfd, path, hex(attr_set), hex(attr_clr))
+
+
+CLOSE_RANGE_CLOEXEC = 4
+
+
+def close_range(first: int, flags: int) -> None:
+    """close_range(2) from `first` to the last possible descriptor"""
+    _check(_syscall("close_range", first, 0xFFFFFFFF, flags), "close_range", first, flags)
+
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+
+def openat2(dirfd: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """openat2(2) -> descriptor, always close-on-exec"""
+    how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    size = ctypes.sizeof(how)
+    result = _syscall("openat2", dirfd, ctypes.c_char_p(_path(path)), ctypes.byref(how), size)
+    return _check(result, "openat2", dirfd, path, hex(flags))
+
+
+# -- BPF, seccomp, Landlock -----------------------------------------------------------------------
+
+BPF_PROG_ATTACH = 8
+BPF_PROG_LOAD = 5
+BPF_PROG_TYPE_CGROUP_DEVICE = 15
+BPF_CGROUP_DEVICE = 6
+BPF_F_ALLOW_MULTI = 2
+
+SECCOMP_SET_MODE_FILTER = 1
+
+
+def seccomp_set_filter(program: bytes, flags: int) -> int:
+    """seccomp(SECCOMP_SET_MODE_FILTER); `program` is an array of struct sock_filter, 8 bytes each."""
+
+    class SockFprog(ctypes.Structure):
+        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+    fprog = SockFprog(len(program) // 8, program)
+    result = _syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
+    return _check(result, "seccomp", "SECCOMP_SET_MODE_FILTER", hex(flags), f"{len(program) // 8} instructions")
+
+
+def bpf_load_cgroup_device(instructions: bytes) -> int:
+    """bpf(BPF_PROG_LOAD) of a cgroup device program -> descriptor"""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"Apache")
+    attributes = bytearray(128)
+    head = (ctypes.c_uint32 * 2)(BPF_PROG_TYPE_CGROUP_DEVICE, len(instructions) // 8)
+    pointers = (ctypes.c_uint64 * 2)(ctypes.addressof(code), ctypes.addressof(licence))
+    attributes[:8], attributes[8:24] = bytes(head), bytes(pointers)
+    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    result = _syscall("bpf", BPF_PROG_LOAD, ctypes.byref(buffer), len(attributes))
+    return _check(result, "bpf", "BPF_PROG_LOAD", f"{len(instructions) // 8} instructions")
+
+
+def bpf_attach(cgroup_fd: int, program_fd: int) -> None:
+    """bpf(BPF_PROG_ATTACH) of a device program to a cgroup v2 directory"""
+    attributes = (ctypes.c_uint32 * 32)(cgroup_fd, program_fd, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)
+    result = _syscall("bpf", BPF_PROG_ATTACH, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    _check(result, "bpf", "BPF_PROG_ATTACH", cgroup_fd, program_fd)
+
+
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
+
+
+def landlock_abi() -> int:
+    """landlock_create_ruleset(NULL, 0, VERSION) -> ABI version, 0 where the kernel has no Landlock"""
+    return max(0, _syscall("landlock_create_ruleset", 0, 0, LANDLOCK_CREATE_RULESET_VERSION))
+
+
+def landlock_create_ruleset(handled_fs: int, handled_net: int, scoped: int) -> int:
+    """landlock_create_ruleset(2) -> descriptor"""
+    attributes = (ctypes.c_uint64 * 3)(handled_fs, handled_net, scoped)
+    result = _syscall("landlock_create_ruleset", ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
+    return _check(result, "landlock_create_ruleset", handled_fs, handled_net, scoped)
+
+
+def landlock_restrict_self(ruleset_fd: int) -> None:
+    """landlock_restrict_self(2)"""
+    _check(_syscall("landlock_restrict_self", ruleset_fd, 0), "landlock_restrict_self", ruleset_fd)

@@ -1,0 +1,241 @@
+"""Mounts: options to flags (pure), and mounting on descriptors so that no path is resolved twice.
+
+Every target inside a container's root is opened once, beneath the root's descriptor, and mounted on
+through that descriptor (`move_mount` with an empty path, or `/proc/self/fd/N` for mount(2)): between
+the look-up and the mount nobody can swap it for a link (CVE-2021-30465).
+
+Source: mount(2), mount_setattr(2), fsopen(2) as in Linux 6.1; OCI runtime spec, config.md#mounts.
+"""
+
+import errno
+import os
+import stat
+
+from berth.errors import InvalidSpec
+from berth.linux import libc
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT = 1, 2, 4, 8, 16, 32
+MS_MANDLOCK, MS_DIRSYNC, MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME = 64, 128, 256, 1024, 2048
+MS_BIND, MS_MOVE, MS_REC, MS_SILENT = 4096, 8192, 16384, 32768
+MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+MS_RELATIME, MS_I_VERSION, MS_STRICTATIME, MS_LAZYTIME = 1 << 21, 1 << 23, 1 << 24, 1 << 25
+
+_SET = {
+    "ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC, "sync": MS_SYNCHRONOUS,
+    "mand": MS_MANDLOCK, "dirsync": MS_DIRSYNC, "noatime": MS_NOATIME, "nodiratime": MS_NODIRATIME,
+    "bind": MS_BIND, "rbind": MS_BIND | MS_REC, "relatime": MS_RELATIME, "strictatime": MS_STRICTATIME,
+    "iversion": MS_I_VERSION, "lazytime": MS_LAZYTIME, "remount": MS_REMOUNT, "silent": MS_SILENT,
+    "nosymfollow": MS_NOSYMFOLLOW,
+}  # fmt: skip
+_CLEAR = {
+    "rw": MS_RDONLY, "suid": MS_NOSUID, "dev": MS_NODEV, "exec": MS_NOEXEC, "async": MS_SYNCHRONOUS,
+    "nomand": MS_MANDLOCK, "atime": MS_NOATIME, "diratime": MS_NODIRATIME, "norelatime": MS_RELATIME,
+    "nostrictatime": MS_STRICTATIME, "noiversion": MS_I_VERSION, "nolazytime": MS_LAZYTIME, "loud": MS_SILENT,
+    "symfollow": MS_NOSYMFOLLOW, "defaults": 0,
+}  # fmt: skip
+PROPAGATION = {
+    "private": MS_PRIVATE, "rprivate": MS_PRIVATE | MS_REC, "slave": MS_SLAVE, "rslave": MS_SLAVE | MS_REC,
+    "shared": MS_SHARED, "rshared": MS_SHARED | MS_REC, "unbindable": MS_UNBINDABLE,
+    "runbindable": MS_UNBINDABLE | MS_REC,
+}  # fmt: skip
+# Attributes that apply to a whole tree at once, through mount_setattr with AT_RECURSIVE.
+_RECURSIVE_SET = {
+    "rro": libc.MOUNT_ATTR_RDONLY, "rnosuid": libc.MOUNT_ATTR_NOSUID, "rnodev": libc.MOUNT_ATTR_NODEV,
+    "rnoexec": libc.MOUNT_ATTR_NOEXEC, "rnodiratime": libc.MOUNT_ATTR_NODIRATIME,
+    "rnosymfollow": libc.MOUNT_ATTR_NOSYMFOLLOW,
+}  # fmt: skip
+_RECURSIVE_CLEAR = {
+    "rrw": libc.MOUNT_ATTR_RDONLY, "rsuid": libc.MOUNT_ATTR_NOSUID, "rdev": libc.MOUNT_ATTR_NODEV,
+    "rexec": libc.MOUNT_ATTR_NOEXEC, "rdiratime": libc.MOUNT_ATTR_NODIRATIME,
+    "rsymfollow": libc.MOUNT_ATTR_NOSYMFOLLOW,
+}  # fmt: skip
+_ATTR_OF_FLAG = {
+    MS_RDONLY: libc.MOUNT_ATTR_RDONLY, MS_NOSUID: libc.MOUNT_ATTR_NOSUID, MS_NODEV: libc.MOUNT_ATTR_NODEV,
+    MS_NOEXEC: libc.MOUNT_ATTR_NOEXEC, MS_NODIRATIME: libc.MOUNT_ATTR_NODIRATIME,
+    MS_NOSYMFOLLOW: libc.MOUNT_ATTR_NOSYMFOLLOW, MS_NOATIME: libc.MOUNT_ATTR_NOATIME,
+    MS_STRICTATIME: libc.MOUNT_ATTR_STRICTATIME,
+}  # fmt: skip
+
+
+class Options:
+    """Parsed mount options.
+
+    flags: MS_* bits; cleared: MS_* bits a person switched off; propagation: MS_* or 0;
+    recursive_set, recursive_clear: MOUNT_ATTR_* bits; data: what is left, for the file system;
+    idmap, recursive_idmap, copy_up: OCI's own options.
+    """
+
+    __slots__ = ("cleared", "copy_up", "data", "flags", "idmap", "propagation", "recursive_clear", "recursive_set")
+
+    def __init__(self) -> None:
+        self.flags = self.cleared = self.propagation = self.recursive_set = self.recursive_clear = 0
+        self.data: list[str] = []
+        self.idmap = ""
+        self.copy_up = False
+
+
+def parse_options(options: list[str]) -> Options:
+    """OCI mount options -> Options. What is not an option of mount(8) is file-system data."""
+    parsed = Options()
+    for option in options:
+        if option in _SET:
+            parsed.flags |= _SET[option]
+            parsed.cleared &= ~_SET[option]
+        elif option in _CLEAR:
+            parsed.flags &= ~_CLEAR[option]
+            parsed.cleared |= _CLEAR[option]
+        elif option in PROPAGATION:
+            parsed.propagation = PROPAGATION[option]
+        elif option in _RECURSIVE_SET:
+            parsed.recursive_set |= _RECURSIVE_SET[option]
+        elif option in _RECURSIVE_CLEAR:
+            parsed.recursive_clear |= _RECURSIVE_CLEAR[option]
+        elif option in ("ratime", "rnoatime", "rrelatime", "rstrictatime", "rnorelatime", "rnostrictatime"):
+            parsed.recursive_clear |= libc.MOUNT_ATTR__ATIME
+            kind = {"rnoatime": libc.MOUNT_ATTR_NOATIME, "rstrictatime": libc.MOUNT_ATTR_STRICTATIME}
+            parsed.recursive_set |= kind.get(option, 0)
+        elif option in ("idmap", "ridmap"):
+            parsed.idmap = option
+        elif option == "tmpcopyup":
+            parsed.copy_up = True
+        else:
+            parsed.data.append(option)
+    return parsed
+
+
+def attributes(flags: int) -> int:
+    """MS_* bits -> MOUNT_ATTR_* bits."""
+    return sum(attr for flag, attr in _ATTR_OF_FLAG.items() if flags & flag)
+
+
+# -- opening beneath a root ----------------------------------------------------------------------
+
+
+def open_beneath(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
+    """Opens `path` as a process whose root is `root_fd` would, links included; never leaves the root.
+
+    Magic links (/proc/*/fd, /proc/*/root) are refused: they lead out of any root.
+    """
+    return libc.openat2(root_fd, path or "/", flags, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS)
+
+
+def make_beneath(root_fd: int, path: str, *, directory: bool, mode: int = 0o755) -> int:
+    """Opens `path` beneath `root_fd` (O_PATH), making what is missing of it.
+
+    directory: whether the last part is made as a directory or an empty file.
+    Returns a descriptor owned by the caller. Raises OSError; InvalidSpec if a part is not a directory.
+    """
+    try:
+        return open_beneath(root_fd, path)
+    except FileNotFoundError:
+        pass
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise InvalidSpec(f"mount destination {path!r} has a part '..' that does not exist")
+    parent = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+    done = ""
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        done = f"{done}/{part}"
+        try:
+            child = open_beneath(root_fd, done)
+        except FileNotFoundError:
+            child = _make_one(parent, part, directory or not last, mode)
+        os.close(parent)
+        parent = child
+    return parent
+
+
+def _make_one(parent: int, name: str, directory: bool, mode: int) -> int:
+    if directory:
+        os.mkdir(name, mode, dir_fd=parent)
+    else:
+        # O_EXCL and O_NOFOLLOW: a dangling link of the image is not followed to somewhere else.
+        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o644, dir_fd=parent))
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+
+def fd_path(fd: int) -> str:
+    """A path that names what `fd` is open on, for calls that take only paths."""
+    return f"/proc/self/fd/{fd}"
+
+
+# -- mounting ------------------------------------------------------------------------------------
+
+
+def mount_filesystem(target_fd: int, fstype: str, source: str, flags: int, data: list[str]) -> None:
+    """Mounts a new file system of `fstype` on the directory `target_fd`."""
+    libc.mount(source, fd_path(target_fd), fstype, flags, ",".join(data) or None)
+
+
+def clone_tree(source_fd: int, *, recursive: bool) -> int:
+    """A detached copy of the mount (or tree of mounts) at `source_fd` -> descriptor, owned by the caller."""
+    flags = libc.OPEN_TREE_CLONE | libc.OPEN_TREE_CLOEXEC | libc.AT_EMPTY_PATH
+    return libc.open_tree(source_fd, "", flags | (libc.AT_RECURSIVE if recursive else 0))
+
+
+def attach(tree_fd: int, target_fd: int) -> None:
+    """Attaches a detached mount at `target_fd`."""
+    libc.move_mount(tree_fd, "", target_fd, "", libc.MOVE_MOUNT_F_EMPTY_PATH | libc.MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def set_attributes(tree_fd: int, *, set_: int, clear: int, recursive: bool = False, userns_fd: int = 0) -> None:
+    """mount_setattr on a mount that a descriptor names; atime bits are replaced as one field."""
+    if set_ & libc.MOUNT_ATTR__ATIME:
+        clear |= libc.MOUNT_ATTR__ATIME
+    if userns_fd:
+        set_ |= libc.MOUNT_ATTR_IDMAP
+    if set_ or clear:
+        flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if recursive else 0)
+        libc.mount_setattr(tree_fd, "", flags, attr_set=set_, attr_clr=clear, userns_fd=userns_fd)
+
+
+def set_propagation(path: str, propagation: int) -> None:
+    """mount(2) with one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, with or without MS_REC."""
+    libc.mount(None, path, None, propagation, None)
+
+
+def overlay_filesystem(lower: list[str], upper: str, work: str, options: list[str]) -> int:
+    """A detached overlay mount through the new mount API -> descriptor.
+
+    lower: topmost first. Raises OSError(EINVAL or ENOSYS) on kernels before 6.5, which lack `lowerdir+`.
+    """
+    context = libc.fsopen("overlay")
+    try:
+        for directory in lower:
+            libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "lowerdir+", directory)
+        if upper:
+            libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "upperdir", upper)
+            libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "workdir", work)
+        libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "source", "overlay")
+        for option in options:
+            key, separator, value = option.partition("=")
+            command = libc.FSCONFIG_SET_STRING if separator else libc.FSCONFIG_SET_FLAG
+            libc.fsconfig(context, command, key, value if separator else None)
+        libc.fsconfig(context, libc.FSCONFIG_CMD_CREATE, None, None)
+        return libc.fsmount(context)
+    finally:
+        os.close(context)
+
+
+def mount_overlay(lower: list[str], upper: str, work: str, target: str, options: list[str]) -> None:
+    """Mounts an overlay at `target`; lower directories topmost first."""
+    try:
+        tree = overlay_filesystem(lower, upper, work, options)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
+            raise
+        data = ["lowerdir=" + ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower), *options]
+        data += [f"upperdir={upper}", f"workdir={work}"] if upper else []
+        libc.mount("overlay", target, "overlay", 0, ",".join(data))
+        return
+    try:
+        libc.move_mount(tree, "", libc.AT_FDCWD, target, libc.MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
+
+
+def is_directory(fd: int) -> bool:
+    """Whether an O_PATH descriptor is open on a directory."""
+    return stat.S_ISDIR(os.fstat(fd).st_mode)

@@ -1,0 +1,615 @@
+"""The child's side: from a clone of the monitor, in new namespaces, to execve of the container's program.
+
+    monitor (parent)                          init (child)
+       |  clone(new namespaces)                  |
+       |---- "m": id maps are written ---------->|  only with a new user namespace
+       |                                         |  root, mounts, devices ...
+       |<--- "t" + descriptor of the pty --------|  only with a terminal
+       |---- "c": you are in your cgroup ------->|
+       |                                         |  pivot_root, masks, capabilities, seccomp
+       |<--- end of file: execve succeeded ------|  the socket is close-on-exec
+       |<--- "e" + JSON {kind, message} ---------|  or: why it did not
+
+Nothing is parsed or imported here: `run` executes operations that `runtime.plan` decided on.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import stat
+import struct
+import termios
+
+from berth.errors import BerthError, CommandNotExecutable, CommandNotFound, InvalidSpec, StartFailed
+from berth.linux import capabilities, cgroup, confine, libc, mount
+from berth.runtime.plan import Operation, Plan, Process, rlimit_name
+
+# asm-generic/ioctls.h; the same on every architecture berth knows
+_TIOCGPTPEER, _TIOCGPTN, _TIOCSPTLCK = 0x5441, 0x80045430, 0x40045431
+_FDS_ABOVE_STDIO = 3
+_ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
+
+
+class Context:
+    """What operations share. Descriptors are this process's until execve closes them."""
+
+    __slots__ = ("cgroup", "channel", "hosts", "lsm_proc_fd", "plan", "root_fd", "seccomp_program", "terminal_fd")
+
+    def __init__(
+        self, plan: Plan, channel: socket.socket, group: cgroup.Cgroup, hosts: cgroup.Hierarchies, seccomp_program: bytes
+    ) -> None:
+        self.plan = plan
+        self.channel = channel
+        self.cgroup = group
+        self.hosts = hosts
+        self.seccomp_program = seccomp_program
+        self.root_fd = -1
+        self.terminal_fd = -1
+        self.lsm_proc_fd = -1
+
+
+def run(context: Context) -> None:
+    """Executes the plan and becomes the program; never returns."""
+    operation: Operation | None = None
+    try:
+        _die_with_parent(context.channel)
+        # The host's procfs, opened while it still is the host's: see confine._write_attribute.
+        context.lsm_proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if context.plan.clone_flags & libc.CLONE_NEWUSER:
+            await_parent(context.channel, b"m")
+            _become_root_of_user_namespace()
+        set_oom_score(context.plan.process, context.lsm_proc_fd)
+        for operation in context.plan.operations:
+            OPERATIONS[operation.name](context, *operation.arguments)
+        operation = None
+        enter_process(context.plan.process, context)
+    except BaseException as error:
+        report_failure(context.channel, error, operation)
+    os._exit(1)
+
+
+def report_failure(channel: socket.socket, error: BaseException, operation: Operation | None) -> None:
+    """Tells the parent why; the kind goes along so that the exit code survives the way to the client."""
+    if isinstance(error, BerthError):
+        kind, message = type(error).__name__, str(error)
+    elif operation is not None:
+        kind, message = "StartFailed", f"{operation.name} {_shown(operation)}: {error}"
+    else:
+        kind, message = "StartFailed", f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
+    channel.sendall(b"e" + json.dumps({"kind": kind, "message": message}).encode())
+
+
+def _shown(operation: Operation) -> str:
+    return " ".join(repr(a) for a in operation.arguments if isinstance(a, str))
+
+
+def await_parent(channel: socket.socket, word: bytes) -> None:
+    """Blocks until the parent says `word`; ends quietly if the parent is gone."""
+    if channel.recv(1) != word:
+        os._exit(1)
+
+
+def _die_with_parent(channel: socket.socket) -> None:
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have died before the call; then the channel is at its end already.
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLHUP)
+    if any(event & select.POLLHUP for _, event in poll.poll(0)):
+        os._exit(1)
+
+
+def _become_root_of_user_namespace() -> None:
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+# -- operations -----------------------------------------------------------------------------------
+
+
+def prepare_root(context: Context, root_path: str, propagation: int) -> None:
+    mount.set_propagation("/", propagation)
+    try:
+        root_fd = os.open(root_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidSpec(f"root.path: {root_path!r}: {error.strerror}") from None
+    # pivot_root wants a mount point, and one of our own whose propagation we may choose.
+    tree = mount.clone_tree(root_fd, recursive=True)
+    mount.attach(tree, root_fd)
+    os.close(root_fd)
+    context.root_fd = tree
+
+
+def mount_filesystem(
+    context: Context, fstype: str, source: str, destination: str, flags: int, data: tuple[str, ...],
+    propagation: int, copy_up: bool,
+) -> None:  # fmt: skip
+    target = _target(context, destination, directory=True)
+    try:
+        if fstype in ("proc", "sysfs"):
+            _refuse_link_parent(context, destination, target)
+        try:
+            mount.mount_filesystem(target, fstype, source, flags, list(data))
+        except PermissionError:
+            if fstype != "sysfs":
+                raise
+            # A user namespace may not mount sysfs over a network namespace it does not own.
+            _bind(context, "/sys", target, True, mount.attributes(flags), 0, 0, 0, 0)
+        if copy_up:
+            raise InvalidSpec(f"mounts: {destination}: option tmpcopyup is not supported by this runtime yet")
+        if propagation:
+            _repropagate(context, destination, propagation)
+    finally:
+        os.close(target)
+
+
+def _refuse_link_parent(context: Context, destination: str, target: int) -> None:
+    """proc and sys are mounted where the name says: an image whose /proc is a link is refused (CVE-2019-19921)."""
+    seen = libc.openat2(
+        context.root_fd, destination, os.O_PATH, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_SYMLINKS
+    )  # fmt: skip
+    same = os.path.sameopenfile(seen, target)
+    os.close(seen)
+    if not same:
+        raise InvalidSpec(f"mounts: {destination} is a symbolic link in the root file system")
+
+
+def bind_mount(
+    context: Context, source: str, destination: str, recursive: bool, set_: int, clear: int,
+    recursive_set: int, recursive_clear: int, propagation: int,
+) -> None:  # fmt: skip
+    try:
+        is_directory = stat.S_ISDIR(os.stat(source).st_mode)
+    except OSError as error:
+        raise InvalidSpec(f"bind source path does not exist: {source}: {error.strerror}") from None
+    target = _target(context, destination, directory=is_directory)
+    try:
+        _bind(context, source, target, recursive, set_, clear, recursive_set, recursive_clear, propagation)
+    finally:
+        os.close(target)
+
+
+def _bind(
+    context: Context, source: str, target: int, recursive: bool, set_: int, clear: int,
+    recursive_set: int, recursive_clear: int, propagation: int,
+) -> None:  # fmt: skip
+    source_fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    tree = mount.clone_tree(source_fd, recursive=recursive)
+    try:
+        # Attributes are set while the tree is still detached: it is never seen without them.
+        mount.set_attributes(tree, set_=set_, clear=clear)
+        mount.set_attributes(tree, set_=recursive_set, clear=recursive_clear, recursive=True)
+        if propagation:
+            flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if propagation & mount.MS_REC else 0)
+            libc.mount_setattr(tree, "", flags, propagation=propagation & ~mount.MS_REC)
+        mount.attach(tree, target)
+    finally:
+        os.close(tree)
+        os.close(source_fd)
+
+
+def _repropagate(context: Context, destination: str, propagation: int) -> None:
+    fd = mount.open_beneath(context.root_fd, destination)
+    mount.set_propagation(mount.fd_path(fd), propagation)
+    os.close(fd)
+
+
+def _target(context: Context, destination: str, *, directory: bool) -> int:
+    fd = mount.make_beneath(context.root_fd, destination, directory=directory)
+    if mount.is_directory(fd) != directory:
+        os.close(fd)
+        have, want = ("a file", "a directory") if directory else ("a directory", "a file")
+        raise InvalidSpec(
+            f"cannot mount on {destination}: it is {have} in the container and the source is {want}; "
+            "are you trying to mount a directory onto a file (or vice-versa)?"
+        )
+    return fd
+
+
+def enter_cgroup(context: Context, new_namespace: bool) -> None:
+    await_parent(context.channel, b"c")
+    if new_namespace:
+        libc.unshare(libc.CLONE_NEWCGROUP)
+
+
+def mount_cgroup(context: Context, destination: str, flags: int) -> None:
+    target = _target(context, destination, directory=True)
+    read_only = mount.attributes(flags)
+    if context.hosts.version == 2:
+        if context.plan.new_cgroup_namespace:
+            mount.mount_filesystem(target, "cgroup2", "cgroup", flags, [])
+        else:
+            _bind(context, context.hosts.v2, target, True, read_only, 0, 0, 0, 0)
+        os.close(target)
+        return
+    # v1: one directory for each hierarchy, showing the container's own group as its root.
+    writable = flags & ~mount.MS_RDONLY
+    mount.mount_filesystem(target, "tmpfs", "tmpfs", writable, ["mode=755"])
+    os.close(target)
+    seen = set()
+    for name, mount_point in context.hosts.v1.items():
+        base = os.path.basename(mount_point)
+        at = f"{destination}/{base}"
+        if mount_point not in seen:
+            seen.add(mount_point)
+            group = mount_point + context.cgroup.path
+            inner = _target(context, at, directory=True)
+            _bind(context, group if os.path.isdir(group) else mount_point, inner, False, read_only, 0, 0, 0, 0)
+            os.close(inner)
+        plain = name.removeprefix("name=")
+        if plain != base:
+            make_link(context, base, f"{destination}/{plain}")
+    if flags & mount.MS_RDONLY:
+        top = mount.open_beneath(context.root_fd, destination)
+        mount.set_attributes(top, set_=libc.MOUNT_ATTR_RDONLY, clear=0)
+        os.close(top)
+
+
+def make_device(
+    context: Context, path: str, kind: str, major: int, minor: int, mode: int, uid: int, gid: int, bind: bool
+) -> None:
+    parent_path, name = os.path.split(path)
+    parent = mount.make_beneath(context.root_fd, parent_path, directory=True)
+    try:
+        if bind:
+            # mknod is not allowed in a user namespace, so the host's node shows through.
+            target = _target(context, path, directory=False)
+            _bind(context, path, target, False, 0, 0, 0, 0, 0)
+            os.close(target)
+            return
+        file_type = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[kind]
+        try:
+            os.mknod(name, file_type | mode, os.makedev(major, minor), dir_fd=parent)
+        except FileExistsError:
+            have = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if have.st_rdev != os.makedev(major, minor) or stat.S_IFMT(have.st_mode) != file_type:
+                raise InvalidSpec(f"linux.devices: {path} exists in the container and is not that device") from None
+        os.chmod(f"{mount.fd_path(parent)}/{name}", mode)  # mknod obeys the umask, the spec does not
+        os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+    finally:
+        os.close(parent)
+
+
+def make_link(context: Context, target: str, path: str) -> None:
+    parent_path, name = os.path.split(path)
+    parent = mount.make_beneath(context.root_fd, parent_path, directory=True)
+    try:
+        os.symlink(target, name, dir_fd=parent)
+    except FileExistsError:
+        pass  # the image brings its own, as it may
+    finally:
+        os.close(parent)
+
+
+def open_console(context: Context) -> None:
+    """A pty of the container's own devpts; its other end goes to the parent, its name to /dev/console."""
+    pts = mount.open_beneath(context.root_fd, "/dev/pts/ptmx")
+    is_ptmx = os.fstat(pts).st_rdev == os.makedev(5, 2)
+    os.close(pts)
+    if not is_ptmx:
+        raise InvalidSpec("process.terminal: /dev/pts is not a devpts file system; mount one there")
+    master = libc.openat2(
+        context.root_fd, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
+    )
+    context.terminal_fd = unlock_terminal(master, context.plan.process)
+    slave_name = f"/dev/pts/{struct.unpack('i', fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0]}"
+    source = mount.open_beneath(context.root_fd, slave_name)
+    target = _target(context, "/dev/console", directory=False)
+    tree = mount.clone_tree(source, recursive=False)
+    mount.attach(tree, target)
+    for fd in (source, target, tree):
+        os.close(fd)
+    hand_over_terminal(context.channel, master)
+
+
+def unlock_terminal(master: int, process: Process) -> int:
+    """The slave of `master`, sized and owned for the process. No path is looked up: TIOCGPTPEER."""
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    slave: int = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    height, width = process.console_size
+    if height and width:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+    if process.uid:
+        os.fchown(slave, process.uid, -1)
+    return slave
+
+
+def hand_over_terminal(channel: socket.socket, master: int) -> None:
+    """Sends the master to the parent and forgets it."""
+    socket.send_fds(channel, [b"t"], [master])
+    os.close(master)
+
+
+def write_sysctl(context: Context, path: str, value: str) -> None:
+    try:
+        cgroup.write_file(f"/proc/sys/{path}", value)
+    except OSError as error:
+        raise InvalidSpec(f"linux.sysctl: cannot set {path.replace('/', '.')} to {value!r}: {error.strerror}") from None
+
+
+def set_hostname(context: Context, name: str) -> None:
+    libc.sethostname(name)
+
+
+def set_domainname(context: Context, name: str) -> None:
+    libc.setdomainname(name)
+
+
+def pivot(context: Context) -> None:
+    """The new root over the old one, then the old one is let go: nothing of the host is left to reach.
+
+    pivot_root(".", ".") stacks both at one place and needs no directory inside the image; see the
+    NOTES of pivot_root(2).
+    """
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fchdir(context.root_fd)
+    libc.pivot_root(".", ".")
+    os.fchdir(old)
+    # Unmounting must not travel to the host, also where the plan keeps the root shared.
+    mount.set_propagation(".", mount.MS_SLAVE | mount.MS_REC)
+    libc.umount2(".", libc.MNT_DETACH)
+    os.close(old)
+    os.chdir("/")
+    os.close(context.root_fd)
+    context.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def make_readonly(context: Context, path: str) -> None:
+    try:
+        fd = mount.open_beneath(context.root_fd, path)
+    except FileNotFoundError:
+        return
+    tree = mount.clone_tree(fd, recursive=True)
+    mount.set_attributes(tree, set_=libc.MOUNT_ATTR_RDONLY, clear=0, recursive=True)
+    mount.attach(tree, fd)
+    os.close(tree)
+    os.close(fd)
+
+
+def mask(context: Context, path: str) -> None:
+    """An empty read-only directory or /dev/null over `path`, so that nothing below it can be read."""
+    try:
+        fd = mount.open_beneath(context.root_fd, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if mount.is_directory(fd):
+        mount.mount_filesystem(fd, "tmpfs", "tmpfs", mount.MS_RDONLY, ["size=0k", "nr_inodes=2"])
+    else:
+        null = libc.openat2(context.root_fd, "/dev/null", os.O_PATH | os.O_NOFOLLOW, libc.RESOLVE_IN_ROOT)
+        # What is bound must be the null device and not a link the image put there (CVE-2025-31133).
+        if os.fstat(null).st_rdev != os.makedev(1, 3):
+            raise InvalidSpec(f"cannot mask {path}: /dev/null in the container is not the null device")
+        tree = mount.clone_tree(null, recursive=False)
+        mount.attach(tree, fd)
+        os.close(tree)
+        os.close(null)
+    os.close(fd)
+
+
+def set_root_propagation(context: Context, propagation: int) -> None:
+    mount.set_propagation("/", propagation)
+
+
+def make_root_readonly(context: Context) -> None:
+    mount.set_attributes(context.root_fd, set_=libc.MOUNT_ATTR_RDONLY, clear=0)
+
+
+OPERATIONS = {
+    function.__name__: function
+    for function in (
+        prepare_root, mount_filesystem, bind_mount, enter_cgroup, mount_cgroup, make_device, make_link, open_console,
+        write_sysctl, set_hostname, set_domainname, pivot, make_readonly, mask, set_root_propagation,
+        make_root_readonly,
+    )
+}  # fmt: skip
+
+
+# -- from here on the same for a container's first program and for exec -------------------------------
+
+
+def set_oom_score(process: Process, proc_fd: int) -> None:
+    """Writes oom_score_adj. Lowering it needs CAP_SYS_RESOURCE, so an unchanged value is not written."""
+    if process.oom_score_adj is None:
+        return
+    fd = os.open("oom_score_adj", os.O_RDWR | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        if int(os.read(fd, 16)) != process.oom_score_adj:
+            os.pwrite(fd, str(process.oom_score_adj).encode(), 0)
+    except OSError as error:
+        raise StartFailed(
+            f"cannot set oom_score_adj to {process.oom_score_adj}: {error.strerror}; "
+            "lowering it needs CAP_SYS_RESOURCE, which the engine does not have"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def enter_process(process: Process, context: Context) -> None:
+    """Gives up everything the program must not have, in the order in which each step still may."""
+    _standard_streams(process, context.terminal_fd)
+    _confine_by_modules(process, context.lsm_proc_fd)
+    if process.personality is not None:
+        libc.personality(process.personality)
+    _set_rlimits(process)
+    if process.no_new_privileges:
+        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    _change_directory(process.cwd)
+    if context.seccomp_program and not process.no_new_privileges:
+        # Without no-new-privileges the filter needs CAP_SYS_ADMIN, so it comes before the drop.
+        _install_seccomp(process, context.seccomp_program)
+    _set_credentials(process)
+    if process.umask is not None:
+        os.umask(process.umask)
+    else:
+        os.umask(0o022)
+    # Cleared by the change of uid, so set once more.
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and execve would pass that on
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if context.seccomp_program and process.no_new_privileges:
+        _install_seccomp(process, context.seccomp_program)
+    execute(process)
+
+
+def _standard_streams(process: Process, terminal_fd: int) -> None:
+    os.setsid()
+    if terminal_fd >= 0:
+        fcntl.ioctl(terminal_fd, termios.TIOCSCTTY, 0)
+        for number in range(_FDS_ABOVE_STDIO):
+            os.dup2(terminal_fd, number)
+    elif process.uid:
+        # A pipe belongs to who made it; /dev/stdout can be opened again only by its owner.
+        for number in range(_FDS_ABOVE_STDIO):
+            if stat.S_ISFIFO(os.fstat(number).st_mode):
+                os.fchown(number, process.uid, -1)
+    libc.close_range(_FDS_ABOVE_STDIO, libc.CLOSE_RANGE_CLOEXEC)
+
+
+def _confine_by_modules(process: Process, proc_fd: int) -> None:
+    if process.apparmor_profile:
+        confine.apparmor_on_exec(process.apparmor_profile, proc_fd)
+    if process.selinux_label:
+        confine.selinux_on_exec(process.selinux_label, proc_fd)
+    if process.landlock:
+        confine.landlock_scope_abstract_sockets()
+    try:
+        libc.keyctl_join_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EDQUOT):
+            raise
+
+
+def _set_rlimits(process: Process) -> None:
+    for number, soft, hard in process.rlimits:
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, OSError):
+            have = resource.getrlimit(number)[1]
+            raise StartFailed(
+                f"cannot set ulimit {rlimit_name(number)} to {soft}:{hard}: the hard limit here is {have}, and raising "
+                "it needs CAP_SYS_RESOURCE, which the engine does not have; ask for less or start the engine with more"
+            ) from None
+
+
+def _change_directory(cwd: str) -> None:
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        raise StartFailed(f"cannot change to work directory {cwd!r}: {error.strerror}") from None
+    # A directory outside the root, got at through an inherited descriptor, has no path here: getcwd
+    # fails or says "(unreachable)" (CVE-2024-21626).
+    try:
+        inside = os.getcwd().startswith("/")
+    except OSError:
+        inside = False
+    if not inside:
+        raise StartFailed(f"work directory {cwd!r} is outside the container's root file system")
+
+
+def _install_seccomp(process: Process, program: bytes) -> None:
+    flags = int.from_bytes(program[:8], "little")
+    try:
+        libc.seccomp_set_filter(program[8:], flags)
+    except OSError as error:
+        raise StartFailed(f"cannot install the seccomp filter: {error}") from None
+
+
+def _set_credentials(process: Process) -> None:
+    limited = process.bounding is not None
+    if limited:
+        capabilities.drop_bounding(process.bounding, _last_capability())
+        libc.prctl(libc.PR_SET_KEEPCAPS, 1)
+    os.setgroups(process.additional_gids)
+    os.setresgid(process.gid, process.gid, process.gid)
+    os.setresuid(process.uid, process.uid, process.uid)
+    if limited:
+        libc.capset(process.effective, process.permitted, process.inheritable)
+        capabilities.set_ambient(process.ambient)
+        libc.prctl(libc.PR_SET_KEEPCAPS, 0)
+
+
+_known_last_capability: list[int] = []
+
+
+def _last_capability() -> int:
+    return _known_last_capability[0]
+
+
+def remember_last_capability() -> None:
+    """Reads the kernel's highest capability once, in the launcher, while the host's /proc is there."""
+    _known_last_capability[:] = [capabilities.last_capability()]
+
+
+def execute(process: Process) -> None:
+    """execve, looking the name up in the container's PATH as execvp(3) does; raises what a person can act on."""
+    name = process.args[0]
+    environment = {}
+    for item in process.env:
+        key, _, value = item.partition("=")
+        environment[key] = value
+    if "/" in name:
+        _execve(name, process, environment)
+        return
+    search = environment.get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    denied = ""
+    for directory in search.split(":"):
+        candidate = f"{directory or '.'}/{name}"
+        try:
+            found = os.stat(candidate)
+        except OSError:
+            continue
+        if not stat.S_ISREG(found.st_mode) or not os.access(candidate, os.X_OK):
+            denied = denied or candidate
+            continue
+        _execve(candidate, process, environment)
+    if denied:
+        raise CommandNotExecutable(f"exec: {json.dumps(name)}: {denied}: permission denied")
+    raise CommandNotFound(f"exec: {json.dumps(name)}: executable file not found in $PATH")
+
+
+def _execve(path: str, process: Process, environment: dict[str, str]) -> None:
+    try:
+        os.execve(path, process.args, environment)
+    except OSError as error:
+        kind = CommandNotFound if error.errno in (errno.ENOENT, errno.ENOTDIR) else CommandNotExecutable
+        reason = (error.strerror or "").lower()
+        raise kind(f"exec: {json.dumps(path)}: {reason}{_why_not(path, error.errno or 0)}") from None
+
+
+def _why_not(path: str, error: int) -> str:
+    """What the kernel's errno hides: a missing interpreter, a directory, another machine's program."""
+    try:
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return ": it is a directory"
+        if not found.st_mode & 0o111:
+            return ": it is not executable (chmod +x it in the image)"
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    if head.startswith(b"#!"):
+        interpreter = head[2:].split(b"\n")[0].strip().split(b" ")[0].decode(errors="replace")
+        if error == errno.ENOENT:
+            return f": its interpreter {interpreter!r} does not exist in the container"
+        return ""
+    if head.startswith(b"\x7fELF") and len(head) >= 20:
+        machine = _ELF_MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
+        if error == errno.ENOEXEC:
+            return f": it is built for {machine}, this machine is {libc.MACHINE}"
+        if error == errno.ENOENT:
+            return f": its interpreter {_elf_interpreter(head)!r} does not exist in the container"
+    elif error == errno.ENOEXEC:
+        return ": it is neither an ELF program nor a script that starts with '#!'"
+    return ""
+
+
+def _elf_interpreter(head: bytes) -> str:
+    start = head.find(b"/lib")
+    return head[start : head.find(b"\0", start)].decode(errors="replace") if start >= 0 else "?"

@@ -1,0 +1,454 @@
+"""The monitor: parent of one container's first program (or of one exec'd program), until that ends.
+
+It owns the terminal or the pipes, writes the log, takes connections on `monitor.sock`, and keeps
+the exit status in a file before it tells anybody: an engine that is killed and started again loses
+neither a line nor a status. It is forked from the launcher and keeps little memory of its own.
+"""
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import termios
+import time
+
+from berth.errors import BerthError, SystemFailure
+from berth.linux import cgroup, libc, mount
+from berth.runtime import container, external, frames, jsonlog
+from berth.runtime.plan import Plan, Process
+from berth.runtime.spec import load
+
+_READ_BYTES = 32768
+# A reader that is slower than the container stops it, as a full pipe would, once this much waits.
+_MAX_PENDING_BYTES = 256 * 1024
+_DRAIN_TIMEOUT_MS = 2000
+
+_READ, _WRITE = select.POLLIN, select.POLLOUT
+_ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class Connection:
+    """One client; owns its socket."""
+
+    __slots__ = ("decoder", "pending", "sock", "wants")
+
+    def __init__(self, sock: socket.socket, wants: int) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.wants = wants
+        self.pending = bytearray()
+        self.decoder = frames.Decoder()
+
+
+class Monitor:
+    """message: what the launcher received; see `engine.launcher`, which writes it."""
+
+    def __init__(self, message: dict, hosts: cgroup.Hierarchies, fds: list[int]) -> None:
+        self.message = message
+        self.hosts = hosts
+        self.is_exec = message["kind"] == "exec"
+        self.init_pidfd = fds.pop(0) if self.is_exec else -1
+        wants = message["attach"]
+        self.connections = {
+            fd: Connection(socket.socket(fileno=fd), want) for fd, want in zip(fds, wants, strict=True)
+        }
+        self.poll = select.poll()
+        self.outputs: dict[int, tuple[bytes, str]] = {}  # descriptor -> frame kind, stream name
+        self.stdin_fd = -1
+        self.stdin_pending = bytearray()
+        self.stdin_closing = False
+        self.terminal_fd = -1
+        self.log: jsonlog.JsonLog | None = None
+        self.listener: socket.socket | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.group: cgroup.Cgroup | None = None
+        self.external: external.ExternalRuntime | None = None
+        self.started_frame = b""
+        self.exit_frame = b""
+
+    # -- start --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """The whole life of the monitor."""
+        try:
+            self._start()
+        except BaseException as error:
+            self._report_failure(error)
+            return
+        self._serve()
+
+    def _start(self) -> None:
+        self._open_log()
+        self._listen()
+        child_fds = self._make_pipes()
+        try:
+            started = self._start_exec(child_fds) if self.is_exec else self._start_container(child_fds)
+        finally:
+            for fd in child_fds or ():
+                os.close(fd)
+        self.pid = started.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        if started.terminal_fd >= 0:
+            self.terminal_fd = started.terminal_fd
+            os.set_blocking(self.terminal_fd, False)
+            self.outputs[self.terminal_fd] = (frames.STDOUT, "stdout")
+            self.stdin_fd = self.terminal_fd
+        started_at_ns = time.time_ns()
+        report = {"pid": self.pid, "monitor": os.getpid(), "started_ns": started_at_ns}
+        self.started_frame = frames.encode(frames.STARTED, json.dumps(report).encode())
+        self._tell_all(self.started_frame)
+
+    def _start_container(self, child_fds: tuple[int, int, int] | None) -> container.Started:
+        message = self.message
+        bundle = message["bundle"]
+        spec = load(bundle)
+        linux = spec.get("linux") or {}
+        self._own_mount_namespace()
+        target = f"{bundle}/{spec['root']['path']}"
+        os.makedirs(target, mode=0o755, exist_ok=True)
+        if message["rootfs"]:
+            maps = linux.get("uidMappings") or [], linux.get("gidMappings") or []
+            container.mount_root(message["rootfs"], target, *maps)
+        _make_work_directory(target, spec["process"]["cwd"], linux)
+        if message["runtime"]:
+            self.external = self._external()
+            return self.external.start(message["id"], bundle, child_fds, message["state_dir"])
+        plan = Plan(spec, bundle)
+        started, self.group = container.start(plan, self.hosts, child_fds, message["seccomp_cache"])
+        return started
+
+    def _start_exec(self, child_fds: tuple[int, int, int] | None) -> container.Started:
+        message = self.message
+        if message["runtime"]:
+            pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
+            return self._external().execute(message["id"], message["process"], child_fds, message["state_dir"], pid_file)
+        process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
+        return container.execute(
+            process, self.init_pidfd, message["pid"], message["cgroup_path"], self.hosts, child_fds,
+            message["seccomp_cache"],
+        )  # fmt: skip
+
+    def _external(self) -> external.ExternalRuntime:
+        runtime = self.message["runtime"]
+        return external.ExternalRuntime(runtime["command"], runtime["root"], f"{self.message['state_dir']}/runtime.log")
+
+    def _own_mount_namespace(self) -> None:
+        """The root file system is mounted where only this process and the container see it.
+
+        It goes away with them, however they end. Unmounts on the host still come through (slave).
+        """
+        libc.unshare(libc.CLONE_NEWNS)
+        mount.set_propagation("/", mount.MS_SLAVE | mount.MS_REC)
+
+    def _open_log(self) -> None:
+        if self.message["log_path"]:
+            self.log = jsonlog.JsonLog(self.message["log_path"])
+
+    def _listen(self) -> None:
+        name = self.message["socket"]
+        if not name:
+            return
+        # Through a descriptor: a path below a long --exec-root may not fit into sun_path (108 bytes).
+        directory = os.open(self.message["state_dir"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            path = f"/proc/self/fd/{directory}/{name}"
+            if os.path.exists(path):
+                os.unlink(path)
+            self.listener.bind(path)
+            os.chmod(path, 0o600)
+        finally:
+            os.close(directory)
+        self.listener.listen(16)
+        self.listener.setblocking(False)
+
+    def _make_pipes(self) -> tuple[int, int, int] | None:
+        """Pipes for the three streams; returns the child's ends. None where there is a terminal."""
+        if self.message["terminal"]:
+            return None
+        if self.message["stdin"]:
+            child_in, self.stdin_fd = os.pipe()
+            os.set_blocking(self.stdin_fd, False)
+        else:
+            child_in = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        out_read, child_out = os.pipe()
+        err_read, child_err = os.pipe()
+        for fd in (out_read, err_read):
+            os.set_blocking(fd, False)
+        self.outputs = {out_read: (frames.STDOUT, "stdout"), err_read: (frames.STDERR, "stderr")}
+        return child_in, child_out, child_err
+
+    def _report_failure(self, error: BaseException) -> None:
+        if isinstance(error, BerthError):
+            kind, text = type(error).__name__, str(error)
+        elif isinstance(error, OSError):
+            kind, text = "SystemFailure", str(error)
+        else:
+            kind, text = "SystemFailure", f"{type(error).__name__}: {error}"
+        payload = json.dumps({"kind": kind, "message": text}).encode()
+        self._unlink_socket()
+        self._tell_all(frames.encode(frames.FAILED, payload))
+        self._flush_all(_DRAIN_TIMEOUT_MS)
+
+    # -- serve --------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while True:
+            self._register()
+            for fd, event in self.poll.poll():
+                if fd == self.pidfd:
+                    self._finish()
+                    return
+                self._handle(fd, event)
+
+    def _register(self) -> None:
+        """Says anew what to wait for: a handful of descriptors, so nothing is kept up to date by hand."""
+        wanted = {self.pidfd: _READ}
+        if self.listener:
+            wanted[self.listener.fileno()] = _READ
+        stalled = any(len(c.pending) > _MAX_PENDING_BYTES for c in self.connections.values())
+        for fd in self.outputs:
+            if not stalled:
+                wanted[fd] = _READ
+        if self.stdin_pending and self.stdin_fd >= 0:
+            wanted[self.stdin_fd] = wanted.get(self.stdin_fd, 0) | _WRITE
+        stdin_full = len(self.stdin_pending) > _MAX_PENDING_BYTES
+        for fd, connection in self.connections.items():
+            read = 0 if stdin_full and connection.wants & frames.WANT_STDIN else _READ
+            wanted[fd] = read | (_WRITE if connection.pending else 0)
+        poll = select.poll()
+        for fd, events in wanted.items():
+            poll.register(fd, events)
+        self.poll = poll
+
+    def _handle(self, fd: int, event: int) -> None:
+        if self.listener and fd == self.listener.fileno():
+            self._accept()
+        elif fd in self.connections:
+            self._handle_connection(self.connections[fd], event)
+        else:
+            if event & _WRITE and fd == self.stdin_fd:
+                self._write_stdin()
+            if fd in self.outputs and event & (_READ | _ENDED):
+                self._read_output(fd)
+
+    def _accept(self) -> None:
+        assert self.listener is not None
+        try:
+            sock, _ = self.listener.accept()
+        except OSError:
+            return
+        connection = Connection(sock, 0)
+        self.connections[sock.fileno()] = connection
+        self._send(connection, self.started_frame + self.exit_frame)
+
+    def _handle_connection(self, connection: Connection, event: int) -> None:
+        if event & _WRITE:
+            self._send(connection, b"")
+        if connection.sock.fileno() < 0 or not event & (_READ | _ENDED):
+            return
+        try:
+            data = connection.sock.recv(_READ_BYTES)
+            received = connection.decoder.feed(data)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, ValueError):
+            data, received = b"", []
+        for kind, payload in received:
+            self._handle_frame(connection, kind, payload)
+        if not data:
+            self._drop(connection)
+
+    def _handle_frame(self, connection: Connection, kind: bytes, payload: bytes) -> None:
+        if kind == frames.STDIN and not self.stdin_closing:
+            self.stdin_pending += payload
+            self._write_stdin()
+        elif kind == frames.CLOSE:
+            self.stdin_closing = self.terminal_fd < 0
+            self._write_stdin()
+        elif kind == frames.RESIZE and len(payload) == 4 and self.terminal_fd >= 0:
+            rows, columns = struct.unpack(">HH", payload)
+            fcntl.ioctl(self.terminal_fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        elif kind == frames.SIGNAL and len(payload) == 1 and not self.exit_frame:
+            try:
+                signal.pidfd_send_signal(self.pidfd, payload[0])
+            except OSError:
+                pass
+        elif kind == frames.ATTACH and len(payload) == 1:
+            connection.wants = payload[0]
+
+    def _drop(self, connection: Connection) -> None:
+        self.connections.pop(connection.sock.fileno(), None)
+        connection.sock.close()
+
+    def _write_stdin(self) -> None:
+        if self.stdin_fd < 0:
+            self.stdin_pending.clear()
+            return
+        while self.stdin_pending:
+            try:
+                written = os.write(self.stdin_fd, self.stdin_pending[:_READ_BYTES])
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:  # the program closed its end
+                self.stdin_pending.clear()
+                break
+            del self.stdin_pending[:written]
+        if self.stdin_closing:
+            os.close(self.stdin_fd)
+            self.stdin_fd = -1
+
+    def _read_output(self, fd: int) -> None:
+        kind, stream = self.outputs[fd]
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # EIO: the last holder of the terminal is gone
+            data = b""
+        if not data:
+            del self.outputs[fd]
+            if fd != self.terminal_fd:
+                os.close(fd)
+            return
+        if self.log:
+            self.log.write(stream, data)
+        wanted = frames.WANT_STDOUT if kind == frames.STDOUT else frames.WANT_STDERR
+        frame = b""
+        for connection in list(self.connections.values()):
+            if connection.wants & wanted:
+                frame = frame or frames.encode(kind, data)
+                self._send(connection, frame)
+
+    def _send(self, connection: Connection, frame: bytes) -> None:
+        connection.pending += frame
+        try:
+            while connection.pending:
+                sent = connection.sock.send(connection.pending)
+                del connection.pending[:sent]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._drop(connection)
+
+    def _tell_all(self, frame: bytes) -> None:
+        for connection in list(self.connections.values()):
+            self._send(connection, frame)
+
+    # -- end ----------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._end_others()
+        self._drain()
+        if self.log:
+            self.log.flush()
+        report = {
+            "exit_code": 128 - code if code < 0 else code,
+            "finished_ns": time.time_ns(),
+            "oom_killed": bool(self.group and self.group.oom_kills()),
+        }
+        self._keep(report)
+        self.exit_frame = frames.encode(frames.EXITED, json.dumps(report).encode())
+        self._tell_all(self.exit_frame)
+        self._flush_all(_DRAIN_TIMEOUT_MS)
+        self._clean_up()
+
+    def _end_others(self) -> None:
+        """Without a pid namespace of its own the container's other processes outlive its first one."""
+        if self.group and not self.is_exec:
+            self.group.kill()
+
+    def _drain(self) -> None:
+        """Reads what is still in the pipes. An exec's pipes may stay open in what it left behind."""
+        deadline = time.monotonic() + _DRAIN_TIMEOUT_MS / 1000
+        while self.outputs:
+            left_ms = max(0, int((deadline - time.monotonic()) * 1000))
+            poll = select.poll()
+            stalled = any(len(c.pending) > _MAX_PENDING_BYTES for c in self.connections.values())
+            for fd in () if stalled else self.outputs:
+                poll.register(fd, _READ)
+            for fd, connection in self.connections.items():
+                if connection.pending:
+                    poll.register(fd, _WRITE)
+            events = poll.poll(0 if self.is_exec and not stalled else left_ms if not stalled else None)
+            if not events:
+                return
+            for fd, event in events:
+                if fd in self.connections:
+                    self._handle_connection(self.connections[fd], event)
+                else:
+                    self._read_output(fd)
+
+    def _keep(self, report: dict) -> None:
+        """The exit status on disk, whole or not at all, before anybody hears of it."""
+        path = self.message["exit_path"]
+        if not path:
+            return
+        temporary = f"{path}.new"
+        try:
+            with open(temporary, "w") as file:
+                json.dump(report, file)
+                file.flush()
+                os.fdatasync(file.fileno())
+            os.rename(temporary, path)
+        except OSError:
+            pass  # the container's directory is being removed, or the disk is full: the frame still goes out
+
+    def _flush_all(self, timeout_ms: int) -> None:
+        """Sends what waits to readers that read; one that stalls for `timeout_ms` is given up."""
+        while True:
+            poll = select.poll()
+            waiting = {fd: c for fd, c in self.connections.items() if c.pending}
+            if not waiting:
+                return
+            for fd in waiting:
+                poll.register(fd, _WRITE)
+            events = poll.poll(timeout_ms)
+            if not events:
+                return
+            for fd, _ in events:
+                self._send(waiting[fd], b"")
+
+    def _clean_up(self) -> None:
+        """After everybody has been told: what a next start of the same container must not meet."""
+        self._unlink_socket()
+        if self.external and not self.is_exec:
+            self.external.delete(self.message["id"])
+        if self.group and not self.is_exec:
+            remove_group(self.group)
+
+    def _unlink_socket(self) -> None:
+        if self.listener:
+            try:
+                os.unlink(f"{self.message['state_dir']}/{self.message['socket']}")
+            except OSError:
+                pass
+
+
+def remove_group(group: cgroup.Cgroup) -> None:
+    """Removes a group whose last processes are dying; they count until the kernel has reaped them."""
+    for _ in range(200):
+        if group.remove():
+            return
+        group.kill()
+        select.poll().poll(5)
+    raise SystemFailure(f"cgroup {group.path} still has processes after one second")
+
+
+def _make_work_directory(root: str, cwd: str, linux: dict) -> None:
+    """Makes the work directory if the image lacks it, as Docker does; owned by the container's root."""
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(mount.open_beneath(root_fd, cwd))
+    except FileNotFoundError:
+        os.close(mount.make_beneath(root_fd, cwd, directory=True))
+    except OSError:
+        pass  # init says what is wrong with it, in the container's own terms
+    finally:
+        os.close(root_fd)

@@ -1,0 +1,272 @@
+"""Decides: an OCI specification -> what the monitor and init will do, in order. Pure, no I/O.
+
+The monitor (parent) acts on `Plan`'s own fields: which namespaces to make or join, id maps, cgroup.
+Init (child) executes `Plan.operations` one after the other and then becomes `Plan.process`.
+An operation is data, a name and arguments, so a plan can be printed, compared and tested without a
+kernel; `runtime.init` holds the function for each name.
+"""
+
+import errno
+import resource
+
+from berth.errors import InvalidSpec, NotImplementedHere
+from berth.linux import capabilities, libc, mount
+
+_CLONE_FLAGS = {
+    "pid": libc.CLONE_NEWPID, "network": libc.CLONE_NEWNET, "mount": libc.CLONE_NEWNS, "ipc": libc.CLONE_NEWIPC,
+    "uts": libc.CLONE_NEWUTS, "user": libc.CLONE_NEWUSER, "cgroup": libc.CLONE_NEWCGROUP, "time": libc.CLONE_NEWTIME,
+}  # fmt: skip
+
+# config-linux.md#default-devices: path, major, minor
+_DEFAULT_DEVICES = (
+    ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0),
+)  # fmt: skip
+# What the cgroup lets every container do besides what its rules say: make any node (opening it is
+# another matter), use the default devices, terminals and their multiplexer. The same set as runc's.
+_DEFAULT_DEVICE_RULES: list[dict] = [
+    {"allow": True, "type": "c", "access": "m"},
+    {"allow": True, "type": "b", "access": "m"},
+    *(
+        {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"}
+        for _, major, minor in (*_DEFAULT_DEVICES, ("/dev/ptmx", 5, 2), ("/dev/console", 5, 1), ("/dev/pts/*", 136, -1))
+    ),
+]
+# config-linux.md#dev-symbolic-links
+_DEFAULT_LINKS = (
+    ("/proc/self/fd", "/dev/fd"), ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"), ("/proc/self/fd/2", "/dev/stderr"), ("pts/ptmx", "/dev/ptmx"),
+)  # fmt: skip
+_RLIMITS = {name: number for name, number in vars(resource).items() if name.startswith("RLIMIT_")}
+# Sysctls whose value belongs to a namespace: any other would change the host.
+_SYSCTLS = (
+    ("kernel.msg", "ipc"), ("kernel.sem", "ipc"), ("kernel.shm", "ipc"), ("fs.mqueue.", "ipc"),
+    ("net.", "network"), ("kernel.domainname", "uts"), ("kernel.hostname", "uts"),
+)  # fmt: skip
+
+LANDLOCK_ANNOTATION = "io.berth.landlock-scope-abstract-sockets"
+
+
+class Operation:
+    """One step of init: `name` is a function of runtime.init, `arguments` are its plain values."""
+
+    __slots__ = ("arguments", "name")
+
+    def __init__(self, name: str, *arguments: object) -> None:
+        self.name = name
+        self.arguments = arguments
+
+    def describe(self) -> str:
+        """The step as a person reads it in a trace."""
+        return f"{self.name}({', '.join(map(repr, self.arguments))})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Operation) and (self.name, self.arguments) == (other.name, other.arguments)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.arguments))
+
+    __repr__ = describe
+
+
+class Process:
+    """What init turns into. Masks are capability bits; ids are those inside the container."""
+
+    __slots__ = (
+        "additional_gids", "ambient", "apparmor_profile", "args", "bounding", "console_size", "cwd", "effective", "env",
+        "gid", "inheritable", "landlock", "no_new_privileges", "oom_score_adj", "permitted", "personality",
+        "rlimits", "seccomp", "selinux_label", "terminal", "uid", "umask",
+    )  # fmt: skip
+
+    def __init__(self, process: dict, linux: dict, annotations: dict) -> None:
+        user = process.get("user") or {}
+        self.args: list[str] = process["args"]
+        self.env: list[str] = process.get("env") or []
+        self.cwd: str = process["cwd"]
+        self.terminal: bool = bool(process.get("terminal"))
+        size = process.get("consoleSize") or {}
+        self.console_size = (size.get("height") or 0, size.get("width") or 0)
+        self.uid: int = user.get("uid") or 0
+        self.gid: int = user.get("gid") or 0
+        self.umask: int | None = user.get("umask")
+        self.additional_gids: list[int] = user.get("additionalGids") or []
+        self.no_new_privileges = bool(process.get("noNewPrivileges"))
+        self.oom_score_adj: int | None = process.get("oomScoreAdj")
+        self.apparmor_profile: str = process.get("apparmorProfile") or ""
+        self.selinux_label: str = process.get("selinuxLabel") or ""
+        sets = process.get("capabilities")
+        for name in ("bounding", "effective", "inheritable", "permitted", "ambient"):
+            setattr(self, name, None if sets is None else capabilities.mask(sets.get(name)))
+        self.rlimits = [_rlimit(index, limit) for index, limit in enumerate(process.get("rlimits") or [])]
+        self.seccomp: dict | None = linux.get("seccomp")
+        self.personality = _personality(linux.get("personality") or {})
+        self.landlock = annotations.get(LANDLOCK_ANNOTATION) == "true"
+
+
+class Plan:
+    """clone_flags: namespaces to make; join: (flag, path) of those to enter; the rest as OCI names it."""
+
+    __slots__ = (
+        "cgroup_path", "clone_flags", "gid_mappings", "join", "new_cgroup_namespace", "new_time_namespace",
+        "operations", "process", "resources", "root_path", "root_propagation", "time_offsets", "uid_mappings",
+    )  # fmt: skip
+
+    def __init__(self, spec: dict, bundle: str) -> None:
+        linux = spec.get("linux") or {}
+        root = spec["root"]["path"]
+        self.root_path = root if root.startswith("/") else f"{bundle}/{root}"
+        namespaces = {ns["type"]: ns.get("path") or "" for ns in linux.get("namespaces") or []}
+        if "mount" not in namespaces:
+            raise InvalidSpec("linux.namespaces: has no 'mount'; without one the host's mounts would be changed")
+        flags = [_CLONE_FLAGS[kind] for kind, path in namespaces.items() if not path]
+        # Both of these are made later, by unshare: a cgroup namespace takes the cgroup one is in by
+        # then as its root, and clone(2) has no bit left for the time namespace.
+        self.new_cgroup_namespace = libc.CLONE_NEWCGROUP in flags
+        self.new_time_namespace = libc.CLONE_NEWTIME in flags
+        self.clone_flags = sum(flags) & ~(libc.CLONE_NEWCGROUP | libc.CLONE_NEWTIME)
+        self.join = [(_CLONE_FLAGS[kind], path) for kind, path in namespaces.items() if path]
+        self.uid_mappings: list[dict] = linux.get("uidMappings") or []
+        self.gid_mappings: list[dict] = linux.get("gidMappings") or []
+        if self.clone_flags & libc.CLONE_NEWUSER and not (self.uid_mappings and self.gid_mappings):
+            raise InvalidSpec("linux.uidMappings: a new user namespace needs uidMappings and gidMappings")
+        self.time_offsets: dict = linux.get("timeOffsets") or {}
+        self.cgroup_path: str = linux.get("cgroupsPath") or ""
+        self.resources: dict = linux.get("resources") or {}
+        if self.resources.get("devices"):
+            self.resources = {**self.resources, "devices": self.resources["devices"] + _DEFAULT_DEVICE_RULES}
+        self.process = Process(spec["process"], linux, spec.get("annotations") or {})
+        self.operations = tuple(_operations(spec, linux, namespaces, self))
+
+    def describe(self) -> str:
+        """The whole plan, one operation a line."""
+        return "\n".join(operation.describe() for operation in self.operations)
+
+
+def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan) -> list[Operation]:
+    in_user_namespace = bool(plan.clone_flags & libc.CLONE_NEWUSER)
+    found = [Operation("prepare_root", plan.root_path, _root_propagation(linux))]
+    waited = False
+    for index, entry in enumerate(spec.get("mounts") or []):
+        if entry.get("type") in ("cgroup", "cgroup2") and not waited:
+            # A cgroup mount shows the tree from the namespace's root, so the parent must have put us there.
+            found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))
+            waited = True
+        found.append(_mount(index, entry))
+    found += _devices(linux, in_user_namespace)
+    if plan.process.terminal:
+        found.append(Operation("open_console"))
+    if not waited:
+        found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))
+    found += [Operation("write_sysctl", name, value) for name, value in _sysctls(linux, namespaces)]
+    # A name can only be set in a namespace that is the container's: with the host's it would be the host's.
+    for key, call in (("hostname", "set_hostname"), ("domainname", "set_domainname")):
+        if spec.get(key):
+            if "uts" not in namespaces:
+                raise InvalidSpec(f"{key}: cannot be set without a uts namespace")
+            found.append(Operation(call, spec[key]))
+    found.append(Operation("pivot"))
+    found += [Operation("make_readonly", path) for path in linux.get("readonlyPaths") or []]
+    found += [Operation("mask", path) for path in linux.get("maskedPaths") or []]
+    propagation = linux.get("rootfsPropagation")
+    if propagation and mount.PROPAGATION[propagation] & (mount.MS_SHARED | mount.MS_UNBINDABLE):
+        found.append(Operation("set_root_propagation", mount.PROPAGATION[propagation]))
+    if spec["root"].get("readonly"):
+        found.append(Operation("make_root_readonly"))
+    return found
+
+
+def _root_propagation(linux: dict) -> int:
+    name = linux.get("rootfsPropagation") or "rslave"
+    if name not in mount.PROPAGATION:
+        raise InvalidSpec(f"linux.rootfsPropagation: {name!r} is not one of {', '.join(mount.PROPAGATION)}")
+    # Until the old root is gone nothing may flow back to the host, so "shared" starts as "slave".
+    return mount.MS_SLAVE | mount.MS_REC if "shared" in name else mount.PROPAGATION[name] | mount.MS_REC
+
+
+def _mount(index: int, entry: dict) -> Operation:
+    options = mount.parse_options(entry.get("options") or [])
+    fstype = entry.get("type") or ""
+    destination, source = entry["destination"], entry.get("source") or ""
+    bind = fstype == "bind" or options.flags & mount.MS_BIND
+    if options.idmap or entry.get("uidMappings"):
+        raise NotImplementedHere(f"mounts[{index}]: idmapped bind mounts are not supported by this runtime yet")
+    if bind:
+        if not source:
+            raise InvalidSpec(f"mounts[{index}].source: a bind mount needs one")
+        recursive = bool(options.flags & mount.MS_REC)
+        set_ = mount.attributes(options.flags)
+        clear = mount.attributes(options.cleared) & ~set_
+        return Operation(
+            "bind_mount", source, destination, recursive, set_, clear,
+            options.recursive_set, options.recursive_clear, options.propagation,
+        )  # fmt: skip
+    if fstype in ("cgroup", "cgroup2"):
+        return Operation("mount_cgroup", destination, options.flags)
+    if not fstype:
+        raise InvalidSpec(f"mounts[{index}].type: is missing, and the mount is not a bind mount")
+    return Operation(
+        "mount_filesystem", fstype, source or fstype, destination, options.flags, tuple(options.data),
+        options.propagation, options.copy_up,
+    )  # fmt: skip
+
+
+def _devices(linux: dict, in_user_namespace: bool) -> list[Operation]:
+    found: list[Operation] = []
+    wanted = {path: (path, "c", major, minor, 0o666, 0, 0) for path, major, minor in _DEFAULT_DEVICES}
+    for index, device in enumerate(linux.get("devices") or []):
+        path, kind = device.get("path"), device.get("type")
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise InvalidSpec(f"linux.devices[{index}].path: {path!r} is not an absolute path")
+        if kind not in ("c", "u", "b", "p"):
+            raise InvalidSpec(f"linux.devices[{index}].type: {kind!r} is not one of c, u, b, p")
+        mode = device.get("fileMode")
+        wanted[path] = (
+            path, kind, device.get("major") or 0, device.get("minor") or 0,
+            0o666 if mode is None else mode & 0o7777, device.get("uid") or 0, device.get("gid") or 0,
+        )  # fmt: skip
+    found += [Operation("make_device", *device, in_user_namespace) for device in wanted.values()]
+    found += [Operation("make_link", target, path) for target, path in _DEFAULT_LINKS]
+    return found
+
+
+def _sysctls(linux: dict, namespaces: dict[str, str]) -> list[tuple[str, str]]:
+    found = []
+    for name, value in (linux.get("sysctl") or {}).items():
+        dotted = name.replace("/", ".")
+        needs = next((kind for prefix, kind in _SYSCTLS if dotted.startswith(prefix)), None)
+        if needs is None:
+            raise InvalidSpec(f"linux.sysctl: {name!r} is not separate for each container; setting it would change the host")
+        if needs not in namespaces:
+            raise InvalidSpec(f"linux.sysctl: {name!r} needs a {needs} namespace of the container's own")
+        if any(part in ("", "..") for part in dotted.split(".")):
+            raise InvalidSpec(f"linux.sysctl: {name!r} is not a name of a sysctl")
+        found.append((dotted.replace(".", "/"), str(value)))
+    return found
+
+
+def _rlimit(index: int, limit: dict) -> tuple[int, int, int]:
+    number = _RLIMITS.get(limit["type"])
+    if number is None:
+        raise InvalidSpec(f"process.rlimits[{index}].type: {limit['type']!r} is not a limit of this kernel")
+    top = (1 << 64) - 1
+    soft, hard = (resource.RLIM_INFINITY if limit[key] in (-1, top) else limit[key] for key in ("soft", "hard"))
+    return number, soft, hard
+
+
+def rlimit_name(number: int) -> str:
+    """RLIMIT_* name of a number, for messages."""
+    return next((name for name, value in _RLIMITS.items() if value == number), str(number))
+
+
+def _personality(entry: dict) -> int | None:
+    if not entry:
+        return None
+    domains = {"LINUX": 0, "LINUX32": 8}
+    if entry.get("domain") not in domains:
+        raise InvalidSpec(f"linux.personality.domain: {entry.get('domain')!r} is not LINUX or LINUX32")
+    return domains[entry["domain"]]
+
+
+def exit_code_of_errno(error: int) -> int:
+    """The shell's convention, which Docker follows: 127 not found, 126 not executable."""
+    return 127 if error in (errno.ENOENT, errno.ENOTDIR) else 126
