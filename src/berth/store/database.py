@@ -1,0 +1,76 @@
+"""The engine's SQLite database: records that must survive a kill of the engine or a loss of power.
+
+One connection, used by one thread of its own, so that a slow disk holds up a write and not the event
+loop. Reads come from the services' memory; the database is read once, at start-up.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from berth.errors import DataLoss
+
+_T = TypeVar("_T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, config BLOB NOT NULL, chain TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS tags (name TEXT PRIMARY KEY, image TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS layers (
+    chain TEXT PRIMARY KEY, diff TEXT NOT NULL, parent TEXT NOT NULL, blob TEXT NOT NULL, size_bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+"""
+_VERSION = 1
+
+Statement = tuple[str, Sequence[object]]
+
+
+class Database:
+    """Owns the connection and its thread; `close` ends both."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._connection = self._thread.submit(self._open).result()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=True)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > _VERSION:
+                raise DataLoss(f"{self._path} was written by a newer berth (schema {version}); install that one again")
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+            return connection
+        except sqlite3.DatabaseError as error:
+            raise DataLoss(f"{self._path} cannot be read: {error}; move it away to start with an empty one") from error
+
+    def read(self, query: str, *parameters: object) -> list[tuple]:
+        """All rows, at once; for start-up."""
+        return self._thread.submit(lambda: self._connection.execute(query, parameters).fetchall()).result()
+
+    def write_now(self, *statements: Statement) -> None:
+        """One durable transaction, from any thread; blocks. All statements or none."""
+        self._thread.submit(self._transaction, statements).result()
+
+    async def write(self, *statements: Statement) -> None:
+        """One durable transaction, awaited; it goes through even if the caller is cancelled."""
+        await self._call(lambda: self._transaction(statements))
+
+    async def _call(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(function)))
+
+    def _transaction(self, statements: Sequence[Statement]) -> None:
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement, parameters in statements:
+                self._connection.execute(statement, parameters)
+
+    def close(self) -> None:
+        """Waits for writes that were asked for, then closes."""
+        self._thread.submit(self._connection.close).result()
+        self._thread.shutdown()

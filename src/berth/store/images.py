@@ -1,0 +1,404 @@
+"""Images: configurations, tags and unpacked layers, shared by chain id. Knows nothing of containers.
+
+The id of an image is the digest of its configuration, as Docker's classic store has it. Records are
+kept in memory and in the database; a layer's directory appears by one rename after its bytes have
+matched their digest. Not thread-safe by itself: `engine` calls it from one thread at a time.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import threading
+import time
+from typing import IO
+
+from berth.errors import Conflict, DataLoss, InvalidParameter, NotFound
+from berth.linux import libc
+from berth.oci import reference
+from berth.store import archive, hello
+from berth.store.compression import open_stream
+from berth.store.database import Database, Statement
+from berth.store.layout import Layout
+from berth.store.tar import Unpacker, remove_tree
+
+_HELLO = "hello:latest"
+
+
+class Layer:
+    """chain: identifies the layer with all below it; diff: digest of its tar; blob: digest of what is kept."""
+
+    __slots__ = ("blob", "chain", "diff", "parent", "size_bytes")
+
+    def __init__(self, chain: str, diff: str, parent: str, blob: str, size_bytes: int) -> None:
+        self.chain = chain
+        self.diff = diff
+        self.parent = parent
+        self.blob = blob
+        self.size_bytes = size_bytes
+
+
+class Image:
+    """config: the parsed configuration; raw: its bytes, whose digest is `id`; chain: of the top layer or ''."""
+
+    __slots__ = ("chain", "config", "id", "raw")
+
+    def __init__(self, identity: str, raw: bytes, chain: str) -> None:
+        self.id = identity
+        self.raw = raw
+        self.chain = chain
+        self.config: dict = json.loads(raw)
+
+
+class ImageStore:
+    """All images of one data root."""
+
+    def __init__(self, layout: Layout, database: Database) -> None:
+        self.layout = layout
+        self._database = database
+        self._lock = threading.RLock()
+        rows = database.read("SELECT chain, diff, parent, blob, size_bytes FROM layers")
+        self._layers = {row[0]: Layer(*row) for row in rows}
+        self._images = {row[0]: Image(*row) for row in database.read("SELECT id, config, chain FROM images")}
+        self._tags: dict[str, str] = dict(database.read("SELECT name, image FROM tags"))
+
+    # -- looking up -------------------------------------------------------------------------------
+
+    def all(self) -> list[Image]:
+        """Every image, newest first."""
+        return sorted(self._images.values(), key=lambda image: str(image.config.get("created")), reverse=True)
+
+    def names_of(self, identity: str) -> list[str]:
+        """The tags of an image, sorted."""
+        return sorted(name for name, image in self._tags.items() if image == identity)
+
+    def find(self, text: str) -> Image:
+        """By reference, id or start of an id. Raises NotFound in Docker's words."""
+        image = self._by_name(text) or self._by_id(text)
+        if image is None and _familiar(text) == _HELLO:
+            image = self._carry_hello()
+        if image is None:
+            raise NotFound(f"No such image: {text}")
+        return image
+
+    def _by_name(self, text: str) -> Image | None:
+        try:
+            parsed = reference.parse(text)
+        except InvalidParameter:
+            return None
+        if parsed.digest:
+            # Only what was pulled has a manifest's digest; an image here is known by its config's.
+            return self._images.get(parsed.digest)
+        identity = self._tags.get(parsed.familiar)
+        return self._images.get(identity) if identity else None
+
+    def _by_id(self, text: str) -> Image | None:
+        if not reference.is_image_id(text):
+            return None
+        wanted = "sha256:" + text.removeprefix("sha256:")
+        found = [image for identity, image in self._images.items() if identity.startswith(wanted)]
+        if len(found) > 1:
+            raise InvalidParameter(f"image id {text!r} is ambiguous: it is the start of {len(found)} ids")
+        return found[0] if found else None
+
+    def layers_of(self, image: Image) -> list[Layer]:
+        """Bottom first."""
+        found = []
+        chain = image.chain
+        while chain:
+            layer = self._layers[chain]
+            found.append(layer)
+            chain = layer.parent
+        return found[::-1]
+
+    def lower_directories(self, image: Image) -> list[str]:
+        """Unpacked layers as overlayfs takes them: topmost first."""
+        return [self.layout.layer(layer.chain) for layer in reversed(self.layers_of(image))]
+
+    def size_bytes(self, image: Image) -> int:
+        """Bytes of files in all layers, shared ones included."""
+        return sum(layer.size_bytes for layer in self.layers_of(image))
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def tag(self, source: str, name: str) -> None:
+        """Gives an image one more name; takes the name away from another that had it."""
+        parsed = reference.parse(name)
+        if parsed.digest:
+            raise InvalidParameter(f"refusing to create a tag with a digest reference: {name!r}")
+        with self._lock:
+            image = self.find(source)
+            self._database.write_now(("INSERT OR REPLACE INTO tags VALUES (?, ?)", (parsed.familiar, image.id)))
+            self._tags[parsed.familiar] = image.id
+
+    def remove(self, text: str, *, force: bool, in_use: dict[str, str]) -> list[dict[str, str]]:
+        """Removes a name, and with the last one the image and the layers nothing else uses.
+
+        in_use: image id -> the container that uses it, in words. Returns Docker's list of
+        {"Untagged": name} and {"Deleted": id}.
+        """
+        with self._lock:
+            image = self.find(text)
+            names = self.names_of(image.id)
+            by_name = self._by_name(text) is not None and self._tags.get(_familiar(text)) == image.id
+            if by_name and len(names) > 1:
+                return self._untag([_familiar(text)])
+            if not by_name and len(names) > 1 and not force:
+                raise Conflict(
+                    f"unable to delete {_short(image.id)} (must be forced) - image is referenced in multiple repositories"
+                )
+            user = in_use.get(image.id)
+            if user and not force:
+                raise Conflict(
+                    f"unable to remove repository reference {text!r} (must force) - {user} is using its referenced image "
+                    f"{_short(image.id)}" if by_name else
+                    f"unable to delete {_short(image.id)} (must be forced) - image is being used by {user}"
+                )  # fmt: skip
+            if user:
+                if "running" in user:
+                    raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image is being used by {user}")
+                return self._untag(names)  # the layers stay for as long as the container does
+            return self._untag(names) + self._delete(image)
+
+    def _untag(self, names: list[str]) -> list[dict[str, str]]:
+        statements: list[Statement] = [("DELETE FROM tags WHERE name = ?", (name,)) for name in names]
+        self._database.write_now(*statements)
+        for name in names:
+            del self._tags[name]
+        return [{"Untagged": name} for name in names]
+
+    def _delete(self, image: Image) -> list[dict[str, str]]:
+        own = self.layers_of(image)
+        others = {
+            layer.chain for other in self._images.values() if other is not image for layer in self.layers_of(other)
+        }
+        gone = [layer for layer in reversed(own) if layer.chain not in others]
+        statements: list[Statement] = [("DELETE FROM images WHERE id = ?", (image.id,))]
+        statements += [("DELETE FROM layers WHERE chain = ?", (layer.chain,)) for layer in gone]
+        self._database.write_now(*statements)
+        del self._images[image.id]
+        for layer in gone:
+            del self._layers[layer.chain]
+        self._remove_files(gone)
+        return [{"Deleted": image.id}] + [{"Deleted": layer.chain} for layer in gone]
+
+    def _remove_files(self, layers: list[Layer]) -> None:
+        blobs = {layer.blob for layer in self._layers.values()}
+        for layer in layers:
+            _remove_path(self.layout.layer(layer.chain))
+            if layer.blob not in blobs and os.path.exists(self.layout.blob(layer.blob)):
+                os.unlink(self.layout.blob(layer.blob))
+
+    # -- bringing in ------------------------------------------------------------------------------
+
+    def load(self, stream: IO[bytes]) -> list[tuple[str, str]]:
+        """Reads an image archive. Returns (reference or '', image id) of each; all of it or nothing of an image."""
+        with self._lock:
+            found = archive.Archive(self.layout)
+            try:
+                found.read(stream)
+                loaded: list[tuple[str, str]] = []
+                for item in found.images():
+                    image = self._add(item.config, [(member.path, member.digest) for member in item.layers])
+                    names = [reference.parse(name).familiar for name in item.names]
+                    for name in names:
+                        self.tag(image.id, name)
+                    loaded += [(name, image.id) for name in names or [""]]
+                return loaded
+            finally:
+                found.close()
+
+    def import_filesystem(self, stream: IO[bytes], name: str, message: str, config: dict, machine: str) -> Image:
+        """One layer from the tar of a file system; `config` is the image's `config` section."""
+        familiar = reference.parse(name).familiar if name else ""
+        with self._lock:
+            path, digest, _ = self.layout.spool(stream)
+            try:
+                with open(path, "rb") as file:
+                    diff = _digest_of(open_stream(file))
+                created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                document = {
+                    "architecture": hello.ARCHITECTURE.get(machine, machine), "os": "linux", "created": created,
+                    "config": config, "rootfs": {"type": "layers", "diff_ids": [diff]},
+                    "history": [{"created": created, "comment": message}],
+                }  # fmt: skip
+                image = self._add(json.dumps(document).encode(), [(path, digest)])
+            finally:
+                if os.path.exists(path):
+                    os.unlink(path)
+            if familiar:
+                self.tag(image.id, familiar)
+            return image
+
+    def _carry_hello(self) -> Image | None:
+        if libc.MACHINE not in hello.ARCHITECTURE:
+            return None
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as tar:
+            info = tarfile.TarInfo("hello")
+            data = hello.program(libc.MACHINE)
+            info.size, info.mode = len(data), 0o755
+            tar.addfile(info, io.BytesIO(data))
+        config = {"Cmd": ["/hello"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
+        layer.seek(0)
+        return self.import_filesystem(layer, _HELLO, "carried by berth", config, libc.MACHINE)
+
+    def _add(self, raw: bytes, layers: list[tuple[str, str]]) -> Image:
+        """Registers a configuration with its layers: (path of a spooled blob, its digest), bottom first."""
+        config = _checked_config(raw)
+        diffs = config["rootfs"]["diff_ids"]
+        if len(diffs) != len(layers):
+            raise DataLoss(f"the image's configuration lists {len(diffs)} layers and the archive has {len(layers)}")
+        chain = ""
+        new: list[Layer] = []
+        try:
+            for diff, (path, digest) in zip(diffs, layers, strict=True):
+                parent, chain = chain, _chain_id(chain, diff)
+                if chain not in self._layers and chain not in {layer.chain for layer in new}:
+                    new.append(self._unpack(chain, diff, parent, path, digest))
+            identity = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+            statements: list[Statement] = [
+                ("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?)", (l.chain, l.diff, l.parent, l.blob, l.size_bytes))
+                for l in new
+            ]
+            statements.append(("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (identity, raw, chain)))
+            self._database.write_now(*statements)
+        except BaseException:
+            self._remove_files(new)
+            raise
+        self._layers.update({layer.chain: layer for layer in new})
+        image = Image(identity, raw, chain)
+        self._images[identity] = image
+        return image
+
+    def _unpack(self, chain: str, diff: str, parent: str, path: str, digest: str) -> Layer:
+        """Unpacks to a temporary directory, compares the digest, and only then gives it its name."""
+        directory = self.layout.new_directory()
+        try:
+            hasher = hashlib.sha256()
+            os.chmod(directory, 0o755)
+            root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                unpacker = Unpacker(root_fd, whiteouts=True)
+                with open(path, "rb") as file:
+                    unpacker.unpack(open_stream(file), hasher.update)
+                os.sync() if unpacker.size_bytes > 1 << 30 else os.fsync(root_fd)
+            finally:
+                os.close(root_fd)
+            if f"sha256:{hasher.hexdigest()}" != diff:
+                raise DataLoss(f"a layer's digest is sha256:{hasher.hexdigest()}, the image's configuration says {diff}")
+            target = self.layout.layer(chain)
+            _remove_path(target)  # of an engine that was killed before it could write the record
+            os.rename(directory, target)
+        except BaseException:
+            _remove_path(directory)
+            raise
+        if os.path.exists(path):
+            self.layout.keep_blob(path, digest)
+        return Layer(chain, diff, parent, digest, unpacker.size_bytes)
+
+    # -- taking out -------------------------------------------------------------------------------
+
+    def save(self, names: list[str], out: IO[bytes]) -> None:
+        """Writes images as an archive; a name without tag stands for all its tags."""
+        chosen: dict[str, list[str]] = {}
+        for name in names:
+            for tag, identity in self._saved_names(name):
+                tags = chosen.setdefault(identity, [])
+                if tag and tag not in tags:
+                    tags.append(tag)
+        saved = []
+        for identity, tags in chosen.items():
+            image = self._images[identity]
+            layers = [(layer.diff, self.layout.blob(layer.blob)) for layer in self.layers_of(image)]
+            saved.append(archive.Saved(image.raw, layers, tags))
+        archive.write(saved, out, self.layout)
+
+    def _saved_names(self, name: str) -> list[tuple[str, str]]:
+        try:
+            bare = reference.parse(name, default_tag="")
+        except InvalidParameter:
+            bare = None
+        if bare and not bare.tag and not bare.digest:
+            prefix = f"{bare.familiar_name}:"
+            found = [(tag, identity) for tag, identity in self._tags.items() if tag.startswith(prefix)]
+            if found:
+                return found
+        image = self.find(name)
+        familiar = _familiar(name)
+        return [(familiar if self._tags.get(familiar) == image.id else "", image.id)]
+
+    # -- start-up ---------------------------------------------------------------------------------
+
+    def reconcile(self) -> list[str]:
+        """Makes disk and database agree after a crash; returns what was mended, in words."""
+        self.layout.empty_tmp()
+        mended = []
+        lost = [chain for chain in self._layers if not os.path.isdir(self.layout.layer(chain))]
+        for image in list(self._images.values()):
+            if any(chain in lost for chain in (layer.chain for layer in self.layers_of(image))):
+                self._untag(self.names_of(image.id))
+                self._database.write_now(("DELETE FROM images WHERE id = ?", (image.id,)))
+                del self._images[image.id]
+                mended.append(f"image {_short(image.id)} is dropped: a layer's directory is gone")
+        used = {layer.chain for image in self._images.values() for layer in self.layers_of(image)}
+        for chain in [chain for chain in self._layers if chain not in used]:
+            self._database.write_now(("DELETE FROM layers WHERE chain = ?", (chain,)))
+            del self._layers[chain]
+        known = {chain.removeprefix("sha256:") for chain in self._layers}
+        for name in os.listdir(self.layout.layers):
+            if name not in known:
+                _remove_path(f"{self.layout.layers}/{name}")
+                mended.append(f"layer {name[:12]} is removed: no image uses it")
+        blobs = {layer.blob.removeprefix("sha256:") for layer in self._layers.values()}
+        for name in os.listdir(self.layout.content):
+            if name not in blobs:
+                os.unlink(f"{self.layout.content}/{name}")
+        return mended
+
+
+def _familiar(text: str) -> str:
+    try:
+        return reference.parse(text).familiar
+    except InvalidParameter:
+        return ""
+
+
+def _short(identity: str) -> str:
+    return identity.removeprefix("sha256:")[:12]
+
+
+def _chain_id(parent: str, diff: str) -> str:
+    """OCI image specification, config.md#layer-chainid."""
+    return diff if not parent else f"sha256:{hashlib.sha256(f'{parent} {diff}'.encode()).hexdigest()}"
+
+
+def _digest_of(stream: IO[bytes]) -> str:
+    hasher = hashlib.sha256()
+    try:
+        while data := stream.read(1 << 20):
+            hasher.update(data)
+    except Exception as error:
+        raise DataLoss(f"the archive is cut off or damaged: {error}") from error
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _checked_config(raw: bytes) -> dict:
+    try:
+        config = json.loads(raw)
+        diffs = config["rootfs"]["diff_ids"]
+        good = isinstance(diffs, list) and all(isinstance(d, str) and reference.is_digest(d) for d in diffs)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise DataLoss("the image's configuration is not JSON with a list of digests at rootfs.diff_ids")
+    return dict(config)
+
+
+def _remove_path(path: str) -> None:
+    parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(parent, os.path.basename(path))
+    finally:
+        os.close(parent)

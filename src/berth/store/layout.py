@@ -1,0 +1,95 @@
+"""Where the store keeps what, and how a file or directory becomes visible: whole or not at all.
+
+    DATA_ROOT/
+      content/sha256/<hex>    blobs as they came, immutable, named by their digest
+      layers/<chain hex>/     unpacked layers, lower directories of overlayfs
+      tmp/                    what is still being written; emptied at start-up
+"""
+
+import hashlib
+import os
+import tempfile
+from typing import IO
+
+from berth.errors import DataLoss
+from berth.store.tar import remove_tree
+
+_COPY_BYTES = 1 << 20
+
+
+class Layout:
+    """The directories below one data root; made if missing."""
+
+    def __init__(self, data_root: str) -> None:
+        self.content = f"{data_root}/content/sha256"
+        self.layers = f"{data_root}/layers"
+        self.tmp = f"{data_root}/tmp"
+        for path in (self.content, self.layers, self.tmp):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def blob(self, digest: str) -> str:
+        """Path of a blob."""
+        return f"{self.content}/{digest.removeprefix('sha256:')}"
+
+    def layer(self, chain: str) -> str:
+        """Path of an unpacked layer."""
+        return f"{self.layers}/{chain.removeprefix('sha256:')}"
+
+    def empty_tmp(self) -> None:
+        """Removes what an earlier engine left half-written; nothing else uses the directory by then."""
+        fd = os.open(self.tmp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(fd):
+                remove_tree(fd, name)
+        finally:
+            os.close(fd)
+
+    def new_file(self) -> IO[bytes]:
+        """A file to write in, with a name; for `keep_blob` or `unlink`."""
+        return tempfile.NamedTemporaryFile(dir=self.tmp, delete=False)
+
+    def new_directory(self) -> str:
+        """A directory to write in; for `os.rename` or `remove_tree`."""
+        return tempfile.mkdtemp(dir=self.tmp)
+
+    def keep_blob(self, temporary: str, digest: str) -> None:
+        """Makes a written and synced file visible as the blob `digest`, which the caller has verified."""
+        os.chmod(temporary, 0o600)
+        os.rename(temporary, self.blob(digest))
+
+    def store_blob(self, data: bytes) -> str:
+        """Stores bytes at hand; returns their digest. Idempotent."""
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if not os.path.exists(self.blob(digest)):
+            with self.new_file() as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self.keep_blob(file.name, digest)
+        return digest
+
+    def spool(self, source: IO[bytes]) -> tuple[str, str, int]:
+        """Copies a stream to a temporary file -> its path, digest and size in bytes; synced."""
+        hasher = hashlib.sha256()
+        size = 0
+        file = self.new_file()
+        try:
+            with file:
+                while data := source.read(_COPY_BYTES):
+                    hasher.update(data)
+                    size += len(data)
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+        return file.name, f"sha256:{hasher.hexdigest()}", size
+
+    def read_blob(self, digest: str, limit_bytes: int) -> bytes:
+        """A small blob, verified again."""
+        with open(self.blob(digest), "rb") as file:
+            data = file.read(limit_bytes + 1)
+        if len(data) > limit_bytes or f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+            raise DataLoss(f"blob {digest} on disk does not match its digest")
+        return data
