@@ -1,0 +1,106 @@
+"""Attach and exec streams: a monitor's frames on one side, a client's connection on the other.
+
+Without a terminal the two outputs are multiplexed as Docker does: one byte of stream (1 or 2), three
+of zero, four of length, then the bytes.
+"""
+
+import asyncio
+import struct
+
+from berth.api.http1 import Disconnected, Hijacked
+from berth.engine.monitors import MonitorConnection
+from berth.errors import InvalidParameter
+from berth.runtime import frames
+
+RAW, MULTIPLEXED = "application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream"
+_DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
+
+
+def multiplexed(stream: str, data: bytes) -> bytes:
+    """One piece of output in Docker's framing."""
+    return struct.pack(">BxxxI", 2 if stream == "stderr" else 1, len(data)) + data
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """`ctrl-p,ctrl-q` -> b'\\x10\\x11'; InvalidParameter for what is not a key."""
+    found = bytearray()
+    for key in (text or _DEFAULT_DETACH_KEYS).split(","):
+        if len(key) == 1 and key.isascii():
+            found += key.encode()
+        elif key.startswith("ctrl-") and len(key) == 6 and ("a" <= key[5].lower() <= "z" or key[5] in "@[\\]^_"):
+            found.append(ord(key[5].upper()) & 0x1F)
+        else:
+            raise InvalidParameter(f"Unknown character: {key!r} in detach keys {text!r}; expected e.g. 'ctrl-p,ctrl-q'")
+    return bytes(found)
+
+
+class DetachFilter:
+    """Watches standard input for the detach keys; holds back a part that may be their beginning."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._matched = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """What to pass on, and whether the whole sequence was seen."""
+        out = bytearray()
+        for byte in data:
+            if byte == self._keys[self._matched]:
+                self._matched += 1
+                if self._matched == len(self._keys):
+                    return bytes(out), True
+                continue
+            out += self._keys[: self._matched]
+            self._matched = 0
+            if byte == self._keys[0]:
+                self._matched = 1
+                if len(self._keys) == 1:
+                    return bytes(out), True
+            else:
+                out.append(byte)
+        return bytes(out), False
+
+
+async def relay(client: Hijacked, monitor: MonitorConnection, *, stdin: bool, tty: bool, detach_keys: bytes) -> None:
+    """Both directions until the program ends, the client goes, or detaches. Closes both ends."""
+    output = asyncio.ensure_future(_output(client, monitor, tty=tty))
+    input_ = asyncio.ensure_future(_input(client, monitor, DetachFilter(detach_keys) if tty else None, pass_on=stdin))
+    try:
+        # The end of input is not the end; a detach or a lost client is.
+        while not output.done():
+            await asyncio.wait({output, input_} if not input_.done() else {output}, return_when=asyncio.FIRST_COMPLETED)
+            if input_.done() and input_.exception() is None and input_.result():
+                break
+    finally:
+        for task in (output, input_):
+            task.cancel()
+        await asyncio.gather(output, input_, return_exceptions=True)
+        monitor.close()
+        client.close()
+
+
+async def _output(client: Hijacked, monitor: MonitorConnection, *, tty: bool) -> None:
+    async for kind, payload in monitor.frames():
+        if kind in (frames.STDOUT, frames.STDERR):
+            data = payload if tty else multiplexed("stderr" if kind == frames.STDERR else "stdout", payload)
+            await client.write(data)
+        elif kind in (frames.EXITED, frames.FAILED):
+            return
+
+
+async def _input(client: Hijacked, monitor: MonitorConnection, detach: DetachFilter | None, *, pass_on: bool) -> bool:
+    """True if the person detached."""
+    while data := await client.read():
+        found = False
+        if detach:
+            data, found = detach.feed(data)
+        if data and pass_on:
+            await monitor.write(frames.STDIN, data)
+        if found:
+            return True
+    if pass_on:
+        await monitor.write(frames.CLOSE)
+    return False
+
+
+__all__ = ["Disconnected", "multiplexed", "parse_detach_keys", "relay"]

@@ -1,0 +1,222 @@
+"""Exec: one more program in a running container."""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+
+from berth import errors
+from berth.engine import bundle, rootfiles, state, users
+from berth.engine.containers import Container, ContainerService, Tasks, start_ticks
+from berth.engine.events import EventBus
+from berth.engine.monitors import Launcher, MonitorConnection, await_started
+from berth.runtime import frames
+
+_KEPT_AFTER_END_S = 300
+
+
+class Exec:
+    """config: Docker's ExecConfig; kept for a while after its end, so that its exit code can be asked for."""
+
+    def __init__(self, container: Container, config: dict) -> None:
+        self.id = secrets.token_hex(32)
+        self.container = container
+        self.config = config
+        self.running = False
+        self.pid = 0
+        self.exit_code: int | None = None
+        self.control: MonitorConnection | None = None
+        self.ended = asyncio.Event()
+        self.size = (0, 0)
+
+
+class ExecService:
+    """All execs of the engine's life."""
+
+    def __init__(
+        self, containers: ContainerService, launcher: Launcher, events: EventBus, tasks: Tasks, seccomp_cache: str
+    ) -> None:
+        self._containers = containers
+        self._launcher = launcher
+        self._events = events
+        self._tasks = tasks
+        self._seccomp_cache = seccomp_cache
+        self._by_id: dict[str, Exec] = {}
+
+    def find(self, identity: str) -> Exec:
+        """By whole id, or NotFound in Docker's words."""
+        try:
+            return self._by_id[identity]
+        except KeyError:
+            raise errors.NotFound(f"No such exec instance: {identity}") from None
+
+    def create(self, container: Container, config: dict) -> Exec:
+        """Registers what is to be run; it starts with `start`."""
+        self._check_running(container)
+        command = config.get("Cmd") or []
+        if not command or not all(isinstance(word, str) and "\0" not in word for word in command):
+            raise errors.InvalidParameter("No exec command specified")
+        exec_ = Exec(container, config)
+        self._by_id[exec_.id] = exec_
+        container.execs.append(exec_.id)
+        self._publish(exec_, f"exec_create: {' '.join(command)}")
+        return exec_
+
+    async def start(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
+        """Starts it; returns a connection for its streams. Raises what went wrong."""
+        self._check_running(exec_.container)
+        if exec_.running or exec_.exit_code is not None:
+            raise errors.Conflict(f"exec {exec_.id} has already run" if exec_.exit_code is not None else "exec is already running")
+        exec_.running = True
+        try:
+            return await self._launch(exec_, wants, size)
+        except errors.BerthError as error:
+            exec_.running = False
+            exec_.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 126
+            self._forget_later(exec_)
+            raise
+
+    async def _launch(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
+        record = exec_.container.record
+        pidfd = self._open_pidfd(record.pid, record.pid_start_ticks)
+        pairs = [socket.socketpair(), socket.socketpair()]
+        try:
+            message = self._message(exec_, size)
+            message["attach"] = [0, wants]
+            self._launcher.send(message, [pidfd, *(theirs.fileno() for _, theirs in pairs)])
+        finally:
+            os.close(pidfd)
+            for _, theirs in pairs:
+                theirs.close()
+        control = await MonitorConnection.of_socket(pairs[0][0])
+        stream = await MonitorConnection.of_socket(pairs[1][0])
+        try:
+            report = await await_started(control)
+        except BaseException:
+            control.close()
+            stream.close()
+            raise
+        exec_.pid, exec_.control = report["pid"], control
+        self._publish(exec_, f"exec_start: {' '.join(exec_.config['Cmd'])}")
+        self._tasks.spawn(self._watch(exec_, control))
+        return stream
+
+    def _open_pidfd(self, pid: int, ticks: int) -> int:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            raise errors.Conflict("the container is no longer running") from None
+        if start_ticks(pid) != ticks:  # the number belongs to somebody else by now
+            os.close(pidfd)
+            raise errors.Conflict("the container is no longer running")
+        return pidfd
+
+    def _message(self, exec_: Exec, size: tuple[int, int]) -> dict:
+        containers, container, config = self._containers, exec_.container, exec_.config
+        record = container.record
+        with open(f"{containers.directory(container)}/config.json") as file:
+            spec = json.load(file)
+        process = self._process(exec_, spec["process"], size)
+        linux = spec["linux"]
+        return {
+            "kind": "exec", "id": record.id, "bundle": containers.directory(container), "pid": record.pid,
+            "state_dir": containers.state_directory(container), "socket": "", "process": process,
+            "seccomp": None if config.get("Privileged") else linux.get("seccomp"),
+            "annotations": spec.get("annotations") or {}, "cgroup_path": linux["cgroupsPath"],
+            "runtime": containers._runtime_message(record), "terminal": bool(config.get("Tty")),
+            "stdin": bool(config.get("AttachStdin")), "log_path": "", "exit_path": "",
+            "seccomp_cache": self._seccomp_cache,
+        }  # fmt: skip
+
+    def _process(self, exec_: Exec, first: dict, size: tuple[int, int]) -> dict:
+        """The container's own process description with what the exec changes."""
+        config, host = exec_.config, exec_.container.record.host
+        user = self._user(exec_)
+        granted = bundle.granted_capabilities(
+            {**host, "Privileged": True} if config.get("Privileged") else host, self._containers.host.bounding
+        )
+        given = {item.partition("=")[0] for item in config.get("Env") or []}
+        environment = [item for item in first["env"] if item.partition("=")[0] not in given | {"HOME", "TERM"}]
+        environment += [item for item in config.get("Env") or [] if "=" in item]
+        if "HOME" not in given:
+            environment.append(f"HOME={user.home}")
+        if config.get("Tty") and "TERM" not in given:
+            environment.append("TERM=xterm")
+        process = {
+            **first, "args": config["Cmd"], "env": environment, "terminal": bool(config.get("Tty")),
+            "cwd": config.get("WorkingDir") or first["cwd"],
+            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids or [user.gid]},
+            "capabilities": bundle.capability_sets(granted, user.uid),
+        }  # fmt: skip
+        process.pop("consoleSize", None)
+        if config.get("Tty") and all(size):
+            process["consoleSize"] = {"height": size[0], "width": size[1]}
+        if config.get("Privileged"):
+            process.pop("apparmorProfile", None)
+        if not process["cwd"].startswith("/"):
+            raise errors.InvalidParameter(f"the working directory {process['cwd']!r} is invalid, it needs to be an absolute path")
+        return process
+
+    def _user(self, exec_: Exec) -> users.ResolvedUser:
+        record = exec_.container.record
+        try:
+            root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            raise errors.Conflict("the container is no longer running") from None
+        try:
+            passwd = rootfiles.read_beneath(root, "etc/passwd")
+            group = rootfiles.read_beneath(root, "etc/group")
+        finally:
+            os.close(root)
+        text = exec_.config.get("User") or record.config.get("User") or ""
+        return users.resolve(text, record.host.get("GroupAdd") or [], passwd, group)
+
+    def _check_running(self, container: Container) -> None:
+        if container.record.status == state.PAUSED:
+            raise errors.Conflict(f"Container {container.record.id} is paused, unpause the container before exec")
+        if not container.record.running:
+            raise errors.Conflict(f"container {container.record.id} is not running")
+
+    async def _watch(self, exec_: Exec, control: MonitorConnection) -> None:
+        async for kind, payload in control.frames():
+            if kind == frames.EXITED:
+                exec_.exit_code = json.loads(payload)["exit_code"]
+        if exec_.exit_code is None:
+            exec_.exit_code = 137
+        control.close()
+        exec_.control = None
+        exec_.running = False
+        exec_.ended.set()
+        self._publish(exec_, "exec_die", {"exitCode": str(exec_.exit_code)})
+        self._forget_later(exec_)
+
+    def _forget_later(self, exec_: Exec) -> None:
+        if exec_.id in exec_.container.execs:
+            exec_.container.execs.remove(exec_.id)
+        asyncio.get_running_loop().call_later(_KEPT_AFTER_END_S, self._by_id.pop, exec_.id, None)
+
+    async def resize(self, exec_: Exec, rows: int, columns: int) -> None:
+        if exec_.control is None:
+            raise errors.Conflict(f"exec {exec_.id} is not running")
+        await exec_.control.resize(rows, columns)
+
+    def inspect(self, exec_: Exec) -> dict:
+        """GET /exec/{id}/json."""
+        config = exec_.config
+        command = config["Cmd"]
+        return {
+            "ID": exec_.id, "Running": exec_.running, "ExitCode": exec_.exit_code, "Pid": exec_.pid,
+            "ContainerID": exec_.container.record.id, "OpenStdin": bool(config.get("AttachStdin")),
+            "OpenStdout": bool(config.get("AttachStdout")), "OpenStderr": bool(config.get("AttachStderr")),
+            "CanRemove": False, "DetachKeys": config.get("DetachKeys") or "",
+            "ProcessConfig": {
+                "tty": bool(config.get("Tty")), "entrypoint": command[0], "arguments": command[1:],
+                "privileged": bool(config.get("Privileged")), "user": config.get("User") or "",
+            },
+        }  # fmt: skip
+
+    def _publish(self, exec_: Exec, action: str, extra: dict[str, str] | None = None) -> None:
+        record = exec_.container.record
+        attributes = {"image": record.image_name, "name": record.name, "execID": exec_.id, **(extra or {})}
+        self._events.publish("container", action, record.id, attributes)

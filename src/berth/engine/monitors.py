@@ -1,0 +1,133 @@
+"""The engine's end of launcher and monitors: sends start requests, reads and writes frames."""
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+from berth import errors
+from berth.runtime import frames, launcher
+
+
+class Launcher:
+    """Owns the launcher process and the socket to it; starts it again should it die."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Starts the process; it warms up while the engine goes on starting."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, launcher.MAX_MESSAGE_BYTES)
+        self._socket = ours
+
+    def send(self, message: dict, fds: list[int]) -> None:
+        """Asks for a monitor. The descriptors are duplicated: the caller closes its own."""
+        data = json.dumps(message).encode()
+        if len(data) > launcher.MAX_MESSAGE_BYTES:
+            raise errors.InvalidParameter(f"the start request has {len(data)} bytes, more than the launcher takes")
+        for attempt in (1, 2):
+            try:
+                if self._socket is None:
+                    self.start()
+                assert self._socket is not None
+                socket.send_fds(self._socket, [data], fds)
+                return
+            except OSError as error:
+                self.close()
+                if attempt == 2:
+                    raise errors.Unavailable(f"the launcher does not take requests: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Ends the launcher; its monitors go on."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+        if self._process:
+            self._process.wait()
+            self._process = None
+
+
+class MonitorConnection:
+    """One connection to a monitor; owns its socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def of_socket(cls, sock: socket.socket) -> "MonitorConnection":
+        """Takes over a connected socket."""
+        sock.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 18)
+        return cls(reader, writer)
+
+    @classmethod
+    async def of_directory(cls, directory: str) -> "MonitorConnection":
+        """Connects to `monitor.sock` in a directory; OSError if nobody listens."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{fd}/monitor.sock")
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.close(fd)
+        return await cls.of_socket(sock)
+
+    async def read(self) -> tuple[bytes, bytes]:
+        """The next frame; (b'', b'') once the monitor is gone."""
+        try:
+            header = await self._reader.readexactly(frames.HEADER_BYTES)
+            kind, length = frames.decode_header(header)
+            return kind, await self._reader.readexactly(length)
+        except (asyncio.IncompleteReadError, OSError, ValueError):
+            return b"", b""
+
+    async def frames(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Every frame until the monitor is gone."""
+        while (frame := await self.read())[0]:
+            yield frame
+
+    async def write(self, kind: bytes, payload: bytes = b"") -> None:
+        """Sends a frame, waiting while the monitor's end is full; silent once it is gone."""
+        try:
+            self._writer.write(frames.encode(kind, payload))
+            await self._writer.drain()
+        except OSError:
+            pass
+
+    async def attach(self, wants: int) -> None:
+        await self.write(frames.ATTACH, bytes([wants]))
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self.write(frames.RESIZE, struct.pack(">HH", rows & 0xFFFF, columns & 0xFFFF))
+
+    async def send_signal(self, number: int) -> None:
+        await self.write(frames.SIGNAL, bytes([number]))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def await_started(connection: MonitorConnection) -> dict:
+    """Waits for S or F. Returns S's report; raises the error that F carries."""
+    kind, payload = await connection.read()
+    if kind == frames.STARTED:
+        return dict(json.loads(payload))
+    if kind == frames.FAILED:
+        report = json.loads(payload)
+        raise errors.from_wire(report["kind"], report["message"])
+    raise errors.SystemFailure("the container's monitor ended before it could start anything; see the engine's log")

@@ -1,0 +1,115 @@
+"""The engine's options, and the host facts that start-up looks up once."""
+
+import os
+import shutil
+
+from berth.engine import apparmor, bundle
+from berth.engine.containers import Host
+from berth.errors import InvalidParameter, SystemFailure
+from berth.linux import capabilities, cgroup, confine, libc
+
+_INIT_PROGRAMS = ("docker-init", "tini-static", "catatonit")
+
+
+class Options:
+    """What `berth engine` was told; named as dockerd names it."""
+
+    def __init__(
+        self, *, data_root: str = "/var/lib/berth", exec_root: str = "/run/berth", hosts: list[str] | None = None,
+        pidfile: str = "", log_level: str = "info", userns_remap: str = "", default_runtime: str = "berth",
+        add_runtime: list[str] | None = None, init_path: str = "",
+    ) -> None:  # fmt: skip
+        self.data_root = os.path.abspath(data_root)
+        self.exec_root = os.path.abspath(exec_root)
+        self.hosts = hosts or [f"unix://{self.exec_root}/berth.sock"]
+        self.pidfile = os.path.abspath(pidfile) if pidfile else f"{self.exec_root}/engine.pid"
+        self.log_level = log_level
+        self.userns_remap = userns_remap
+        self.default_runtime = default_runtime
+        self.add_runtime = add_runtime or []
+        self.init_path = init_path
+
+
+def probe_host(options: Options) -> tuple[Host, list[str]]:
+    """What this host has; and warnings for `info`."""
+    warnings: list[str] = []
+    runtimes = {"berth": ""}
+    for name in ("runc", "crun"):
+        if shutil.which(name, path=_search_path()):
+            runtimes[name] = shutil.which(name, path=_search_path()) or name
+    for text in options.add_runtime:
+        name, separator, path = text.partition("=")
+        if not separator or not name or not path:
+            raise InvalidParameter(f"--add-runtime {text!r}: expected NAME=PATH")
+        runtimes[name] = path
+    if options.default_runtime not in runtimes:
+        raise InvalidParameter(f"--default-runtime {options.default_runtime!r} is not one of {', '.join(runtimes)}")
+    has_apparmor = confine.apparmor_enabled()
+    if has_apparmor:
+        try:
+            apparmor.load_profile(bundle.APPARMOR_DEFAULT)
+        except SystemFailure as error:
+            warnings.append(f"WARNING: {error}; containers run without an AppArmor profile")
+            has_apparmor = False
+    host = Host(
+        machine=libc.MACHINE, hosts=cgroup.hierarchies(), bounding=capabilities.bounding_set(),
+        apparmor=has_apparmor, selinux=confine.selinux_enabled(), landlock_abi=confine.landlock_abi(),
+        init=options.init_path or _find_init(), runtimes=runtimes, remap=id_mappings(options.userns_remap),
+        default_runtime=options.default_runtime,
+    )  # fmt: skip
+    return host, warnings + _missing(host)
+
+
+def _search_path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def _find_init() -> str:
+    for name in _INIT_PROGRAMS:
+        path = shutil.which(name, path=_search_path())
+        if path:
+            return path
+    return ""
+
+
+def _missing(host: Host) -> list[str]:
+    """What the kernel lacks, in Docker's words."""
+    have = host.hosts.controllers()
+    needed = {
+        "memory": "No memory limit support", "pids": "No pids limit support", "cpu": "No cpu shares support",
+        "cpuset": "No cpuset support",
+    }  # fmt: skip
+    needed["io" if host.hosts.version == 2 else "blkio"] = "No blkio support"
+    found = [f"WARNING: {words}" for controller, words in needed.items() if controller not in have]
+    resource_capability = capabilities.NUMBERS["CAP_SYS_RESOURCE"]
+    if not host.bounding >> resource_capability & 1:
+        found.append("WARNING: No CAP_SYS_RESOURCE: limits cannot be raised above the engine's own hard limits")
+    return found
+
+
+def id_mappings(remap: str) -> tuple[list[dict], list[dict]] | None:
+    """`--userns-remap default|USER[:GROUP]` -> mappings from /etc/subuid and /etc/subgid."""
+    if not remap:
+        return None
+    user, _, group = remap.partition(":")
+    if user == "default":
+        user = "dockremap"
+    return _subordinate("/etc/subuid", user), _subordinate("/etc/subgid", group or user)
+
+
+def _subordinate(path: str, name: str) -> list[dict]:
+    try:
+        with open(path) as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise InvalidParameter(f"--userns-remap: {path}: {error.strerror}") from None
+    found: list[dict] = []
+    inside = 0
+    for line in lines:
+        fields = line.split(":")
+        if len(fields) == 3 and fields[0] == name and fields[1].isdigit() and fields[2].isdigit():
+            found.append({"containerID": inside, "hostID": int(fields[1]), "size": int(fields[2])})
+            inside += int(fields[2])
+    if not found:
+        raise InvalidParameter(f"--userns-remap: no entry for {name!r} in {path}; add a line like '{name}:100000:65536'")
+    return found

@@ -1,0 +1,178 @@
+"""The engine: its services put together, brought up over what an earlier engine left, and taken down."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import platform
+import time
+
+from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
+from berth.engine import options as options_module
+from berth.engine import views
+from berth.engine.containers import ContainerService, Tasks
+from berth.engine.events import EventBus
+from berth.engine.execs import ExecService
+from berth.engine.monitors import Launcher
+from berth.engine.options import Options
+from berth.store.database import Database
+from berth.store.images import ImageStore
+from berth.store.layout import Layout
+
+log = logging.getLogger("berth.engine")
+
+
+class Engine:
+    """Everything the API serves. Make it with `bring_up`."""
+
+    def __init__(self, options: Options, tasks: Tasks) -> None:
+        self.options = options
+        for path in (options.data_root, options.exec_root):
+            try:
+                os.makedirs(path, mode=0o711, exist_ok=True)
+            except OSError as error:
+                raise errors.SystemFailure(f"cannot make {path}: {error.strerror}; berth's engine runs as root") from error
+        self._lock = self._lock_root(options.data_root)
+        self.launcher = Launcher()
+        self.launcher.start()  # warms up while we read the database
+        self.host, self.warnings = options_module.probe_host(options)
+        self.database = Database(f"{options.data_root}/berth.db")
+        self.events = EventBus()
+        self.images = ImageStore(Layout(options.data_root), self.database)
+        self.containers = ContainerService(
+            data_root=options.data_root, exec_root=options.exec_root, host=self.host, database=self.database,
+            images=self.images, launcher=self.launcher, events=self.events, tasks=tasks,
+        )  # fmt: skip
+        cache = f"{options.data_root}/cache/seccomp"
+        self.execs = ExecService(self.containers, self.launcher, self.events, tasks, cache)
+        self.started_s = time.time()
+
+    def _lock_root(self, data_root: str) -> int:
+        """Two engines on one data root would destroy each other's state; the kernel drops the lock with us."""
+        fd = os.open(f"{data_root}/engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise errors.Conflict(f"another engine uses the data root {data_root}; give this one another --data-root") from None
+        return fd
+
+    async def bring_up(self) -> None:
+        """Makes disk, database and what runs agree."""
+        mended = await asyncio.to_thread(self.images.reconcile)
+        mended += await self.containers.restore()
+        for text in mended:
+            log.warning("mended after an unclean end: %s", text)
+
+    def take_down(self) -> None:
+        """Ends what is the engine's own; containers go on with their monitors."""
+        self.launcher.close()
+        self.database.close()
+        os.close(self._lock)
+
+    # -- what it says of itself -----------------------------------------------------------------------
+
+    def version(self) -> dict:
+        """GET /version."""
+        kernel = platform.release()
+        architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(self.host.machine, self.host.machine)
+        details = {
+            "ApiVersion": API_VERSION, "Arch": architecture, "BuildTime": "", "Experimental": "false", "GitCommit": "",
+            "GoVersion": f"python{platform.python_version()}", "KernelVersion": kernel, "MinAPIVersion": MIN_API_VERSION,
+            "Os": "linux",
+        }  # fmt: skip
+        return {
+            "Platform": {"Name": "berth"}, "Version": VERSION, "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION, "GitCommit": "", "GoVersion": details["GoVersion"], "Os": "linux",
+            "Arch": architecture, "KernelVersion": kernel, "BuildTime": "",
+            "Components": [{"Name": "Engine", "Version": VERSION, "Details": details}],
+        }  # fmt: skip
+
+    def info(self) -> dict:
+        """GET /info."""
+        records = [container.record for container in self.containers.all()]
+        hosts = self.host.hosts
+        have = set(hosts.controllers())
+        memory_kib = _field("/proc/meminfo", "MemTotal:")
+        v2 = hosts.version == 2
+        return {
+            "ID": self._identity(), "Containers": len(records), "ContainersRunning": sum(r.status == "running" for r in records),
+            "ContainersPaused": sum(r.status == "paused" for r in records),
+            "ContainersStopped": sum(not r.running for r in records), "Images": len(self.images.all()),
+            "Driver": "overlay2",
+            "DriverStatus": [["Backing Filesystem", _filesystem(self.options.data_root)], ["Supports d_type", "true"],
+                             ["Using metacopy", "false"], ["Native Overlay Diff", "true"], ["userxattr", "false"]],
+            "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": ["json-file", "none"]},
+            "MemoryLimit": "memory" in have, "SwapLimit": "memory" in have, "CpuCfsPeriod": "cpu" in have,
+            "CpuCfsQuota": "cpu" in have, "CPUShares": "cpu" in have, "CPUSet": "cpuset" in have, "PidsLimit": "pids" in have,
+            "IPv4Forwarding": True, "Debug": self.options.log_level == "debug", "NFd": len(os.listdir("/proc/self/fd")),
+            "OomKillDisable": not v2, "NGoroutines": 0, "SystemTime": views.rfc3339(time.time_ns()),
+            "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "CgroupVersion": str(hosts.version),
+            "NEventsListener": 0, "KernelVersion": platform.release(), "OperatingSystem": _os_name(), "OSVersion": "",
+            "OSType": "linux", "Architecture": self.host.machine, "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": []},
+            "NCPU": os.cpu_count() or 1, "MemTotal": memory_kib * 1024, "GenericResources": None,
+            "DockerRootDir": self.options.data_root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+            "Name": platform.node(), "Labels": [], "ExperimentalBuild": False, "ServerVersion": VERSION,
+            "Runtimes": {name: {"path": path or "berth"} for name, path in self.host.runtimes.items()},
+            "DefaultRuntime": self.host.default_runtime,
+            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",
+                      "RemoteManagers": None},
+            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": os.path.basename(self.host.init),
+            "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
+            "SecurityOptions": self._security_options(),
+            "Warnings": self.warnings,
+        }  # fmt: skip
+
+    def _security_options(self) -> list[str]:
+        found = ["name=apparmor"] if self.host.apparmor else []
+        found += ["name=selinux"] if self.host.selinux else []
+        found.append("name=seccomp,profile=builtin")
+        found += ["name=userns"] if self.host.remap else []
+        found += [f"name=landlock,abi={self.host.landlock_abi}"] if self.host.landlock_abi else []
+        found += ["name=cgroupns"]
+        return found
+
+    def _identity(self) -> str:
+        path = f"{self.options.data_root}/engine-id"
+        try:
+            with open(path) as file:
+                return file.read().strip()
+        except OSError:
+            import uuid
+
+            identity = str(uuid.uuid4())
+            with open(path, "w") as file:
+                file.write(identity)
+            return identity
+
+
+def _field(path: str, name: str) -> int:
+    with open(path) as file:
+        for line in file:
+            if line.startswith(name):
+                return int(line.split()[1])
+    return 0
+
+
+def _os_name() -> str:
+    try:
+        with open("/etc/os-release") as file:
+            for line in file:
+                if line.startswith("PRETTY_NAME="):
+                    return line.partition("=")[2].strip().strip('"')
+    except OSError:
+        pass
+    return "Linux"
+
+
+def _filesystem(path: str) -> str:
+    """Type of the file system that holds `path`: the longest mount point that is a prefix of it."""
+    best, kind = "", ""
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            point = left.split()[4]
+            if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
+                best, kind = point, right.split()[0]
+    return {"ext4": "extfs"}.get(kind, kind)

@@ -1,0 +1,66 @@
+"""A container's record: what it was made from and what became of it. Pure; the database keeps it as JSON.
+
+    created ──start──▶ running ◀──pause/unpause──▶ paused
+       │                  │ the program ended
+       │ start failed     ▼
+       └──(created)    exited ──start──▶ running
+    created | exited ──rm──▶ removing ──▶ gone
+"""
+
+import json
+import time
+
+from berth.errors import Conflict
+
+CREATED, RUNNING, PAUSED, EXITED, REMOVING = "created", "running", "paused", "exited", "removing"
+
+_MOVES = {
+    CREATED: (RUNNING, REMOVING),
+    RUNNING: (PAUSED, EXITED),
+    PAUSED: (RUNNING, EXITED),
+    EXITED: (RUNNING, REMOVING),
+    REMOVING: (),
+}
+
+class Record:
+    """One container. config, host: Docker's Config and HostConfig; *_ns: nanoseconds since the epoch, 0 for never."""
+
+    def __init__(self, identity: str, name: str, image_id: str, image_name: str, config: dict, host: dict) -> None:
+        self.id = identity
+        self.name = name
+        self.created_ns = time.time_ns()
+        self.image_id = image_id
+        self.image_name = image_name
+        self.config = config
+        self.host = host
+        self.status = CREATED
+        self.pid = 0
+        self.pid_start_ticks = 0
+        self.exit_code = 0
+        self.started_ns = 0
+        self.finished_ns = 0
+        self.error = ""
+        self.oom_killed = False
+
+    @property
+    def running(self) -> bool:
+        return self.status in (RUNNING, PAUSED)
+
+    @property
+    def auto_remove(self) -> bool:
+        return bool(self.host.get("AutoRemove"))
+
+    def move(self, status: str) -> None:
+        """Changes the status; an illegal move names both."""
+        if status not in _MOVES[self.status]:
+            raise Conflict(f"container {self.id[:12]} cannot go from {self.status} to {status}")
+        self.status = status
+
+    def to_json(self) -> str:
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        record = cls.__new__(cls)
+        record.__dict__.update(json.loads(text))
+        return record

@@ -1,0 +1,201 @@
+"""Checks a create request: everything that can be known to be wrong before a start. Pure but for stat.
+
+Raises InvalidParameter in Docker's words where its clients know them, NotImplementedHere for what
+this version of berth cannot do yet and was asked for by name: never silence.
+"""
+
+import os
+import re
+import signal
+import stat as modes
+
+from berth.engine import bundle, defaults
+from berth.errors import InvalidParameter, NotImplementedHere
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_ULIMITS = (
+    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+).split()
+_MIN_CPU_QUOTA, _MIN_CPU_PERIOD, _MAX_CPU_PERIOD = 1000, 1000, 1_000_000
+_MAX_HOST_NAME_CHARACTERS = 63
+
+
+def name(text: str) -> None:
+    """A container's name."""
+    if not _NAME.fullmatch(text):
+        raise InvalidParameter(
+            f"Invalid container name ({text}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )
+
+
+def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
+    """The merged Config and the HostConfig of a new container."""
+    if not (config.get("Entrypoint") or []) + (config.get("Cmd") or []):
+        raise InvalidParameter("no command specified")
+    _networks(host)
+    _later_issues(config, host)
+    _namespaces(host)
+    _limits(host)
+    _mounts(host)
+    for device in host.get("Devices") or []:
+        device_entries(device)
+    if host.get("Runtime") and host["Runtime"] not in runtimes:
+        raise InvalidParameter(f"unknown or invalid runtime name: {host['Runtime']}; known: {', '.join(sorted(runtimes))}")
+    if config.get("StopSignal"):
+        signal_number(config["StopSignal"])
+    host_name = config.get("Hostname") or ""
+    if len(host_name) > _MAX_HOST_NAME_CHARACTERS or "\0" in host_name:
+        raise InvalidParameter(f"invalid hostname format: {host_name!r}: at most {_MAX_HOST_NAME_CHARACTERS} characters")
+    working = config.get("WorkingDir") or ""
+    if working and not working.startswith("/"):
+        raise InvalidParameter(f"the working directory '{working}' is invalid, it needs to be an absolute path")
+    driver = (host.get("LogConfig") or {}).get("Type") or "json-file"
+    if driver not in ("json-file", "none"):
+        raise NotImplementedHere(f"logger: no log driver named '{driver}' is registered; this version has json-file and none")
+
+
+def _networks(host: dict) -> None:
+    mode = host.get("NetworkMode") or "default"
+    if mode not in ("default", "none", "host") and not mode.startswith("container:"):
+        raise NotImplementedHere(
+            f"network {mode!r}: this version of berth has the networks none, host and container:ID; others come later"
+        )
+    if host.get("PublishAllPorts") or any((host.get("PortBindings") or {}).values()):
+        raise NotImplementedHere("published ports are not there yet in this version of berth; use --network host")
+    if host.get("Links"):
+        raise NotImplementedHere("links are not there yet in this version of berth")
+
+
+def _later_issues(config: dict, host: dict) -> None:
+    policy = (host.get("RestartPolicy") or {}).get("Name") or "no"
+    if policy != "no":
+        raise NotImplementedHere(f"restart policy {policy!r} is not there yet in this version of berth; leave it out")
+    test = (config.get("Healthcheck") or {}).get("Test") or []
+    if test and test[0] not in ("NONE", ""):
+        raise NotImplementedHere("health checks are not there yet in this version of berth; use --no-healthcheck")
+    if host.get("VolumesFrom") or host.get("VolumeDriver"):
+        raise NotImplementedHere("volumes by name are not there yet in this version of berth; use host paths")
+    if host.get("DeviceRequests"):
+        raise NotImplementedHere("--gpus and other device requests are not there yet in this version of berth; use --device")
+    if host.get("StorageOpt"):
+        raise NotImplementedHere("--storage-opt is not there yet in this version of berth")
+
+
+def _namespaces(host: dict) -> None:
+    allowed = {
+        "PidMode": ("", "host"), "UTSMode": ("", "host"), "UsernsMode": ("", "host"),
+        "IpcMode": ("", "host", "private", "shareable", "none"), "CgroupnsMode": ("", "host", "private"),
+    }  # fmt: skip
+    for key, values in allowed.items():
+        value = host.get(key) or ""
+        shared = value.startswith("container:") and key in ("PidMode", "IpcMode")
+        if value not in values and not shared:
+            raise InvalidParameter(f"invalid {key}: {value!r}; expected one of {', '.join(v for v in values if v)}")
+
+
+def _limits(host: dict) -> None:
+    memory, swap = host.get("Memory") or 0, host.get("MemorySwap") or 0
+    if 0 < memory < defaults.MIN_MEMORY_BYTES:
+        raise InvalidParameter(f"Minimum memory limit allowed is 6MB, not {memory} bytes")
+    if swap > 0 and not memory:
+        raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if 0 < swap < memory:
+        raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
+    swappiness = host.get("MemorySwappiness")
+    if swappiness is not None and swappiness != -1 and not 0 <= swappiness <= 100:
+        raise InvalidParameter(f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
+    if host.get("NanoCpus") and (host.get("CpuQuota") or host.get("CpuPeriod")):
+        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota or Period cannot both be set")
+    available = os.cpu_count() or 1
+    if (host.get("NanoCpus") or 0) < 0 or (host.get("NanoCpus") or 0) > available * 1_000_000_000:
+        raise InvalidParameter(f"range of CPUs is from 0.01 to {available}.00, as there are only {available} CPUs available")
+    if 0 < (host.get("CpuQuota") or 0) < _MIN_CPU_QUOTA:
+        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if host.get("CpuPeriod") and not _MIN_CPU_PERIOD <= host["CpuPeriod"] <= _MAX_CPU_PERIOD:
+        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    weight = host.get("BlkioWeight") or 0
+    if weight and not 10 <= weight <= 1000:
+        raise InvalidParameter("Range of blkio weight is from 10 to 1000")
+    if not -1000 <= (host.get("OomScoreAdj") or 0) <= 1000:
+        raise InvalidParameter(f"Invalid value {host['OomScoreAdj']}, range for oom score adj is [-1000, 1000]")
+    if (host.get("ShmSize") or 0) < 0:
+        raise InvalidParameter("SHM size can not be less than 0")
+    for limit in host.get("Ulimits") or []:
+        if limit.get("Name") not in _ULIMITS:
+            raise InvalidParameter(f"invalid ulimit type: {limit.get('Name')}; known: {' '.join(_ULIMITS)}")
+        if limit.get("Hard", 0) >= 0 and limit.get("Soft", 0) > limit.get("Hard", 0):
+            raise InvalidParameter(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit['Soft']} > {limit['Hard']}"
+            )
+
+
+def _mounts(host: dict) -> None:
+    seen: set[str] = set()
+    for mount in host.get("Mounts") or []:
+        kind, target = mount.get("Type") or "bind", mount.get("Target") or ""
+        if kind not in ("bind", "tmpfs"):
+            raise NotImplementedHere(f"mount type {kind!r} is not there yet in this version of berth; it has bind and tmpfs")
+        if not target.startswith("/"):
+            raise InvalidParameter(f"invalid mount config for type \"{kind}\": invalid mount path: '{target}' mount path must be absolute")
+        if kind == "bind":
+            source = mount.get("Source") or ""
+            if not source.startswith("/"):
+                raise InvalidParameter(f'invalid mount config for type "bind": source path must be absolute: {source!r}')
+            create_source = (mount.get("BindOptions") or {}).get("CreateMountpoint")
+            if not os.path.lexists(source) and not create_source:
+                raise InvalidParameter(f'invalid mount config for type "bind": bind source path does not exist: {source}')
+    for mount in bundle.user_binds(host):
+        if mount["destination"] in seen:
+            raise InvalidParameter(f"Duplicate mount point: {mount['destination']}")
+        seen.add(mount["destination"])
+    for path in host.get("Tmpfs") or {}:
+        if not path.startswith("/"):
+            raise InvalidParameter(f"invalid tmpfs path: {path!r}: mount path must be absolute")
+
+
+def device_entries(device: dict) -> list[dict]:
+    """`--device` -> [{OCI device fields, "rule"}]; a directory stands for every device below it."""
+    source = device.get("PathOnHost") or ""
+    target = device.get("PathInContainer") or source
+    access = device.get("CgroupPermissions") or "rwm"
+    if not set(access) <= set("rwm"):
+        raise InvalidParameter(f"invalid device mode {access!r} for {source}: expected letters of rwm")
+    try:
+        status = os.stat(source)
+    except OSError as error:
+        raise InvalidParameter(f"error gathering device information while adding custom device {source!r}: {error.strerror}") from None
+    if modes.S_ISDIR(status.st_mode):
+        entries = []
+        for name_ in sorted(os.listdir(source)):
+            try:
+                entries += device_entries({**device, "PathOnHost": f"{source}/{name_}", "PathInContainer": f"{target}/{name_}"})
+            except InvalidParameter:
+                continue
+        return entries
+    kinds = {modes.S_IFCHR: "c", modes.S_IFBLK: "b"}
+    kind = kinds.get(modes.S_IFMT(status.st_mode))
+    if kind is None:
+        raise InvalidParameter(f"error gathering device information while adding custom device {source!r}: not a device node")
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    return [{
+        "path": target, "type": kind, "major": major, "minor": minor, "fileMode": modes.S_IMODE(status.st_mode),
+        "uid": status.st_uid, "gid": status.st_gid,
+        "rule": {"allow": True, "type": kind, "major": major, "minor": minor, "access": access},
+    }]  # fmt: skip
+
+
+def signal_number(text: str) -> int:
+    """A name with or without SIG, or a number; raises InvalidParameter in Docker's words."""
+    plain = text.upper().removeprefix("SIG")
+    if plain.isdigit():
+        number = int(plain)
+    elif plain.startswith("RTMIN") or plain.startswith("RTMAX"):
+        base = signal.SIGRTMIN if plain.startswith("RTMIN") else signal.SIGRTMAX
+        offset = plain[5:] or "+0"
+        number = int(base) + int(offset) if re.fullmatch(r"[+-]\d+", offset) else 0
+    else:
+        found = getattr(signal, f"SIG{plain}", None)
+        number = int(found) if isinstance(found, signal.Signals) else 0
+    if not 0 < number < signal.NSIG:
+        raise InvalidParameter(f"invalid signal: {text}")
+    return number

@@ -1,0 +1,197 @@
+"""Records -> Docker's payloads: what `inspect`, `ps` and `images` show. Pure.
+
+Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, ImageInspect, ImageSummary.
+"""
+
+import time
+
+from berth.engine import defaults, state
+from berth.engine.state import Record
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+
+# Docker shows every field of HostConfig; these are its values when nobody set them.
+_HOST_DEFAULTS: dict = {
+    "Binds": None, "ContainerIDFile": "", "LogConfig": {"Type": "json-file", "Config": {}}, "NetworkMode": "default",
+    "PortBindings": {}, "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "AutoRemove": False, "VolumeDriver": "",
+    "VolumesFrom": None, "ConsoleSize": [0, 0], "CapAdd": None, "CapDrop": None, "CgroupnsMode": "", "Dns": [],
+    "DnsOptions": [], "DnsSearch": [], "ExtraHosts": None, "GroupAdd": None, "IpcMode": "private", "Cgroup": "",
+    "Links": None, "OomScoreAdj": 0, "PidMode": "", "Privileged": False, "PublishAllPorts": False,
+    "ReadonlyRootfs": False, "SecurityOpt": None, "UTSMode": "", "UsernsMode": "", "ShmSize": defaults.SHM_SIZE_BYTES,
+    "Runtime": "", "Isolation": "", "CpuShares": 0, "Memory": 0, "NanoCpus": 0, "CgroupParent": "",
+    "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [], "BlkioDeviceWriteBps": [],
+    "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [], "CpuPeriod": 0, "CpuQuota": 0, "CpuRealtimePeriod": 0,
+    "CpuRealtimeRuntime": 0, "CpusetCpus": "", "CpusetMems": "", "Devices": [], "DeviceCgroupRules": None,
+    "DeviceRequests": None, "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": None, "OomKillDisable": None,
+    "PidsLimit": None, "Ulimits": None, "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
+    "MaskedPaths": list(defaults.MASKED_PATHS), "ReadonlyPaths": list(defaults.READONLY_PATHS),
+}  # fmt: skip
+
+_CONFIG_DEFAULTS: dict = {
+    "Hostname": "", "Domainname": "", "User": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
+    "Tty": False, "OpenStdin": False, "StdinOnce": False, "Env": [], "Cmd": None, "Image": "", "Volumes": None,
+    "WorkingDir": "", "Entrypoint": None, "OnBuild": None, "Labels": {},
+}  # fmt: skip
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """Nanoseconds since the epoch as Docker writes times; 0 is Go's zero time."""
+    if not nanoseconds:
+        return ZERO_TIME
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    fraction = f".{rest:09d}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
+
+
+def human_duration(seconds: float) -> str:
+    """Docker's rough durations: 'About a minute', '3 hours', '2 weeks'."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    minutes = whole // 60
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours == 1:
+        return "About an hour"
+    for limit, size, word in ((48, 1, "hours"), (24 * 14, 24, "days"), (24 * 60, 168, "weeks"), (24 * 730, 720, "months")):
+        if hours < limit:
+            return f"{hours // size} {word}"
+    return f"{hours // 8760} years"
+
+
+def status_text(record: Record) -> str:
+    """`Up 3 minutes`, `Exited (0) 2 hours ago`: the STATUS column."""
+    now_s = time.time()
+    if record.running:
+        text = f"Up {human_duration(now_s - record.started_ns / 1e9)}"
+        return f"{text} (Paused)" if record.status == state.PAUSED else text
+    if record.status == state.CREATED:
+        return "Created"
+    if record.status == state.REMOVING:
+        return "Removal In Progress"
+    return f"Exited ({record.exit_code}) {human_duration(now_s - record.finished_ns / 1e9)} ago"
+
+
+def command_of(record: Record) -> list[str]:
+    """The whole command line: entrypoint and arguments."""
+    return [*(record.config.get("Entrypoint") or []), *(record.config.get("Cmd") or [])]
+
+
+def summary(record: Record, image_name: str) -> dict:
+    """An element of GET /containers/json."""
+    return {
+        "Id": record.id, "Names": [f"/{record.name}"], "Image": image_name, "ImageID": record.image_id,
+        "Command": " ".join(command_of(record)), "Created": record.created_ns // 1_000_000_000, "Ports": [],
+        "Labels": record.config.get("Labels") or {}, "State": record.status, "Status": status_text(record),
+        "HostConfig": {"NetworkMode": network_mode(record)},
+        "NetworkSettings": {"Networks": _networks(record)}, "Mounts": mount_points(record),
+    }  # fmt: skip
+
+
+def network_mode(record: Record) -> str:
+    """The mode as Docker shows it."""
+    return record.host.get("NetworkMode") or "default"
+
+
+def _networks(record: Record) -> dict:
+    mode = network_mode(record)
+    name = "none" if mode == "default" else mode
+    if name.startswith("container:"):
+        return {}
+    return {name: {
+        "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
+        "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+        "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
+    }}  # fmt: skip
+
+
+def mount_points(record: Record) -> list[dict]:
+    """Docker's MountPoint list."""
+    from berth.engine.bundle import user_binds
+
+    found = []
+    for mount in user_binds(record.host):
+        read_write = "ro" not in mount["options"]
+        if mount["type"] == "tmpfs":
+            found.append({
+                "Type": "tmpfs", "Source": "", "Destination": mount["destination"], "Mode": "", "RW": read_write,
+                "Propagation": "",
+            })  # fmt: skip
+        else:
+            propagation = next((o for o in mount["options"] if o.startswith(("r", "p", "s")) and "private" in o or "shared" in o or "slave" in o), "")
+            found.append({
+                "Type": "bind", "Source": mount["source"], "Destination": mount["destination"],
+                "Mode": "" if read_write else "ro", "RW": read_write, "Propagation": propagation,
+            })  # fmt: skip
+    return found
+
+
+def inspect(record: Record, *, directory: str, execs: list[str], platform: str, apparmor: str) -> dict:
+    """GET /containers/{id}/json."""
+    command = command_of(record)
+    host = {**_HOST_DEFAULTS, **{key: value for key, value in record.host.items() if value is not None}}
+    return {
+        "Id": record.id, "Created": rfc3339(record.created_ns), "Path": command[0], "Args": command[1:],
+        "State": {
+            "Status": record.status, "Running": record.running, "Paused": record.status == state.PAUSED,
+            "Restarting": False, "OOMKilled": record.oom_killed, "Dead": False,
+            "Pid": record.pid if record.running else 0, "ExitCode": record.exit_code, "Error": record.error,
+            "StartedAt": rfc3339(record.started_ns), "FinishedAt": rfc3339(record.finished_ns),
+        },
+        "Image": record.image_id, "ResolvConfPath": f"{directory}/resolv.conf", "HostnamePath": f"{directory}/hostname",
+        "HostsPath": f"{directory}/hosts", "LogPath": f"{directory}/{record.id}-json.log", "Name": f"/{record.name}",
+        "RestartCount": 0, "Driver": "overlay2", "Platform": platform, "MountLabel": "", "ProcessLabel": "",
+        "AppArmorProfile": apparmor, "ExecIDs": execs or None, "HostConfig": host,
+        "GraphDriver": {"Name": "overlay2", "Data": {
+            "MergedDir": f"{directory}/rootfs", "UpperDir": f"{directory}/upper", "WorkDir": f"{directory}/work",
+        }},
+        "Mounts": mount_points(record), "Config": {**_CONFIG_DEFAULTS, **record.config},
+        "NetworkSettings": {
+            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": False,
+            "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
+            "Networks": _networks(record),
+        },
+    }  # fmt: skip
+
+
+def image_summary(image_id: str, config: dict, names: list[str], size_bytes: int, containers: int) -> dict:
+    """An element of GET /images/json."""
+    return {
+        "Id": image_id, "ParentId": "", "RepoTags": names or [], "RepoDigests": [], "Created": created_s(config),
+        "Size": size_bytes, "SharedSize": -1, "VirtualSize": size_bytes,
+        "Labels": (config.get("config") or {}).get("Labels"), "Containers": containers,
+    }  # fmt: skip
+
+
+def image_inspect(image_id: str, config: dict, names: list[str], size_bytes: int, layers: list[str]) -> dict:
+    """GET /images/{name}/json."""
+    return {
+        "Id": image_id, "RepoTags": names, "RepoDigests": [], "Parent": "",
+        "Comment": next((h.get("comment", "") for h in reversed(config.get("history") or [])), ""),
+        "Created": config.get("created") or ZERO_TIME, "DockerVersion": config.get("docker_version") or "",
+        "Author": config.get("author") or "", "Config": {**_CONFIG_DEFAULTS, **(config.get("config") or {})},
+        "Architecture": config.get("architecture") or "", "Variant": config.get("variant") or "",
+        "Os": config.get("os") or "linux", "Size": size_bytes, "VirtualSize": size_bytes,
+        "GraphDriver": {"Name": "overlay2", "Data": {}},
+        "RootFS": {"Type": "layers", "Layers": layers}, "Metadata": {"LastTagTime": ZERO_TIME},
+    }  # fmt: skip
+
+
+def created_s(config: dict) -> int:
+    """Seconds since the epoch of an image's `created`; 0 where it is absent or not a time."""
+    import calendar
+
+    text = (config.get("created") or "")[:19]
+    try:
+        return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return 0
