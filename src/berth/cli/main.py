@@ -1,0 +1,180 @@
+"""`berth COMMAND ...`: finds the command and imports only what it needs."""
+
+import os
+import sys
+
+from berth.cli.client import ApiError, Client, NoEngine, default_address, fail
+from berth.cli.flags import Flag, HelpRequested, UsageError, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GLOBAL_FLAGS: "tuple[Flag, ...]" = (
+    ("debug", "D", "bool", "", "Print a traceback where berth itself fails"),
+    ("host", "H", "list", "URL", "Engine to connect to, e.g. unix:///run/berth/berth.sock"),
+    ("log-level", "l", "string", "LEVEL", "Accepted for Docker's sake"),
+    ("context", "c", "string", "NAME", "Only 'default' exists in this version"),
+    ("config", "", "string", "DIR", "Accepted for Docker's sake"),
+    ("version", "v", "bool", "", "Print the version and leave"),
+)
+
+# command -> (module, function, one line of help)
+COMMANDS: "dict[str, tuple[str, str, str]]" = {
+    "run": ("run", "run", "Create and start a container from an image"),
+    "create": ("run", "create", "Create a container without starting it"),
+    "start": ("life", "start", "Start stopped containers"),
+    "stop": ("life", "stop", "Stop running containers"),
+    "restart": ("life", "restart", "Stop and start containers"),
+    "kill": ("life", "kill", "Send a signal to running containers"),
+    "rm": ("life", "rm", "Remove containers"),
+    "wait": ("life", "wait", "Wait until containers stop, print their exit codes"),
+    "pause": ("life", "pause", "Freeze all processes of containers"),
+    "unpause": ("life", "unpause", "Let paused containers go on"),
+    "rename": ("life", "rename", "Give a container another name"),
+    "ps": ("ps", "ps", "List containers"),
+    "logs": ("logs", "logs", "Print what a container wrote"),
+    "exec": ("exec", "exec_", "Run a command in a running container"),
+    "attach": ("attach", "attach", "Connect the terminal to a running container"),
+    "inspect": ("inspect", "inspect", "Print all that is known of containers and images"),
+    "images": ("images", "images", "List images"),
+    "import": ("images", "import_", "Make an image from the tar of a file system"),
+    "load": ("images", "load", "Bring in images from an archive"),
+    "save": ("images", "save", "Write images to an archive"),
+    "rmi": ("images", "rmi", "Remove images"),
+    "tag": ("images", "tag", "Give an image another name"),
+    "info": ("system", "info", "Print what the engine and its host have"),
+    "version": ("system", "version", "Print the versions of command and engine"),
+    "engine": ("engine_main", "main", "Run the engine in the foreground"),
+}
+_GROUPS = {
+    "container": {**{name: name for name in (
+        "run create start stop restart kill rm wait pause unpause rename logs exec attach").split()},
+        "ls": "ps", "list": "ps", "ps": "ps", "inspect": "inspect", "remove": "rm"},
+    "image": {"ls": "images", "list": "images", "import": "import", "load": "load", "save": "save", "rm": "rmi",
+              "remove": "rmi", "tag": "tag", "inspect": "inspect"},
+    "system": {"info": "info"},
+}  # fmt: skip
+
+
+class Invocation:
+    """What a command gets: its words after the name, the engine's client, and the name it was called by."""
+
+    def __init__(self, client: Client, name: str, words: "list[str]", kind: str) -> None:
+        self.client = client
+        self.name = name
+        self.words = words
+        self.kind = kind  # 'container' or 'image' where called as `berth image inspect`, else ''
+
+
+def main(argv: "list[str]") -> int:
+    """Runs a command line; returns its exit code. No traceback reaches a person unless asked for."""
+    try:
+        parsed = parse(argv, GLOBAL_FLAGS, interspersed=False)
+    except HelpRequested:
+        return _help(sys.stdout, 0)
+    except UsageError as error:
+        fail(f"berth: {error}\nSee 'berth --help'")
+        return 125
+    if parsed.flag("version"):
+        from berth import VERSION
+
+        print(f"berth version {VERSION}")
+        return 0
+    if not parsed.arguments:
+        return _help(sys.stdout, 0)
+    name, words = parsed.arguments[0], parsed.arguments[1:]
+    if name == "help":
+        return main([*words, "--help"]) if words else _help(sys.stdout, 0)
+    kind = ""
+    if name in _GROUPS:
+        if not words or words[0] in ("--help", "-h"):
+            return _group_help(name)
+        kind, verb, words = name, words[0], words[1:]
+        if verb not in _GROUPS[kind]:
+            return _unknown(f"{kind} {verb}", list(_GROUPS[kind]), verb, kind)
+        name = _GROUPS[kind][verb]
+    if name not in COMMANDS:
+        return _unknown(name, list(COMMANDS), name, "")
+    return _run(name, words, kind, _client(parsed.list("host")), parsed.flag("debug"))
+
+
+def _client(hosts: "list[str]") -> Client:
+    given = (hosts[-1] if hosts else "") or os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST") or ""
+    return Client(given or default_address(), may_start=not given)
+
+
+def _run(name: str, words: "list[str]", kind: str, client: Client, debug: bool) -> int:
+    module, function, _ = COMMANDS[name]
+    if name == "engine":
+        return _exec_engine(words)
+    if not client.address.startswith("unix:///"):
+        fail(f"berth: host {client.address!r}: this version of berth connects to unix:///path addresses only")
+        return 125
+    command: Callable[[Invocation], int] = getattr(__import__(f"berth.cli.{module}", fromlist=[function]), function)
+    errors_exit_code = 125 if name in ("run", "create", "exec") else 1
+    try:
+        code = command(Invocation(client, name, words, kind))
+        sys.stdout.flush()
+        return code
+    except HelpRequested:
+        return 0
+    except UsageError as error:
+        fail(f"berth {name}: {error}\n\nRun 'berth {name} --help' for more information")
+        return 125
+    except NoEngine as error:
+        fail(f"berth: {error}")
+        return errors_exit_code
+    except ApiError as error:
+        fail(f"Error response from daemon: {error}")
+        return errors_exit_code
+    except BrokenPipeError:
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        fail(f"berth {name}: {error}")
+        return errors_exit_code
+    except Exception as error:
+        if debug:
+            raise
+        fail(f"berth {name}: a mistake in berth itself: {type(error).__name__}: {error}; run with --debug for where")
+        return errors_exit_code
+
+
+def _exec_engine(words: "list[str]") -> int:
+    from berth.cli.autostart import engine_command
+
+    command = engine_command()
+    os.execv(command[0], [*command, *words])
+
+
+def _help(out: object, code: int) -> int:
+    lines = ["Usage:  berth [OPTIONS] COMMAND", "", "Builds, ships and runs programs in Linux containers", "", "Commands:"]
+    lines += [f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines += ["", "Groups:", *(f"  {name:<10} {', '.join(verbs)}" for name, verbs in _GROUPS.items()), "", "Global options:"]
+    for long, short, kind, placeholder, text in GLOBAL_FLAGS:
+        head = f"-{short}, --{long}" if short else f"    --{long}"
+        lines.append(f"  {head + ('' if kind == 'bool' else ' ' + placeholder):<24} {text}")
+    lines += ["", "Environment: BERTH_HOST or DOCKER_HOST name the engine; without them berth starts one by itself.",
+              "Run 'berth COMMAND --help' for a command's options."]  # fmt: skip
+    print("\n".join(lines))
+    return code
+
+
+def _group_help(group: str) -> int:
+    print(f"Usage:  berth {group} COMMAND\n\nCommands:")
+    for verb, command in _GROUPS[group].items():
+        print(f"  {verb:<10} {COMMANDS[command][2]}")
+    return 0
+
+
+def _unknown(shown: str, known: "list[str]", word: str, group: str) -> int:
+    import difflib
+
+    close = difflib.get_close_matches(word, known, 1)
+    prefix = f"berth {group} " if group else "berth "
+    hint = f"; did you mean '{prefix}{close[0]}'?" if close else ""
+    fail(f"berth: '{shown}' is not a berth command{hint}\nSee 'berth --help'")
+    return 1

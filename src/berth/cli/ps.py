@@ -1,0 +1,76 @@
+"""berth ps: on the fast path, so it imports next to nothing."""
+
+from berth.cli.client import query
+from berth.cli.command import parse_command
+from berth.cli.flags import Flag, UsageError
+from berth.cli.jsonlite import dumps
+from berth.cli.table import age, print_rows, shorten, size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from berth.cli.main import Invocation
+
+_FLAGS: "tuple[Flag, ...]" = (
+    ("all", "a", "bool", "", "Show stopped containers too"),
+    ("filter", "f", "list", "KEY=VALUE", "Only those that match, e.g. name=web or status=exited"),
+    ("format", "", "string", "FORMAT", "table, json, 'table {{.ID}}\\t{{.Names}}' or a Go template"),
+    ("last", "n", "int", "N", "The last N created, in any state"),
+    ("latest", "l", "bool", "", "The one created last, in any state"),
+    ("no-trunc", "", "bool", "", "Do not shorten ids and commands"),
+    ("quiet", "q", "bool", "", "Only ids"),
+    ("size", "s", "bool", "", "Show sizes"),
+)
+_COLUMNS = {
+    "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
+    "Status": "STATUS", "Ports": "PORTS", "Names": "NAMES", "State": "STATE", "Size": "SIZE", "Labels": "LABELS",
+    "Mounts": "MOUNTS", "Networks": "NETWORKS", "LocalVolumes": "LOCAL VOLUMES",
+}  # fmt: skip
+
+
+def parse_filters(items: "list[str]") -> str:
+    """`key=value` flags -> the JSON of the API's `filters`."""
+    found: dict[str, dict[str, bool]] = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise UsageError(f"invalid argument {item!r} for '-f, --filter' flag: bad format of filter (expected name=value)")
+        found.setdefault(key.strip().lower(), {})[value.strip()] = True
+    return dumps(found) if found else ""
+
+
+def ps(call: "Invocation") -> int:
+    """berth ps"""
+    parsed = parse_command(call, _FLAGS, "ps [OPTIONS]", "List containers", at_most=0)
+    last = 1 if parsed.flag("latest") else parsed.number("last", -1)
+    wants_size = parsed.flag("size") or ".Size" in parsed.text("format")
+    options = query(
+        all=parsed.flag("all"), limit=last if last > 0 else None, filters=parse_filters(parsed.list("filter")), size=wants_size
+    )
+    containers = call.client.json("GET", f"/containers/json{options}")
+    whole = parsed.flag("no-trunc")
+    rows = [_row(container, whole) for container in containers]
+    default = "ID Image Command RunningFor Status Ports Names" + (" Size" if parsed.flag("size") else "")
+    print_rows(parsed.text("format"), _COLUMNS, rows, default, parsed.flag("quiet"), "ID")
+    return 0
+
+
+def _row(container: dict, whole: bool) -> "dict[str, str]":
+    from time import gmtime, strftime
+
+    command = container["Command"]
+    image = container["Image"]
+    mounts = [mount.get("Name") or mount["Source"] for mount in container["Mounts"]]
+    row = {
+        "ID": container["Id"] if whole else container["Id"][:12],
+        "Image": image if whole or not image.startswith("sha256:") else image[7:19],
+        "Command": f'"{command if whole else shorten(command, 20)}"',
+        "CreatedAt": strftime("%Y-%m-%d %H:%M:%S +0000 UTC", gmtime(container["Created"])),
+        "RunningFor": age(container["Created"]), "Status": container["Status"], "Ports": "",
+        "Names": ",".join(name.removeprefix("/") for name in container["Names"]), "State": container["State"], "Size": "",
+        "Labels": ",".join(f"{k}={v}" for k, v in (container["Labels"] or {}).items()),
+        "Mounts": ",".join(m if whole else shorten(m, 15) for m in mounts),
+        "Networks": ",".join(container["NetworkSettings"]["Networks"]), "LocalVolumes": "0",
+    }  # fmt: skip
+    if "SizeRw" in container:
+        row["Size"] = f"{size(container['SizeRw'])} (virtual {size(container['SizeRootFs'])})"
+    return row

@@ -1,0 +1,129 @@
+"""`berth run` and `berth create`: flags to Docker's Config and HostConfig, then attach, start, wait."""
+
+import os
+import sys
+
+from berth.cli import terminal
+from berth.cli.client import ApiError, fail, query
+from berth.cli.flags import Flag, HelpRequested, Parsed, UsageError, help_text, parse
+from berth.cli.runflags import CREATE_FLAGS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from berth.cli.client import Client, Response
+    from berth.cli.main import Invocation
+
+_RUN_ONLY: "tuple[Flag, ...]" = (
+    ("detach", "d", "bool", "", "Run in the background and print the container's id"),
+    ("detach-keys", "", "string", "KEYS", "Keys that detach from a terminal (default ctrl-p,ctrl-q)"),
+    ("sig-proxy", "", "bool", "", "Pass signals on to the program (default true)"),
+)
+_RUN_SUMMARY = """Create and start a container from an image
+
+Exit code: that of the program; 125 if berth itself failed, 126 if the program cannot be executed,
+127 if it was not found, 128+n if it was ended by signal n."""
+
+
+def create(call: "Invocation") -> int:
+    """berth create"""
+    usage = "create [OPTIONS] IMAGE [COMMAND] [ARG...]"
+    parsed = _parse(call, CREATE_FLAGS, usage, "Create a container without starting it")
+    print(_create(call.client, parsed))
+    return 0
+
+
+def run(call: "Invocation") -> int:
+    """berth run"""
+    flags = tuple(sorted(CREATE_FLAGS + _RUN_ONLY))
+    parsed = _parse(call, flags, "run [OPTIONS] IMAGE [COMMAND] [ARG...]", _RUN_SUMMARY)
+    detach, tty, stdin = parsed.flag("detach"), parsed.flag("tty"), parsed.flag("interactive")
+    if detach and parsed.list("attach"):
+        raise UsageError("conflicting options: cannot specify both --attach and --detach")
+    if not detach:
+        terminal.check_tty(stdin, tty)
+    identity = _create(call.client, parsed)
+    if detach:
+        _start(call.client, identity)
+        print(identity)
+        return 0
+    return _run_attached(call.client, parsed, identity, tty=tty, stdin=stdin)
+
+
+def _parse(call: "Invocation", flags: "tuple[Flag, ...]", usage: str, summary: str) -> Parsed:
+    try:
+        parsed = parse(call.words, flags, interspersed=False)
+    except HelpRequested:
+        sys.stdout.write(help_text(usage, summary, flags))
+        raise
+    if not parsed.arguments:
+        raise UsageError(f"'berth {call.name}' requires at least 1 argument: the image")
+    return parsed
+
+
+def _run_attached(client: "Client", parsed: Parsed, identity: str, *, tty: bool, stdin: bool) -> int:
+    wanted = [name.lower() for name in parsed.list("attach")]
+    output = not wanted or "stdout" in wanted
+    errors = not wanted or "stderr" in wanted
+    stdin = stdin and (not wanted or "stdin" in wanted)
+    options = query(stream=True, stdin=stdin, stdout=output, stderr=errors, detachKeys=parsed.text("detach-keys"))
+    attached = client.hijack(f"/containers/{identity}/attach{options}")
+    condition = "removed" if parsed.flag("rm") else "next-exit"
+    waiting = client.request("POST", f"/containers/{identity}/wait?condition={condition}")
+    _start(client, identity)
+    if parsed.flag("sig-proxy", True) and not tty:
+        terminal.pass_signals_on(client, identity)
+    with terminal.RawTerminal(tty and stdin):
+        if tty and terminal.is_terminal():
+            terminal.follow_size(client, f"/containers/{identity}")
+        terminal.relay(attached, stdin=stdin, tty=tty)
+    return exit_code(client, identity, waiting, tty=tty)
+
+
+def exit_code(client: "Client", identity: str, waiting: "Response", *, tty: bool) -> int:
+    """The program's exit code; 0 where a person detached and it still runs."""
+    if tty:
+        try:
+            if client.json("GET", f"/containers/{identity}/json")["State"]["Running"]:
+                return 0
+        except ApiError:
+            pass  # removed already: the wait has its code
+    answer = waiting.json()
+    return int((answer or {}).get("StatusCode", 125))
+
+
+def _start(client: "Client", identity: str) -> None:
+    try:
+        client.request("POST", f"/containers/{identity}/start")
+    except ApiError as error:
+        fail(f"berth: Error response from daemon: {error}\n\nRun 'berth run --help' for more information")
+        sys.exit(code_of_start_error(str(error)))
+
+
+def code_of_start_error(message: str) -> int:
+    """127 not found, 126 not executable, 125 anything else: what Docker's command line makes of the text."""
+    if "executable file not found" in message or "no such file or directory" in message:
+        return 127
+    if "permission denied" in message or "exec format error" in message or "is a directory" in message:
+        return 126
+    return 125
+
+
+def _create(client: "Client", parsed: Parsed) -> str:
+    from berth.cli.runconfig import container_config
+
+    cidfile = parsed.text("cidfile")
+    if cidfile and os.path.exists(cidfile):
+        raise UsageError(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
+    body: dict[str, Any] = container_config(parsed)
+    pull = parsed.text("pull", "missing")
+    if pull not in ("missing", "never", "always"):
+        raise UsageError(f"invalid --pull {pull!r}: expected always, missing or never")
+    answer = client.json("POST", f"/containers/create{query(name=parsed.text('name'), platform=parsed.text('platform'))}", body)
+    for warning in answer.get("Warnings") or []:
+        fail(f"WARNING: {warning}")
+    if cidfile:
+        with open(cidfile, "w") as file:
+            file.write(answer["Id"])
+    return str(answer["Id"])

@@ -1,0 +1,256 @@
+"""Flags of `run` and `create` -> the body of POST /containers/create. Pure, but for --env-file and profiles."""
+
+import os
+
+from berth.cli.flags import Parsed, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+
+
+def size_bytes(text: str, flag: str) -> int:
+    """`512m`, `1.5GiB`, `-1` -> bytes, as Docker reads them (powers of 1024)."""
+    lower = text.strip().lower()
+    number = lower.rstrip("kmgtpib")
+    unit = lower[len(number) :].removesuffix("ib").removesuffix("b")
+    try:
+        if unit not in _UNITS:
+            raise ValueError
+        return int(float(number) * _UNITS[unit])
+    except ValueError:
+        raise UsageError(f"invalid argument {text!r} for {flag!r} flag: invalid size; e.g. 512m or 2g") from None
+
+
+def container_config(parsed: Parsed) -> "dict[str, Any]":
+    """Config, with HostConfig inside."""
+    image, command = parsed.arguments[0], parsed.arguments[1:]
+    stdin, attach = parsed.flag("interactive"), [name.lower() for name in parsed.list("attach")]
+    for name in attach:
+        if name not in ("stdin", "stdout", "stderr"):
+            raise UsageError(f"invalid argument {name!r} for '-a, --attach' flag: valid streams are STDIN, STDOUT and STDERR")
+    foreground = not parsed.flag("detach")
+    config: dict[str, Any] = {
+        "Image": image, "Cmd": command or None, "Hostname": parsed.text("hostname"),
+        "Domainname": parsed.text("domainname"), "User": parsed.text("user"), "Tty": parsed.flag("tty"),
+        "OpenStdin": stdin, "StdinOnce": stdin and foreground,
+        "AttachStdin": stdin and foreground and (not attach or "stdin" in attach),
+        "AttachStdout": foreground and (not attach or "stdout" in attach),
+        "AttachStderr": foreground and (not attach or "stderr" in attach),
+        "Env": environment(parsed), "Labels": _labels(parsed), "WorkingDir": parsed.text("workdir"),
+        "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in parsed.list("expose")},
+        "HostConfig": _host(parsed),
+    }  # fmt: skip
+    if parsed.given("entrypoint"):
+        config["Entrypoint"] = [parsed.text("entrypoint")]
+    if parsed.text("stop-signal"):
+        config["StopSignal"] = parsed.text("stop-signal")
+    if parsed.given("stop-timeout"):
+        config["StopTimeout"] = parsed.number("stop-timeout")
+    if parsed.flag("no-healthcheck"):
+        config["Healthcheck"] = {"Test": ["NONE"]}
+    elif parsed.text("health-cmd"):
+        config["Healthcheck"] = {"Test": ["CMD-SHELL", parsed.text("health-cmd")]}
+    return config
+
+
+def environment(parsed: Parsed) -> "list[str]":
+    """--env-file, then --env; a name alone passes the caller's own value on, if there is one."""
+    found = []
+    for path in parsed.list("env-file"):
+        found += _file_lines(path)
+    found += parsed.list("env")
+    result = []
+    for item in found:
+        if not item or item.startswith("="):
+            raise UsageError(f"invalid environment variable: {item!r}")
+        if "=" in item:
+            result.append(item)
+        elif item in os.environ:
+            result.append(f"{item}={os.environ[item]}")
+    return result
+
+
+def _file_lines(path: str) -> "list[str]":
+    try:
+        with open(path) as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise UsageError(f"open {path}: {(error.strerror or '').lower()}") from None
+    return [line.lstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _labels(parsed: Parsed) -> "dict[str, str]":
+    items = [line for path in parsed.list("label-file") for line in _file_lines(path)] + parsed.list("label")
+    return {key: value for key, _, value in (item.partition("=") for item in items)}
+
+
+def _pairs(items: "list[str]", flag: str) -> "dict[str, str]":
+    for item in items:
+        if "=" not in item:
+            raise UsageError(f"invalid argument {item!r} for {flag!r} flag: expected KEY=VALUE")
+    return {key: value for key, _, value in (item.partition("=") for item in items)}
+
+
+def _host(parsed: Parsed) -> "dict[str, Any]":
+    if parsed.given("health-cmd") and parsed.flag("no-healthcheck"):
+        raise UsageError("--no-healthcheck conflicts with --health-* options")
+    host: dict[str, Any] = {
+        "Binds": parsed.list("volume") or None, "AutoRemove": parsed.flag("rm"), "Privileged": parsed.flag("privileged"),
+        "NetworkMode": parsed.text("network") or parsed.text("net") or "default",
+        "PidMode": parsed.text("pid"), "IpcMode": parsed.text("ipc"), "UTSMode": parsed.text("uts"),
+        "UsernsMode": parsed.text("userns"), "CgroupnsMode": parsed.text("cgroupns"),
+        "CapAdd": parsed.list("cap-add") or None, "CapDrop": parsed.list("cap-drop") or None,
+        "GroupAdd": parsed.list("group-add") or None, "SecurityOpt": [_security_option(o) for o in parsed.list("security-opt")],
+        "ReadonlyRootfs": parsed.flag("read-only"), "Init": parsed.flag("init") or None, "Runtime": parsed.text("runtime"),
+        "Dns": parsed.list("dns"), "DnsSearch": parsed.list("dns-search"), "DnsOptions": parsed.list("dns-option"),
+        "ExtraHosts": parsed.list("add-host") or None, "Annotations": _pairs(parsed.list("annotation"), "--annotation"),
+        "Sysctls": _pairs(parsed.list("sysctl"), "--sysctl"), "CgroupParent": parsed.text("cgroup-parent"),
+        "OomKillDisable": parsed.flag("oom-kill-disable") or None, "OomScoreAdj": parsed.number("oom-score-adj"),
+        "Tmpfs": {path: options for path, _, options in (item.partition(":") for item in parsed.list("tmpfs"))},
+        "Ulimits": [_ulimit(item) for item in parsed.list("ulimit")], "Mounts": [_mount(m) for m in parsed.list("mount")],
+        "Devices": [_device(item) for item in parsed.list("device")],
+        "DeviceCgroupRules": parsed.list("device-cgroup-rule") or None,
+        "LogConfig": {"Type": parsed.text("log-driver"), "Config": _pairs(parsed.list("log-opt"), "--log-opt")},
+        "RestartPolicy": {"Name": parsed.text("restart", "no").partition(":")[0] or "no", "MaximumRetryCount": 0},
+        "CpuShares": parsed.number("cpu-shares"), "CpuPeriod": parsed.number("cpu-period"),
+        "CpuQuota": parsed.number("cpu-quota"), "CpuRealtimePeriod": parsed.number("cpu-rt-period"),
+        "CpuRealtimeRuntime": parsed.number("cpu-rt-runtime"), "CpusetCpus": parsed.text("cpuset-cpus"),
+        "CpusetMems": parsed.text("cpuset-mems"), "BlkioWeight": parsed.number("blkio-weight"),
+        "PublishAllPorts": parsed.flag("publish-all"), "VolumesFrom": parsed.list("volumes-from") or None,
+        "VolumeDriver": parsed.text("volume-driver"), "Links": parsed.list("link") or None,
+        "PortBindings": {port: [{"HostPort": ""}] for port in parsed.list("publish")},
+        "StorageOpt": _pairs(parsed.list("storage-opt"), "--storage-opt"),
+    }  # fmt: skip
+    if parsed.text("gpus"):
+        host["DeviceRequests"] = [{"Driver": "", "Count": -1, "Options": {"gpus": parsed.text("gpus")}}]
+    for flag, key in (
+        ("memory", "Memory"), ("memory-reservation", "MemoryReservation"), ("memory-swap", "MemorySwap"), ("shm-size", "ShmSize"),
+    ):  # fmt: skip
+        if parsed.text(flag):
+            host[key] = size_bytes(parsed.text(flag), f"--{flag}")
+    if parsed.given("memory-swappiness"):
+        host["MemorySwappiness"] = parsed.number("memory-swappiness")
+    if parsed.given("pids-limit"):
+        host["PidsLimit"] = parsed.number("pids-limit")
+    if parsed.text("cpus"):
+        host["NanoCpus"] = _nano_cpus(parsed.text("cpus"))
+    for flag, key, is_bytes in (
+        ("device-read-bps", "BlkioDeviceReadBps", True), ("device-write-bps", "BlkioDeviceWriteBps", True),
+        ("device-read-iops", "BlkioDeviceReadIOps", False), ("device-write-iops", "BlkioDeviceWriteIOps", False),
+    ):  # fmt: skip
+        host[key] = [_throttle(item, flag, is_bytes) for item in parsed.list(flag)]
+    weights = [_throttle(item, "blkio-weight-device", False) for item in parsed.list("blkio-weight-device")]
+    host["BlkioWeightDevice"] = [{"Path": weight["Path"], "Weight": weight["Rate"]} for weight in weights]
+    if parsed.flag("tty"):
+        from berth.cli.terminal import size
+
+        host["ConsoleSize"] = list(size())
+    return host
+
+
+def _nano_cpus(text: str) -> int:
+    try:
+        return round(float(text) * 1_000_000_000)
+    except ValueError:
+        raise UsageError(f"invalid argument {text!r} for '--cpus' flag: failed to parse {text} as a number") from None
+
+
+def _throttle(item: str, flag: str, is_bytes: bool) -> "dict[str, Any]":
+    path, separator, rate = item.rpartition(":")
+    if not separator or not path.startswith("/"):
+        raise UsageError(f"invalid argument {item!r} for '--{flag}' flag: expected /dev/PATH:VALUE")
+    if not is_bytes and not rate.isdigit():
+        raise UsageError(f"invalid argument {item!r} for '--{flag}' flag: {rate!r} is not a number")
+    return {"Path": path, "Rate": size_bytes(rate, f"--{flag}") if is_bytes else int(rate)}
+
+
+def _security_option(option: str) -> str:
+    """A seccomp profile is sent by content; the engine may run elsewhere."""
+    key, _, value = option.partition("=")
+    if key != "seccomp" or value in ("unconfined", "builtin"):
+        return option
+    try:
+        with open(value) as file:
+            return f"seccomp={file.read()}"
+    except OSError as error:
+        raise UsageError(f"opening seccomp profile ({value}) failed: {(error.strerror or '').lower()}") from None
+
+
+def _ulimit(item: str) -> "dict[str, Any]":
+    name, separator, values = item.partition("=")
+    soft, _, hard = values.partition(":")
+    try:
+        if not separator:
+            raise ValueError
+        return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
+    except ValueError:
+        raise UsageError(f"invalid argument {item!r} for '--ulimit' flag: expected NAME=SOFT[:HARD]") from None
+
+
+def _device(item: str) -> "dict[str, str]":
+    parts = item.split(":")
+    if len(parts) > 3 or not parts[0]:
+        raise UsageError(f"invalid device specification: {item}")
+    source, target, mode = parts[0], parts[0], "rwm"
+    if len(parts) == 3:
+        target, mode = parts[1] or source, parts[2]
+    elif len(parts) == 2:
+        if parts[1] and set(parts[1]) <= set("rwm"):
+            mode = parts[1]
+        else:
+            target = parts[1]
+    return {"PathOnHost": source, "PathInContainer": target, "CgroupPermissions": mode}
+
+
+_TRUTH = {"": True, "true": True, "1": True, "false": False, "0": False}
+
+
+def _mount(text: str) -> "dict[str, Any]":
+    """`type=bind,source=/a,target=/b,readonly` -> Docker's Mount."""
+    mount: dict[str, Any] = {"Type": "volume"}
+    bind: dict[str, Any] = {}
+    tmpfs: dict[str, Any] = {}
+    for field in text.split(","):
+        key, _, value = field.partition("=")
+        key = key.strip().lower()
+        if key == "type":
+            mount["Type"] = value.lower()
+        elif key in ("source", "src"):
+            mount["Source"] = os.path.abspath(value) if value.startswith(".") else value
+        elif key in ("target", "dst", "destination"):
+            mount["Target"] = value
+        elif key in ("readonly", "ro"):
+            if value not in _TRUTH:
+                raise UsageError(f"invalid value for {key}: {value}")
+            mount["ReadOnly"] = _TRUTH[value]
+        elif key == "bind-propagation":
+            bind["Propagation"] = value
+        elif key == "bind-nonrecursive":
+            bind["NonRecursive"] = _TRUTH.get(value, True)
+        elif key == "bind-create-src":
+            bind["CreateMountpoint"] = _TRUTH.get(value, True)
+        elif key == "bind-recursive":
+            if value == "disabled":
+                bind["NonRecursive"] = True
+            elif value == "writable":
+                bind["ReadOnlyNonRecursive"] = True
+            elif value == "readonly":
+                bind["ReadOnlyForceRecursive"] = True
+        elif key == "tmpfs-size":
+            tmpfs["SizeBytes"] = size_bytes(value, "--mount")
+        elif key == "tmpfs-mode":
+            tmpfs["Mode"] = int(value, 8)
+        elif key == "consistency":
+            mount["Consistency"] = value
+        else:
+            raise UsageError(f"invalid argument {text!r} for '--mount' flag: unexpected key '{key}' in '{field}'")
+    if not mount.get("Target"):
+        raise UsageError(f"invalid argument {text!r} for '--mount' flag: target is required")
+    if bind:
+        mount["BindOptions"] = bind
+    if tmpfs:
+        mount["TmpfsOptions"] = tmpfs
+    return mount

@@ -1,0 +1,95 @@
+"""Tables and human units, in Docker's layout."""
+
+import time
+
+
+def render(rows: "list[list[str]]") -> str:
+    """Columns padded to their widest cell and three spaces; the last one is not padded."""
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width + 3) for cell, width in zip(row[:-1], widths, strict=False)]
+        lines.append(("".join(cells) + row[-1]).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def size(number: float) -> str:
+    """Bytes with three or four digits, powers of 1000: `12.3MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if number < 1000 or unit == "PB":
+            text = f"{number:.3g}" if number < 999.5 else f"{number:.0f}"
+            return f"{text}{unit}"
+        number /= 1000
+    return ""
+
+
+def binary_size(number: float) -> str:
+    """Bytes in powers of 1024: `23.54GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if number < 1024 or unit == "PiB":
+            return f"{number:.4g}{unit}"
+        number /= 1024
+    return ""
+
+
+def age(created_s: float) -> str:
+    """`3 minutes ago`."""
+    return f"{duration(time.time() - created_s)} ago"
+
+
+def duration(seconds: float) -> str:
+    """Docker's rough durations."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    minutes = whole // 60
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours == 1:
+        return "About an hour"
+    for limit, divisor, word in ((48, 1, "hours"), (336, 24, "days"), (1440, 168, "weeks"), (17520, 720, "months")):
+        if hours < limit:
+            return f"{hours // divisor} {word}"
+    return f"{hours // 8760} years"
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` characters, the last one an ellipsis where something was cut."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def print_rows(format_: str, columns: "dict[str, str]", rows: "list[dict[str, str]]", default: str, quiet: bool, key: str) -> None:
+    """A list in a `--format`: '' or table for columns, json, or a Go template; quiet prints one column.
+
+    columns: field -> heading. default: the fields of the plain table, separated by spaces.
+    """
+    import sys
+
+    from berth.cli.jsonlite import dumps
+
+    if quiet:
+        sys.stdout.write("".join(row[key] + "\n" for row in rows))
+    elif format_ in ("", "table"):
+        fields = default.split()
+        sys.stdout.write(render([[columns[f] for f in fields], *([row[f] for f in fields] for row in rows)]))
+    elif format_ == "json":
+        sys.stdout.write("".join(dumps(row) + "\n" for row in rows))
+    else:
+        from berth.cli.gotemplate import Template
+
+        is_table = format_.startswith("table ")
+        template = Template(format_.removeprefix("table ").replace("\\t", "\t").replace("\\n", "\n"))
+        if is_table:
+            heads = template.render(columns).split("\t")
+            sys.stdout.write(render([heads, *(template.render(row).split("\t") for row in rows)]))
+        else:
+            sys.stdout.write("".join(template.render(row) + "\n" for row in rows))
