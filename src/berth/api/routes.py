@@ -593,7 +593,7 @@ def apply_changes(changes: list[str]) -> dict[str, Any]:
             else:
                 config["Labels"] = {**config.get("Labels", {}), **dict(pairs)}
         elif word == "EXPOSE":
-            ports = {port if "/" in port else f"{port}/tcp": {} for port in rest.split()}
+            ports: dict[str, dict] = {port if "/" in port else f"{port}/tcp": {} for port in rest.split()}
             config["ExposedPorts"] = {**config.get("ExposedPorts", {}), **ports}
         elif word == "ONBUILD":
             config["OnBuild"] = [*config.get("OnBuild", []), rest]

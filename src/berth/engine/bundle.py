@@ -426,19 +426,19 @@ def user_binds(host: dict) -> list[dict]:
     for mount in host.get("Mounts") or []:
         destination = _clean(mount.get("Target") or "")
         if mount.get("Type") == "tmpfs":
-            options = mount.get("TmpfsOptions") or {}
-            given = [f"size={options['SizeBytes']}"] if options.get("SizeBytes") else []
-            given += [f"mode={options['Mode']:o}"] if options.get("Mode") else []
+            tmpfs: dict = mount.get("TmpfsOptions") or {}
+            given = [f"size={tmpfs['SizeBytes']}"] if tmpfs.get("SizeBytes") else []
+            given += [f"mode={tmpfs['Mode']:o}"] if tmpfs.get("Mode") else []
             given += ["ro"] if mount.get("ReadOnly") else []
             found.append(_tmpfs(destination, given))
         else:
-            options = mount.get("BindOptions") or {}
-            propagation = options.get("Propagation") or "rprivate"
-            bind = "bind" if options.get("NonRecursive") else "rbind"
-            read_only = ["ro"] if mount.get("ReadOnly") else ["rw"]
-            if mount.get("ReadOnly") and bind == "rbind" and not options.get("ReadOnlyNonRecursive"):
-                read_only.append("rro")
-            found.append(_bind(mount["Source"], destination, [bind, propagation, *read_only]))
+            binding: dict = mount.get("BindOptions") or {}
+            propagation = binding.get("Propagation") or "rprivate"
+            bind = "bind" if binding.get("NonRecursive") else "rbind"
+            access = ["ro"] if mount.get("ReadOnly") else ["rw"]
+            if mount.get("ReadOnly") and bind == "rbind" and not binding.get("ReadOnlyNonRecursive"):
+                access.append("rro")
+            found.append(_bind(mount["Source"], destination, [bind, propagation, *access]))
     return found
 
 

@@ -15,7 +15,7 @@ class LogReader:
     """Reads a log file forward, entry by entry; owns its descriptor."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb", buffering=1 << 18)  # noqa: SIM115 - closed by close()
+        self._file = open(path, "rb", buffering=1 << 18)  # closed by close()
         self._partial = b""
 
     def seek_tail(self, lines: int) -> None:

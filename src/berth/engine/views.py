@@ -125,7 +125,7 @@ def mount_points(record: Record) -> list[dict]:
                 "Propagation": "",
             })  # fmt: skip
         else:
-            propagation = next((o for o in mount["options"] if o.startswith(("r", "p", "s")) and "private" in o or "shared" in o or "slave" in o), "")
+            propagation = next((o for o in mount["options"] if "private" in o or "shared" in o or "slave" in o), "")
             found.append({
                 "Type": "bind", "Source": mount["source"], "Destination": mount["destination"],
                 "Mode": "" if read_write else "ro", "RW": read_write, "Propagation": propagation,

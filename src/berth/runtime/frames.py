@@ -48,7 +48,7 @@ class Decoder:
         self._buffer += data
         found = []
         while len(self._buffer) >= HEADER_BYTES:
-            kind, length = decode_header(self._buffer[:HEADER_BYTES])
+            kind, length = decode_header(bytes(self._buffer[:HEADER_BYTES]))
             end = HEADER_BYTES + length
             if len(self._buffer) < end:
                 break

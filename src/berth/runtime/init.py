@@ -24,6 +24,7 @@ import socket
 import stat
 import struct
 import termios
+from collections.abc import Callable
 
 from berth.errors import BerthError, CommandNotExecutable, CommandNotFound, InvalidSpec, StartFailed
 from berth.linux import capabilities, cgroup, confine, libc, mount
@@ -399,7 +400,7 @@ def make_root_readonly(context: Context) -> None:
     mount.set_attributes(context.root_fd, set_=libc.MOUNT_ATTR_RDONLY, clear=0)
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         prepare_root, mount_filesystem, bind_mount, enter_cgroup, mount_cgroup, make_device, make_link, open_console,
@@ -521,7 +522,7 @@ def _install_seccomp(process: Process, program: bytes) -> None:
 
 
 def _set_credentials(process: Process) -> None:
-    limited = process.bounding is not None
+    limited = process.limits_capabilities
     if limited:
         capabilities.drop_bounding(process.bounding, _last_capability())
         libc.prctl(libc.PR_SET_KEEPCAPS, 1)

@@ -9,7 +9,7 @@ kernel; `runtime.init` holds the function for each name.
 import errno
 import resource
 
-from berth.errors import InvalidSpec, NotImplementedHere
+from berth.errors import InvalidParameter, InvalidSpec, NotImplementedHere
 from berth.linux import capabilities, libc, mount
 
 _CLONE_FLAGS = {
@@ -70,12 +70,12 @@ class Operation:
 
 
 class Process:
-    """What init turns into. Masks are capability bits; ids are those inside the container."""
+    """What init turns into. Masks are capability bits, used only if limits_capabilities; ids are those inside the container."""
 
     __slots__ = (
         "additional_gids", "ambient", "apparmor_profile", "args", "bounding", "console_size", "cwd", "effective", "env",
-        "gid", "inheritable", "landlock", "no_new_privileges", "oom_score_adj", "permitted", "personality",
-        "rlimits", "seccomp", "selinux_label", "terminal", "uid", "umask",
+        "gid", "inheritable", "landlock", "limits_capabilities", "no_new_privileges", "oom_score_adj", "permitted",
+        "personality", "rlimits", "seccomp", "selinux_label", "terminal", "uid", "umask",
     )  # fmt: skip
 
     def __init__(self, process: dict, linux: dict, annotations: dict) -> None:
@@ -94,9 +94,11 @@ class Process:
         self.oom_score_adj: int | None = process.get("oomScoreAdj")
         self.apparmor_profile: str = process.get("apparmorProfile") or ""
         self.selinux_label: str = process.get("selinuxLabel") or ""
-        sets = process.get("capabilities")
-        for name in ("bounding", "effective", "inheritable", "permitted", "ambient"):
-            setattr(self, name, None if sets is None else capabilities.mask(sets.get(name)))
+        sets: dict | None = process.get("capabilities")
+        self.limits_capabilities = sets is not None
+        self.bounding, self.effective, self.inheritable, self.permitted, self.ambient = (
+            _capability_set(sets or {}, name) for name in ("bounding", "effective", "inheritable", "permitted", "ambient")
+        )
         self.rlimits = [_rlimit(index, limit) for index, limit in enumerate(process.get("rlimits") or [])]
         self.seccomp: dict | None = linux.get("seccomp")
         self.personality = _personality(linux.get("personality") or {})
@@ -242,6 +244,13 @@ def _sysctls(linux: dict, namespaces: dict[str, str]) -> list[tuple[str, str]]:
             raise InvalidSpec(f"linux.sysctl: {name!r} is not a name of a sysctl")
         found.append((dotted.replace(".", "/"), str(value)))
     return found
+
+
+def _capability_set(sets: dict, name: str) -> int:
+    try:
+        return capabilities.mask(sets.get(name))
+    except InvalidParameter as error:
+        raise InvalidSpec(f"process.capabilities.{name}: {error}") from None
 
 
 def _rlimit(index: int, limit: dict) -> tuple[int, int, int]:

@@ -103,7 +103,7 @@ def _check_field(spec: dict, path: str, kind: type, required: bool) -> None:
         return
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise InvalidSpec(f"{path}: expected {_word(kind)}, got {value!r}")
-    if path in _STRING_LISTS:
+    if path in _STRING_LISTS and isinstance(value, list):
         for index, item in enumerate(value):
             if not isinstance(item, str) or "\0" in item:
                 raise InvalidSpec(f"{path}[{index}]: expected a string without NUL, got {item!r}")

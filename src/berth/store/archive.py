@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, TypeVar
 
 from berth.errors import DataLoss, InvalidParameter
 from berth.store.compression import ExactReader, open_stream
@@ -28,6 +28,7 @@ _INDEX_TYPES = (
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+_Json = TypeVar("_Json", list, dict)
 
 
 class Member:
@@ -122,7 +123,7 @@ class Archive:
         with open(member.path, "rb") as file:
             return file.read()
 
-    def _json(self, name: str, kind: type) -> list | dict:
+    def _json(self, name: str, kind: type[_Json]) -> _Json:
         return _parse(self._bytes(name), name, kind)
 
     def _docker_image(self, item: dict) -> ArchivedImage:
@@ -184,7 +185,7 @@ def _verify(data: bytes, digest: str) -> None:
         raise DataLoss(f"content of digest {digest} in the archive has digest {have}")
 
 
-def _parse(data: bytes, name: str, kind: type) -> list | dict:
+def _parse(data: bytes, name: str, kind: type[_Json]) -> _Json:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

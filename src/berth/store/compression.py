@@ -4,6 +4,7 @@ isal gunzips at twice zlib's speed; where it is missing the standard library ser
 """
 
 import bz2
+import importlib
 import lzma
 from collections.abc import Callable
 from typing import IO
@@ -11,9 +12,9 @@ from typing import IO
 from berth.errors import DataLoss, NotImplementedHere
 
 try:
-    from isal import igzip as gzip
+    gzip = importlib.import_module("isal.igzip")
 except ImportError:  # a bare Python
-    import gzip  # type: ignore[no-redef]
+    gzip = importlib.import_module("gzip")
 
 _MAGIC_BYTES = 6
 _BUFFER_BYTES = 1 << 20
@@ -21,10 +22,11 @@ _BUFFER_BYTES = 1 << 20
 
 def _open_zstd(file: IO[bytes]) -> IO[bytes]:
     try:
-        from backports import zstd
+        zstd = importlib.import_module("backports.zstd")
     except ImportError:
         raise NotImplementedHere("the archive is zstd-compressed; install the Python package backports.zstd") from None
-    return zstd.open(file, "rb")
+    stream: IO[bytes] = zstd.open(file, "rb")
+    return stream
 
 
 _FORMATS: list[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]]] = [

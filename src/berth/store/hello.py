@@ -6,7 +6,7 @@ handfuls of instructions are spelled out below for each machine.
 
 import struct
 
-GREETING = """
+GREETING = b"""
 Hello from berth!
 
 This text was written by a program in a container, so your installation works.
@@ -23,7 +23,7 @@ Next, give it a whole system (as root, with debootstrap installed):
  $ tar -C debian -c . | berth import - debian
  $ berth run -it debian bash
 
-""".encode()
+"""
 
 _BASE_ADDRESS = 0x400000
 _ELF_HEADER_BYTES, _PROGRAM_HEADER_BYTES = 64, 56
