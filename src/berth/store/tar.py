@@ -281,8 +281,11 @@ class Unpacker:
             if name == _OPAQUE:
                 os.setxattr(f"/proc/self/fd/{parent}", "trusted.overlay.opaque", b"y")
             elif not name.startswith(".wh..wh."):  # aufs's own bookkeeping, of no use here
-                self._replace(parent, name.removeprefix(_WHITEOUT))
-                os.mknod(name.removeprefix(_WHITEOUT), stat.S_IFCHR, 0, dir_fd=parent)
+                hidden = name.removeprefix(_WHITEOUT)
+                if hidden in ("", ".", ".."):  # ".wh..." would remove what is above the root
+                    raise InvalidParameter(f"archive entry {entry.name!r} hides {hidden!r}, which is no name: refused")
+                self._replace(parent, hidden)
+                os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
             self._skip(reader, entry.size_bytes)
             return
         if entry.kind == _FILE:
