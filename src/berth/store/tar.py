@@ -21,6 +21,7 @@ from berth.store.compression import ExactReader
 _BLOCK = 512
 _COPY_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20  # of pax records and long names: what no honest archive reaches
+_MAX_SPARSE_MAP_BYTES = 64 << 20
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _ZERO_BLOCK = bytes(_BLOCK)
 _FILE, _HARD_LINK, _SYMLINK, _CHAR, _BLOCK_DEVICE, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
@@ -109,7 +110,8 @@ def _pax_records(data: bytes) -> dict[str, bytes]:
     sparse: list[bytes] = []
     while data:
         length_text, space, _ = data.partition(b" ")
-        if not space or not length_text.isdigit() or not 0 < int(length_text) <= len(data):
+        # Few digits, because int() refuses thousands of them with an error of another kind.
+        if not space or len(length_text) > 8 or not length_text.isdigit() or not 0 < int(length_text) <= len(data):
             raise DataLoss("a pax header has a record of impossible length")
         record = data[len(length_text) + 1 : int(length_text) - 1]
         data = data[int(length_text) :]
@@ -194,21 +196,25 @@ def _pax_sparse(entry: Entry, pax: dict[str, bytes], reader: ExactReader) -> Non
             entry.size_bytes -= used
         else:
             numbers = [int(text) for text in pax.get("GNU.sparse.map", b"").split(b",") if text]
+        pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
     except ValueError:
-        raise DataLoss(f"{entry.name!r} has a sparse map that is not made of numbers") from None
-    entry.sparse = _checked_sparse(entry, list(zip(numbers[::2], numbers[1::2], strict=True)), entry.size_bytes)
+        raise DataLoss(f"{entry.name!r} has a sparse map that is not made of pairs of numbers") from None
+    entry.sparse = _checked_sparse(entry, pairs, entry.size_bytes)
 
 
 def _sparse_map_in_data(reader: ExactReader) -> tuple[list[int], int]:
-    text = reader.read_exactly(_BLOCK)
-    while True:
-        lines = text.split(b"\n")
-        count = int(lines[0])
-        if count > _MAX_HEADER_BYTES:
-            raise DataLoss(f"a sparse map claims {count} pieces")
-        if len(lines) > 2 * count + 1:
-            return [int(line) for line in lines[1 : 2 * count + 1]], len(text)
-        text += reader.read_exactly(_BLOCK)
+    blocks = [reader.read_exactly(_BLOCK)]
+    count = int(blocks[0].partition(b"\n")[0])
+    if not 0 <= count <= _MAX_HEADER_BYTES:
+        raise DataLoss(f"a sparse map claims {count} pieces")
+    line_feeds = blocks[0].count(b"\n")
+    while line_feeds < 2 * count + 1:
+        blocks.append(reader.read_exactly(_BLOCK))
+        line_feeds += blocks[-1].count(b"\n")
+        if len(blocks) * _BLOCK > _MAX_SPARSE_MAP_BYTES:
+            raise DataLoss(f"a sparse map of {count} pieces does not end")
+    lines = b"".join(blocks).split(b"\n")
+    return [int(line) for line in lines[1 : 2 * count + 1]], len(blocks) * _BLOCK
 
 
 def _checked_sparse(entry: Entry, pairs: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
@@ -236,7 +242,7 @@ class Unpacker:
         self._whiteouts = whiteouts
         self._parent_path: str | None = None
         self._parent_fd = -1
-        self._directories: list[tuple[str, int]] = []
+        self._directories: dict[str, int] = {}  # path -> time of change, in the order they came
         self.size_bytes = 0
 
     def unpack(self, file: IO[bytes], observer: Callable[[bytes], object]) -> None:
@@ -247,14 +253,24 @@ class Unpacker:
                 self._one(entry, reader)
             while reader.read_some(_COPY_BYTES):
                 pass
-            for path, mtime_ns in reversed(self._directories):
-                fd = self._open_directory(path)
-                os.utime(fd, ns=(mtime_ns, mtime_ns))
-                os.close(fd)
+            self._set_directory_times()
         finally:
             if self._parent_fd >= 0:
                 os.close(self._parent_fd)
                 self._parent_fd = -1
+
+    def _set_directory_times(self) -> None:
+        """Last, because every entry made in a directory changes its time."""
+        resolve = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
+        for path, mtime_ns in self._directories.items():
+            try:
+                fd = libc.openat2(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    continue  # a later entry took its place
+                raise
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            os.close(fd)
 
     def _one(self, entry: Entry, reader: ExactReader) -> None:
         parts = [part for part in entry.name.split("/") if part not in ("", ".")]
@@ -273,6 +289,8 @@ class Unpacker:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise InvalidParameter(f"archive entry {entry.name!r} cannot be unpacked: {error.strerror}") from error
+        except (OverflowError, ValueError) as error:  # an id, time or device number the kernel has no room for
+            raise InvalidParameter(f"archive entry {entry.name!r} cannot be unpacked: {error}") from error
         skip_padding(reader, entry.size_bytes)
 
     def _make(self, entry: Entry, parts: list[str], parent: int, reader: ExactReader) -> None:
@@ -317,7 +335,7 @@ class Unpacker:
             self._finish(entry, fd)
         finally:
             os.close(fd)
-        self._directories.append(("/".join(parts), entry.mtime_ns))
+        self._directories["/".join(parts)] = entry.mtime_ns
 
     def _make_hard_link(self, entry: Entry, name: str, parent: int) -> None:
         target = [part for part in entry.link.split("/") if part not in ("", ".")]
