@@ -45,19 +45,14 @@ class DetachFilter:
         """What to pass on, and whether the whole sequence was seen."""
         out = bytearray()
         for byte in data:
-            if byte == self._keys[self._matched]:
-                self._matched += 1
-                if self._matched == len(self._keys):
-                    return bytes(out), True
-                continue
-            out += self._keys[: self._matched]
-            self._matched = 0
-            if byte == self._keys[0]:
-                self._matched = 1
-                if len(self._keys) == 1:
-                    return bytes(out), True
-            else:
-                out.append(byte)
+            held = self._keys[: self._matched] + bytes((byte,))
+            while not self._keys.startswith(held):  # the end of what is held may begin the keys again
+                out.append(held[0])
+                held = held[1:]
+            self._matched = len(held)
+            if held == self._keys:
+                self._matched = 0
+                return bytes(out), True
         return bytes(out), False
 
 
