@@ -581,13 +581,19 @@ def apply_changes(changes: list[str]) -> dict[str, Any]:
             try:
                 value = json.loads(rest) if rest.startswith("[") else None
             except ValueError:
-                raise errors.InvalidParameter(f"--change {change!r}: not a JSON list of strings") from None
+                value = [None]
+            if value is not None and not all(isinstance(item, str) for item in value):
+                raise errors.InvalidParameter(f"--change {change!r}: not a JSON list of strings")
             if word == "VOLUME":
                 config["Volumes"] = {**config.get("Volumes", {}), **{path: {} for path in value or rest.split()}}
             else:
                 config[word.capitalize()] = value if value is not None else ["/bin/sh", "-c", rest]
         elif word in ("ENV", "LABEL"):
-            pairs = [item.partition("=")[::2] for item in shlex.split(rest)] if "=" in rest.split()[0] else [rest.partition(" ")[::2]]
+            try:
+                words = shlex.split(rest) if "=" in rest.split()[0] else []
+            except ValueError as error:
+                raise errors.InvalidParameter(f"--change {change!r}: {error}") from None
+            pairs = [item.partition("=")[::2] for item in words] or [rest.partition(" ")[::2]]
             if word == "ENV":
                 config["Env"] = config.get("Env", []) + [f"{key}={value}" for key, value in pairs]
             else:
