@@ -187,12 +187,12 @@ def device_entries(device: dict) -> list[dict]:
 def signal_number(text: str) -> int:
     """A name with or without SIG, or a number; raises InvalidParameter in Docker's words."""
     plain = text.upper().removeprefix("SIG")
-    if plain.isdigit():
+    if plain.isascii() and plain.isdigit() and len(plain) < 4:
         number = int(plain)
     elif plain.startswith("RTMIN") or plain.startswith("RTMAX"):
         base = signal.SIGRTMIN if plain.startswith("RTMIN") else signal.SIGRTMAX
         offset = plain[5:] or "+0"
-        number = int(base) + int(offset) if re.fullmatch(r"[+-]\d+", offset) else 0
+        number = int(base) + int(offset) if re.fullmatch(r"[+-][0-9]{1,3}", offset) else 0
     else:
         found = getattr(signal, f"SIG{plain}", None)
         number = int(found) if isinstance(found, signal.Signals) else 0
