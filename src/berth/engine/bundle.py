@@ -115,12 +115,10 @@ def security_options(host: dict, facts: Facts) -> dict:
     label_asked = False
     for option in host.get("SecurityOpt") or []:
         key, separator, value = option.partition("=")
-        if not separator and ":" in option and not option.startswith("no-new-privileges"):
+        if not separator and ":" in option:
             key, _, value = option.partition(":")
-        if option in ("no-new-privileges", "no-new-privileges=true", "no-new-privileges:true"):
-            found["no_new_privileges"] = True
-        elif key.startswith("no-new-privileges"):
-            found["no_new_privileges"] = False
+        if option.startswith("no-new-privileges"):
+            found["no_new_privileges"] = _switch(option)
         elif key == "seccomp":
             found["seccomp"] = value if value in ("unconfined", "builtin") else _profile(value)
         elif key == "apparmor":
@@ -147,6 +145,16 @@ def security_options(host: dict, facts: Facts) -> dict:
     if label_asked:
         found["label"] = ":".join(label_parts[part] for part in ("user", "role", "type", "level"))
     return found
+
+
+def _switch(option: str) -> bool:
+    """`NAME`, `NAME=BOOLEAN` or `NAME:BOOLEAN` with what Go takes for a boolean, as Docker does."""
+    value = option.removeprefix("no-new-privileges")
+    if value in ("", *(f"{sign}{word}" for sign in "=:" for word in ("1", "t", "T", "true", "TRUE", "True"))):
+        return True
+    if value in [f"{sign}{word}" for sign in "=:" for word in ("0", "f", "F", "false", "FALSE", "False")]:
+        return False
+    raise InvalidParameter(f"invalid --security-opt: {option!r}: expected no-new-privileges=true or =false")
 
 
 def _profile(text: str) -> dict:
