@@ -182,7 +182,7 @@ def attach(tree_fd: int, target_fd: int) -> None:
 
 def set_attributes(tree_fd: int, *, set_: int, clear: int, recursive: bool = False, userns_fd: int = 0) -> None:
     """mount_setattr on a mount that a descriptor names; atime bits are replaced as one field."""
-    if set_ & libc.MOUNT_ATTR__ATIME:
+    if (set_ | clear) & libc.MOUNT_ATTR__ATIME:
         clear |= libc.MOUNT_ATTR__ATIME
     if userns_fd:
         set_ |= libc.MOUNT_ATTR_IDMAP
