@@ -171,7 +171,10 @@ def _condition(condition: dict, to_fail: int, path: str) -> Code:
     high: Code = [(_LD_ABS, 0, 0, _OFFSET_ARGS + 8 * index + 4)]
     high_value, low_value = value >> 32, value & 0xFFFFFFFF
     if operator == "SCMP_CMP_MASKED_EQ":
-        want = condition.get("valueTwo", 0)
+        want = condition.get("valueTwo") or 0
+        if not isinstance(want, int) or not 0 <= want < 1 << 64:
+            raise InvalidSpec(f"{path}.valueTwo: {want!r} is not an unsigned 64-bit number")
+        want &= value  # as libseccomp does: a bit outside the mask could never match
         return [
             *high, (_AND, 0, 0, high_value), (_JEQ, 0, to_fail + 3, want >> 32),
             *low, (_AND, 0, 0, low_value), (_JEQ, 0, to_fail, want & 0xFFFFFFFF),
