@@ -7,6 +7,7 @@ Documentation/admin-guide/cgroup-v2.rst; the v1 to v2 formulas are those runc an
 import os
 import struct
 
+from berth.errors import InvalidSpec
 from berth.linux import libc
 
 Setting = tuple[str, str, str]  # file, value, what a person would call it
@@ -40,6 +41,8 @@ def swap_of_memsw(memsw_bytes: int, memory_bytes: int) -> str:
     """v1 counts memory and swap together, v2 counts swap alone; 'max' for unlimited."""
     if memsw_bytes < 0:
         return "max"
+    if memory_bytes <= 0:
+        raise InvalidSpec("linux.resources.memory.swap: cgroup v2 counts swap alone, so it needs memory.limit besides")
     return str(max(0, memsw_bytes - memory_bytes))
 
 
@@ -109,12 +112,14 @@ def _huge_pages(limits: list[dict]) -> list[Setting]:
 #
 # struct bpf_cgroup_dev_ctx { u32 access_type; u32 major; u32 minor; }: access in the upper 16 bits
 # (1 mknod, 2 read, 4 write), type in the lower 16 (1 block, 2 char). Rules are tested from the last
-# to the first, so that, as in v1, a later rule overrules an earlier one.
+# to the first, so that, as in v1, a later rule overrules an earlier one, each access for itself: an
+# allowing rule strikes what it allows off the request, a denying one denies if any of it is left.
 
 _ACCESS = {"m": 1, "r": 2, "w": 4}
 _TYPE = {"b": 1, "c": 2}
 _R0, _R1, _R2, _R3, _R4, _R5 = range(6)
-_LDX_W, _MOV_IMM, _MOV_REG, _AND_IMM, _RSH_IMM, _JNE_IMM, _EXIT = 0x61, 0xB7, 0xBC, 0x54, 0x74, 0x55, 0x95
+_LDX_W, _MOV_IMM, _MOV_REG, _AND_IMM, _RSH_IMM, _EXIT = 0x61, 0xB7, 0xBC, 0x54, 0x74, 0x95
+_JEQ_IMM, _JNE_IMM = 0x15, 0x55
 
 
 def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
@@ -146,20 +151,20 @@ def _device_tests(rule: dict, body_length: int) -> list[bytes]:
     """Tests that jump past the body when the rule does not match."""
     if _matches_all(rule):
         return []
-    tests: list[list[bytes]] = []
-    wanted = sum(_ACCESS[letter] for letter in rule.get("access") or "rwm")
-    tests.append([_jump_unless(_R2, _TYPE["b" if rule["type"] == "b" else "c"])])
-    if wanted != 7:  # the request asks for something beyond what the rule names
-        tests.append([
-            _instruction(_MOV_REG, _R1, _R3), _instruction(_AND_IMM, _R1, immediate=~wanted & 7), _jump_unless(_R1, 0),
-        ])  # fmt: skip
+    flat = [_jump_unless(_R2, _TYPE["b" if rule["type"] == "b" else "c"])]
     for register, key in ((_R4, "major"), (_R5, "minor")):
         number = rule.get(key)
         if number is not None and number >= 0:
-            tests.append([_jump_unless(register, number)])
-    flat = [instruction for test in tests for instruction in test]
+            flat.append(_jump_unless(register, number))
+    named = sum(_ACCESS[letter] for letter in set(rule.get("access") or "rwm"))
+    if named != 7 and rule.get("allow"):
+        flat += [_instruction(_AND_IMM, _R3, immediate=~named & 7), _jump_unless(_R3, 0)]
+    elif named != 7:
+        flat += [
+            _instruction(_MOV_REG, _R1, _R3), _instruction(_AND_IMM, _R1, immediate=named), _instruction(_JEQ_IMM, _R1),
+        ]  # fmt: skip
     for index, instruction in enumerate(flat):
-        if instruction[0] == _JNE_IMM:
+        if instruction[0] in (_JNE_IMM, _JEQ_IMM):
             past = len(flat) - index - 1 + body_length
             flat[index] = instruction[:2] + struct.pack("<h", past) + instruction[4:]
     return flat
