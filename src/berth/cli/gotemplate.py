@@ -1,0 +1,343 @@
+"""Go's text/template as far as `--format` needs it: fields, pipelines, if, range, with, variables, functions.
+
+Works on plain JSON values. A field that does not exist is an error that names it, as in Docker.
+Source: pkg.go.dev/text/template; Docker's own functions: json, join, lower, upper, title, split, pad, truncate.
+"""
+
+from berth.cli.flags import UsageError
+from berth.cli.jsonlite import dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Template:
+    """Parses once, renders any number of values; UsageError for a template that is wrong."""
+
+    def __init__(self, text: str) -> None:
+        self._nodes, _ = _parse_nodes(_split(text), 0, ())
+
+    def render(self, value: "Any") -> str:
+        out: list[str] = []
+        _render(self._nodes, value, {"$": value}, out)
+        return "".join(out)
+
+
+# -- parsing: a node is ('text', s) | ('pipe', words, name) | ('if'|'with'|'range', words, names, nodes, else nodes)
+
+
+def _split(text: str) -> "list[tuple[str, str]]":
+    """Text and {{actions}}, with Go's {{- and -}} trimming."""
+    found: list[tuple[str, str]] = []
+    trim_next = False
+    while text:
+        before, mark, rest = text.partition("{{")
+        if trim_next:
+            before = before.lstrip()
+        if mark and rest.startswith("- "):
+            before, rest = before.rstrip(), rest[2:]
+        if before:
+            found.append(("text", before))
+        if not mark:
+            break
+        end = _end_of_action(rest)
+        action, text = rest[:end], rest[end + 2 :]
+        trim_next = action.endswith(" -")
+        action = action.removesuffix(" -").strip()
+        if not action.startswith("/*"):
+            found.append(("action", action))
+    return found
+
+
+def _end_of_action(text: str) -> int:
+    quote = ""
+    index = 0
+    while index < len(text):
+        letter = text[index]
+        if quote:
+            if letter == "\\" and quote == '"':
+                index += 1
+            elif letter == quote:
+                quote = ""
+        elif letter in "\"`'":
+            quote = letter
+        elif text.startswith("}}", index):
+            return index
+        index += 1
+    raise UsageError("template parsing error: unclosed action: '}}' is missing")
+
+
+def _parse_nodes(pieces: "list[tuple[str, str]]", index: int, ends: "tuple[str, ...]") -> "tuple[list, int]":
+    nodes: list = []
+    while index < len(pieces):
+        kind, text = pieces[index]
+        if kind == "text":
+            nodes.append(("text", text))
+            index += 1
+            continue
+        words = _words(text)
+        first = words[0] if words else ""
+        if first in ends:
+            return nodes, index
+        if first in ("if", "with", "range"):
+            node, index = _parse_block(first, words[1:], pieces, index + 1)
+            nodes.append(node)
+            continue
+        if first in ("end", "else"):
+            raise UsageError(f"template parsing error: unexpected {{{{{first}}}}}")
+        names, rest = _assignment(words)
+        nodes.append(("pipe", rest, names[0] if names else ""))
+        index += 1
+    if ends:
+        raise UsageError("template parsing error: unexpected EOF: {{end}} is missing")
+    return nodes, index
+
+
+def _parse_block(kind: str, words: "list[str]", pieces: "list[tuple[str, str]]", index: int) -> "tuple[tuple, int]":
+    names, rest = _assignment(words)
+    body, index = _parse_nodes(pieces, index, ("end", "else"))
+    otherwise: list = []
+    else_words = _words(pieces[index][1])
+    if else_words[0] == "else":
+        if len(else_words) > 1 and else_words[1] in ("if", "with"):
+            node, index = _parse_block(else_words[1], else_words[2:], pieces, index + 1)
+            return (kind, rest, names, body, [node]), index
+        otherwise, index = _parse_nodes(pieces, index + 1, ("end",))
+    return (kind, rest, names, body, otherwise), index + 1
+
+
+def _assignment(words: "list[str]") -> "tuple[list[str], list[str]]":
+    """`$x := ...` and `$i, $x := ...`."""
+    for sign in (":=", "="):
+        if sign in words:
+            at = words.index(sign)
+            return [word for word in words[:at] if word != ","], words[at + 1 :]
+    return [], words
+
+
+def _words(action: str) -> "list[str]":
+    found: list[str] = []
+    index = 0
+    while index < len(action):
+        letter = action[index]
+        if letter.isspace():
+            index += 1
+        elif letter in "\"`'":
+            end = index + 1
+            while end < len(action) and action[end] != letter:
+                end += 2 if action[end] == "\\" and letter != "`" else 1
+            found.append(action[index : end + 1])
+            index = end + 1
+        elif action.startswith(":=", index):
+            found.append(":=")
+            index += 2
+        elif letter in "()|,=":
+            found.append(letter)
+            index += 1
+        else:
+            end = index
+            while end < len(action) and not action[end].isspace() and action[end] not in "()|,=\"`" and not action.startswith(":=", end):
+                end += 1
+            word = action[index:end]
+            if word.startswith(".") and found and found[-1] == ")" and action[index - 1] == ")":
+                word = "\0" + word  # a field of what the parentheses gave
+            found.append(word)
+            index = end
+    return found
+
+
+# -- evaluating --------------------------------------------------------------------------------------
+
+
+def _render(nodes: list, dot: "Any", variables: "dict[str, Any]", out: "list[str]") -> None:
+    for node in nodes:
+        if node[0] == "text":
+            out.append(node[1])
+        elif node[0] == "pipe":
+            value = _pipeline(node[1], dot, variables)
+            if node[2]:
+                variables[node[2]] = value
+            else:
+                out.append(_shown(value))
+        elif node[0] == "range":
+            _render_range(node, dot, variables, out)
+        else:
+            value = _pipeline(node[1], dot, variables)
+            inner = dict(variables)
+            if node[2]:
+                inner[node[2][0]] = value
+            if _true(value):
+                _render(node[3], value if node[0] == "with" else dot, inner if node[2] else variables, out)
+            else:
+                _render(node[4], dot, variables, out)
+
+
+def _render_range(node: tuple, dot: "Any", variables: "dict[str, Any]", out: "list[str]") -> None:
+    value = _pipeline(node[1], dot, variables)
+    if isinstance(value, dict):
+        items: list[tuple[Any, Any]] = sorted(value.items())
+    elif isinstance(value, int):
+        items = [(i, i) for i in range(value)]
+    else:
+        items = list(enumerate(value or []))
+    if not items:
+        _render(node[4], dot, variables, out)
+    for key, item in items:
+        inner = dict(variables)
+        if len(node[2]) == 2:
+            inner[node[2][0]], inner[node[2][1]] = key, item
+        elif node[2]:
+            inner[node[2][0]] = item
+        _render(node[3], item, inner, out)
+
+
+def _pipeline(words: "list[str]", dot: "Any", variables: "dict[str, Any]") -> "Any":
+    value, index = _command_list(words, 0, dot, variables)
+    if index != len(words):
+        raise UsageError(f"template parsing error: unexpected {words[index]!r}")
+    return value
+
+
+_NOTHING = object()
+
+
+def _command_list(words: "list[str]", index: int, dot: "Any", variables: "dict[str, Any]") -> "tuple[Any, int]":
+    piped: Any = _NOTHING
+    while True:
+        piped, index = _command(words, index, dot, variables, piped)
+        if index < len(words) and words[index] == "|":
+            index += 1
+            continue
+        return piped, index
+
+
+def _command(words: "list[str]", index: int, dot: "Any", variables: "dict[str, Any]", piped: "Any") -> "tuple[Any, int]":
+    if index >= len(words):
+        raise UsageError("template parsing error: missing value for command")
+    function = FUNCTIONS.get(words[index])
+    if function is not None:
+        index += 1
+    arguments = []
+    while index < len(words) and words[index] not in ("|", ")"):
+        value, index = _operand(words, index, dot, variables)
+        arguments.append(value)
+    if piped is not _NOTHING:
+        arguments.append(piped)
+    if function is None:
+        if len(arguments) != 1:
+            raise UsageError("template parsing error: a value is not a function and takes no arguments")
+        return arguments[0], index
+    try:
+        return function(*arguments), index
+    except (TypeError, IndexError, ValueError, AttributeError) as error:
+        raise UsageError(f"template: wrong arguments: {error}") from None
+
+
+def _operand(words: "list[str]", index: int, dot: "Any", variables: "dict[str, Any]") -> "tuple[Any, int]":
+    word = words[index]
+    if word == "(":
+        value, index = _command_list(words, index + 1, dot, variables)
+        if index >= len(words) or words[index] != ")":
+            raise UsageError("template parsing error: unclosed left parenthesis")
+        index += 1
+        if index < len(words) and words[index].startswith("\0"):
+            return _field(value, words[index][1:]), index + 1
+        return value, index
+    return _value(word, dot, variables), index + 1
+
+
+def _value(word: str, dot: "Any", variables: "dict[str, Any]") -> "Any":
+    if word[0] == "`":
+        return word[1:-1]
+    if word[0] == '"':
+        text = word[1:-1]
+        for escape, letter in (("\\n", "\n"), ("\\t", "\t"), ('\\"', '"'), ("\\\\", "\\")):
+            text = text.replace(escape, letter)
+        return text
+    if word[0] == "'":
+        return ord(word[1:-1])
+    if word == ".":
+        return dot
+    if word[0] == ".":
+        return _field(dot, word)
+    if word[0] == "$":
+        name, point, rest = word.partition(".")
+        if name not in variables:
+            raise UsageError(f"template parsing error: undefined variable {name!r}")
+        return _field(variables[name], point + rest) if rest else variables[name]
+    if word in ("true", "false"):
+        return word == "true"
+    if word == "nil":
+        return None
+    try:
+        return int(word, 0) if "." not in word else float(word)
+    except ValueError:
+        raise UsageError(f'template parsing error: function "{word}" not defined') from None
+
+
+def _field(value: "Any", path: str) -> "Any":
+    for name in path.split(".")[1:]:
+        if value is None:
+            raise UsageError(f"template: nil pointer evaluating {path}")
+        if not isinstance(value, dict) or name not in value:
+            raise UsageError(f"template: can't evaluate field {name} in {path}: there is no such field")
+        value = value[name]
+    return value
+
+
+def _true(value: "Any") -> bool:
+    return bool(value)
+
+
+def _shown(value: "Any") -> str:
+    """What Go's fmt prints: true, <no value>, [a b], map[k:v]."""
+    if value is None:
+        return "<no value>"
+    if value is True or value is False:
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + " ".join(map(_shown, value)) + "]"
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{k}:{_shown(v)}" for k, v in sorted(value.items())) + "]"
+    return str(value)
+
+
+def _index(value: "Any", *keys: "Any") -> "Any":
+    for key in keys:
+        value = value.get(key, "") if isinstance(value, dict) else value[key]
+    return value
+
+
+def _printf(format_: str, *values: "Any") -> str:
+    plain = []
+    parts = format_.replace("%%", "\0")
+    for value in values:
+        plain.append(value if isinstance(value, int | float) and not isinstance(value, bool) else _shown(value))
+    for verb in ("v", "q"):
+        parts = parts.replace(f"%{verb}", "%s")
+    return (parts % tuple(plain)).replace("\0", "%")
+
+
+def _compare(first: "Any", *rest: "Any") -> bool:
+    return any(first == other for other in rest)
+
+
+def _and(*values: "Any") -> "Any":
+    return next((value for value in values if not value), values[-1])
+
+
+def _or(*values: "Any") -> "Any":
+    return next((value for value in values if value), values[-1])
+
+
+FUNCTIONS: "dict[str, Callable[..., Any]]" = {
+    "json": dumps, "join": lambda items, separator: separator.join(map(_shown, items or [])), "lower": lambda s: s.lower(),
+    "upper": lambda s: s.upper(), "title": lambda s: s.title(), "split": lambda s, separator: s.split(separator),
+    "pad": lambda s, before, after: " " * before + s + " " * after if s else "", "truncate": lambda s, n: s[:n],
+    "index": _index, "len": len, "print": lambda *v: " ".join(map(_shown, v)), "println": lambda *v: " ".join(map(_shown, v)) + "\n",
+    "printf": _printf, "eq": _compare, "ne": lambda a, b: a != b, "lt": lambda a, b: a < b, "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b, "not": lambda v: not v, "and": _and, "or": _or,
+    "slice": lambda value, start=0, end=None: value[start:end],
+}  # fmt: skip
