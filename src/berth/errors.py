@@ -88,3 +88,12 @@ BY_NAME: dict[str, type[BerthError]] = {
 def from_wire(kind: str, message: str) -> BerthError:
     """Rebuilds an error that another process of berth reported by kind and message."""
     return BY_NAME.get(kind, SystemFailure)(message)
+
+
+def to_wire(error: BaseException) -> dict[str, str]:
+    """Kind and message of any exception, for `from_wire` in another process."""
+    if isinstance(error, BerthError):
+        return {"kind": type(error).__name__, "message": str(error)}
+    if isinstance(error, OSError):
+        return {"kind": "SystemFailure", "message": str(error)}
+    return {"kind": "SystemFailure", "message": f"{type(error).__name__}: {error}"}

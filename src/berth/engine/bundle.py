@@ -51,7 +51,7 @@ def specification(identity: str, config: dict, host: dict, facts: Facts) -> dict
     arguments = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
     security = security_options(host, facts)
     spec: dict = {
-        "ociVersion": "1.2.0",
+        "ociVersion": "1.0.2",
         "process": _process(config, host, facts, arguments, granted, security),
         "root": {"path": "rootfs", "readonly": bool(host.get("ReadonlyRootfs"))},
         "mounts": _mounts(host, config, facts, privileged),

@@ -25,7 +25,7 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())],
+                launcher.command(sys.executable, theirs.fileno()),
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, launcher.MAX_MESSAGE_BYTES)

@@ -6,6 +6,8 @@ One code for the engine's monitor and for a runtime called cold from a command l
 import hashlib
 import json
 import os
+import select
+import signal
 import socket
 import struct
 
@@ -33,12 +35,14 @@ class Started:
 
 
 def start(
-    plan: Plan, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, seccomp_cache: str
+    plan: Plan, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, seccomp_cache: str,
+    *, clone_flags: int = 0,
 ) -> tuple[Started, cgroup.Cgroup]:
     """Runs the planned container; returns once its program has replaced init.
 
     standard_fds: what becomes 0, 1 and 2 (not for terminals). seccomp_cache: directory of compiled
-    filters. On failure nothing is left: the child is reaped and the cgroup removed. Raises BerthError.
+    filters. clone_flags: more flags for clone(2), e.g. CLONE_PARENT. On failure nothing is left: the
+    child is dead and the cgroup removed. Raises BerthError.
     """
     program = seccomp_program(plan.process.seccomp, seccomp_cache)
     group = cgroup.open_cgroup(plan.cgroup_path, hosts)
@@ -51,7 +55,7 @@ def start(
         parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with parent:
             with child:
-                pid = libc.clone(plan.clone_flags)
+                pid = libc.clone(plan.clone_flags | clone_flags)
                 if pid == 0:
                     parent.close()
                     _take_standard_fds(standard_fds)
@@ -99,10 +103,16 @@ def _await_exec(channel: socket.socket) -> int:
 
 
 def _reap(pid: int) -> None:
+    """Kills the child and waits until it is dead; with CLONE_PARENT it is collected by somebody else."""
     try:
-        os.kill(pid, 9)
+        pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        pass
+        return
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    os.close(pidfd)
     try:
         os.waitpid(pid, 0)
     except ChildProcessError:
@@ -194,7 +204,7 @@ def seccomp_program(profile: dict | None, cache: str) -> bytes:
 
 def execute(
     process: Process, init_pidfd: int, init_pid: int, cgroup_path: str, hosts: cgroup.Hierarchies,
-    standard_fds: tuple[int, int, int] | None, seccomp_cache: str,
+    standard_fds: tuple[int, int, int] | None, seccomp_cache: str, *, clone_flags: int = 0,
 ) -> Started:  # fmt: skip
     """Runs one more program in the container of `init_pidfd`; returns once it has execed.
 
@@ -208,7 +218,7 @@ def execute(
     parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with parent:
         with child:
-            pid = libc.clone(0)
+            pid = libc.clone(clone_flags)
             if pid == 0:
                 parent.close()
                 _take_standard_fds(standard_fds)

@@ -1,7 +1,7 @@
 """Runs a bundle with another OCI runtime's command line: runc, crun, youki, runsc.
 
-The monitor is the subreaper: the runtime's own process ends after `create`, and the container's
-first process becomes the monitor's child.
+The monitor is the subreaper (runtime.starter sets that): the runtime's own process ends after
+`create`, and the container's first process becomes the monitor's child.
 """
 
 import json
@@ -10,7 +10,6 @@ import shutil
 import socket
 
 from berth.errors import CommandNotExecutable, CommandNotFound, StartFailed
-from berth.linux import libc
 from berth.runtime.container import Started
 
 
@@ -26,7 +25,6 @@ class ExternalRuntime:
 
     def start(self, identity: str, bundle: str, fds: tuple[int, int, int] | None, state_dir: str) -> Started:
         """create and start; fds: what becomes the program's 0, 1, 2, or None for a terminal."""
-        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         pid_file = f"{state_dir}/pid"
         arguments = ["create", "--bundle", bundle, "--pid-file", pid_file]
         terminal_fd = self._with_console(arguments, [identity], fds, state_dir)
@@ -42,7 +40,6 @@ class ExternalRuntime:
         self, identity: str, process: dict, fds: tuple[int, int, int] | None, state_dir: str, pid_file: str
     ) -> Started:
         """exec --detach with a process description."""
-        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         description = f"{pid_file}.process.json"
         with open(description, "w") as file:
             json.dump(process, file)

@@ -27,6 +27,11 @@ _SEALED = "BERTH_LAUNCHER_SEALED"
 _F_SEAL_ALL = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
+def command(python: str, socket_fd: int) -> list[str]:
+    """How to start it."""
+    return [python, "-I", "-S", __file__, str(socket_fd)]
+
+
 def main(argv: list[str]) -> int:
     """Entry point; argv[1] is the number of the engine's socket."""
     if not os.environ.pop(_SEALED, ""):
@@ -96,7 +101,7 @@ def _execute_sealed_copy(argv: list[str]) -> None:
     fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _F_SEAL_ALL)
     os.set_inheritable(int(argv[1]), True)
     # argv[0] stays the interpreter's real name: it is how Python finds its library.
-    arguments = [sys.executable, "-I", "-S", *argv]
+    arguments = command(sys.executable, int(argv[1]))
     os.execve(copy, arguments, {**os.environ, _SEALED: "1"})
 
 

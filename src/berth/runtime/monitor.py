@@ -15,11 +15,9 @@ import struct
 import termios
 import time
 
-from berth.errors import BerthError, SystemFailure
-from berth.linux import cgroup, libc, mount
-from berth.runtime import container, external, frames, jsonlog
-from berth.runtime.plan import Plan, Process
-from berth.runtime.spec import load
+from berth import errors
+from berth.linux import cgroup
+from berth.runtime import frames, jsonlog, starter
 
 _READ_BYTES = 32768
 # A reader that is slower than the container stops it, as a full pipe would, once this much waits.
@@ -66,7 +64,6 @@ class Monitor:
         self.pid = 0
         self.pidfd = -1
         self.group: cgroup.Cgroup | None = None
-        self.external: external.ExternalRuntime | None = None
         self.started_frame = b""
         self.exit_frame = b""
 
@@ -86,12 +83,14 @@ class Monitor:
         self._listen()
         child_fds = self._make_pipes()
         try:
-            started = self._start_exec(child_fds) if self.is_exec else self._start_container(child_fds)
+            started = starter.start(self.message, self.hosts, self.init_pidfd, child_fds)
         finally:
             for fd in child_fds or ():
                 os.close(fd)
         self.pid = started.pid
         self.pidfd = os.pidfd_open(self.pid)
+        if started.cgroup_path:
+            self.group = cgroup.open_cgroup(started.cgroup_path, self.hosts)
         if started.terminal_fd >= 0:
             self.terminal_fd = started.terminal_fd
             os.set_blocking(self.terminal_fd, False)
@@ -101,48 +100,6 @@ class Monitor:
         report = {"pid": self.pid, "monitor": os.getpid(), "started_ns": started_at_ns}
         self.started_frame = frames.encode(frames.STARTED, json.dumps(report).encode())
         self._tell_all(self.started_frame)
-
-    def _start_container(self, child_fds: tuple[int, int, int] | None) -> container.Started:
-        message = self.message
-        bundle = message["bundle"]
-        spec = load(bundle)
-        linux = spec.get("linux") or {}
-        self._own_mount_namespace()
-        target = f"{bundle}/{spec['root']['path']}"
-        os.makedirs(target, mode=0o755, exist_ok=True)
-        if message["rootfs"]:
-            maps = linux.get("uidMappings") or [], linux.get("gidMappings") or []
-            container.mount_root(message["rootfs"], target, *maps)
-        _make_work_directory(target, spec["process"]["cwd"], linux)
-        if message["runtime"]:
-            self.external = self._external()
-            return self.external.start(message["id"], bundle, child_fds, message["state_dir"])
-        plan = Plan(spec, bundle)
-        started, self.group = container.start(plan, self.hosts, child_fds, message["seccomp_cache"])
-        return started
-
-    def _start_exec(self, child_fds: tuple[int, int, int] | None) -> container.Started:
-        message = self.message
-        if message["runtime"]:
-            pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
-            return self._external().execute(message["id"], message["process"], child_fds, message["state_dir"], pid_file)
-        process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
-        return container.execute(
-            process, self.init_pidfd, message["pid"], message["cgroup_path"], self.hosts, child_fds,
-            message["seccomp_cache"],
-        )  # fmt: skip
-
-    def _external(self) -> external.ExternalRuntime:
-        runtime = self.message["runtime"]
-        return external.ExternalRuntime(runtime["command"], runtime["root"], f"{self.message['state_dir']}/runtime.log")
-
-    def _own_mount_namespace(self) -> None:
-        """The root file system is mounted where only this process and the container see it.
-
-        It goes away with them, however they end. Unmounts on the host still come through (slave).
-        """
-        libc.unshare(libc.CLONE_NEWNS)
-        mount.set_propagation("/", mount.MS_SLAVE | mount.MS_REC)
 
     def _open_log(self) -> None:
         if self.message["log_path"]:
@@ -183,13 +140,7 @@ class Monitor:
         return child_in, child_out, child_err
 
     def _report_failure(self, error: BaseException) -> None:
-        if isinstance(error, BerthError):
-            kind, text = type(error).__name__, str(error)
-        elif isinstance(error, OSError):
-            kind, text = "SystemFailure", str(error)
-        else:
-            kind, text = "SystemFailure", f"{type(error).__name__}: {error}"
-        payload = json.dumps({"kind": kind, "message": text}).encode()
+        payload = json.dumps(errors.to_wire(error)).encode()
         self._unlink_socket()
         self._tell_all(frames.encode(frames.FAILED, payload))
         self._flush_all(_DRAIN_TIMEOUT_MS)
@@ -418,8 +369,8 @@ class Monitor:
     def _clean_up(self) -> None:
         """After everybody has been told: what a next start of the same container must not meet."""
         self._unlink_socket()
-        if self.external and not self.is_exec:
-            self.external.delete(self.message["id"])
+        if self.message["runtime"] and not self.is_exec:
+            starter.external_runtime(self.message).delete(self.message["id"])
         if self.group and not self.is_exec:
             remove_group(self.group)
 
@@ -438,17 +389,4 @@ def remove_group(group: cgroup.Cgroup) -> None:
             return
         group.kill()
         select.poll().poll(5)
-    raise SystemFailure(f"cgroup {group.path} still has processes after one second")
-
-
-def _make_work_directory(root: str, cwd: str, linux: dict) -> None:
-    """Makes the work directory if the image lacks it, as Docker does; owned by the container's root."""
-    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.close(mount.open_beneath(root_fd, cwd))
-    except FileNotFoundError:
-        os.close(mount.make_beneath(root_fd, cwd, directory=True))
-    except OSError:
-        pass  # init says what is wrong with it, in the container's own terms
-    finally:
-        os.close(root_fd)
+    raise errors.SystemFailure(f"cgroup {group.path} still has processes after one second")

@@ -1,0 +1,146 @@
+"""The starter: a short-lived child of the monitor that does the heavy part of a start, and ends.
+
+It reads the bundle, plans, mounts the root file system and clones init with CLONE_PARENT, so that
+init is the monitor's child and not the starter's. What all this touches of the launcher's memory
+becomes private to the starter and goes with it: the monitor, which stays as long as the container,
+keeps half of what it would need otherwise (bench/README.md).
+
+    monitor ── fork ──▶ starter ── clone(CLONE_PARENT) ──▶ init, a child of the monitor
+       ◀── "s" + JSON {pid, cgroup_path}, terminal ──┘  or "e" + JSON {kind, message}
+"""
+
+import json
+import os
+import socket
+
+from berth import errors
+from berth.linux import cgroup, libc, mount
+from berth.runtime import container, external
+from berth.runtime.plan import Plan, Process
+from berth.runtime.spec import load
+
+_MESSAGE_BYTES = 65536
+
+
+class Result:
+    """pid: of the program, a child of the caller; terminal_fd: -1 or the caller's; cgroup_path: '' if another's."""
+
+    __slots__ = ("cgroup_path", "pid", "terminal_fd")
+
+    def __init__(self, pid: int, terminal_fd: int, cgroup_path: str) -> None:
+        self.pid = pid
+        self.terminal_fd = terminal_fd
+        self.cgroup_path = cgroup_path
+
+
+def start(
+    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
+) -> Result:
+    """Starts what `message` describes, in a starter; raises the error that it reports."""
+    if message["runtime"]:
+        # runc and the like leave the container's first process to whoever takes orphans.
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _run(message, hosts, init_pidfd, standard_fds, theirs)
+    theirs.close()
+    with ours:
+        report, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, 1)
+    os.waitpid(pid, 0)
+    if report[:1] == b"s":
+        values = json.loads(report[1:])
+        return Result(values["pid"], fds[0] if fds else -1, values["cgroup_path"])
+    _reap_all()
+    if report[:1] == b"e":
+        values = json.loads(report[1:])
+        raise errors.from_wire(values["kind"], values["message"])
+    raise errors.SystemFailure("the container's starter was killed")
+
+
+def _reap_all() -> None:
+    """Collects a first program whose start failed: it is our child, and dead or dying."""
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
+
+
+def _run(
+    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None,
+    channel: socket.socket,
+) -> None:  # fmt: skip
+    try:
+        if message["kind"] == "exec":
+            started, path = _start_exec(message, hosts, init_pidfd, standard_fds), ""
+        else:
+            started, path = _start_container(message, hosts, standard_fds)
+        report = b"s" + json.dumps({"pid": started.pid, "cgroup_path": path}).encode()
+        socket.send_fds(channel, [report], [started.terminal_fd] if started.terminal_fd >= 0 else [])
+    except BaseException as error:
+        channel.sendall(b"e" + json.dumps(errors.to_wire(error)).encode())
+    os._exit(0)
+
+
+def _start_container(
+    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None
+) -> tuple[container.Started, str]:
+    bundle = message["bundle"]
+    spec = load(bundle)
+    linux = spec.get("linux") or {}
+    _own_mount_namespace()
+    target = f"{bundle}/{spec['root']['path']}"
+    os.makedirs(target, mode=0o755, exist_ok=True)
+    if message["rootfs"]:
+        maps = linux.get("uidMappings") or [], linux.get("gidMappings") or []
+        container.mount_root(message["rootfs"], target, *maps)
+    _make_work_directory(target, spec["process"]["cwd"])
+    if message["runtime"]:
+        return external_runtime(message).start(message["id"], bundle, standard_fds, message["state_dir"]), ""
+    plan = Plan(spec, bundle)
+    started, group = container.start(plan, hosts, standard_fds, message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
+    return started, group.path
+
+
+def _start_exec(
+    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
+) -> container.Started:
+    if message["runtime"]:
+        pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
+        runtime = external_runtime(message)
+        return runtime.execute(message["id"], message["process"], standard_fds, message["state_dir"], pid_file)
+    process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
+    return container.execute(
+        process, init_pidfd, message["pid"], message["cgroup_path"], hosts, standard_fds, message["seccomp_cache"],
+        clone_flags=libc.CLONE_PARENT,
+    )  # fmt: skip
+
+
+def external_runtime(message: dict) -> external.ExternalRuntime:
+    """The other runtime that a message names."""
+    runtime = message["runtime"]
+    return external.ExternalRuntime(runtime["command"], runtime["root"], f"{message['state_dir']}/runtime.log")
+
+
+def _own_mount_namespace() -> None:
+    """The root file system is mounted where only this process and the container see it.
+
+    It goes away with them, however they end. Unmounts on the host still come through (slave).
+    """
+    libc.unshare(libc.CLONE_NEWNS)
+    mount.set_propagation("/", mount.MS_SLAVE | mount.MS_REC)
+
+
+def _make_work_directory(root: str, cwd: str) -> None:
+    """Makes the work directory if the image lacks it, as Docker does; owned by the container's root."""
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(mount.open_beneath(root_fd, cwd))
+    except FileNotFoundError:
+        os.close(mount.make_beneath(root_fd, cwd, directory=True))
+    except OSError:
+        pass  # init says what is wrong with it, in the container's own terms
+    finally:
+        os.close(root_fd)

@@ -1,0 +1,66 @@
+"""Fixtures: a root file system, and one engine for the whole session."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from harness import BUSYBOX, Engine, make_rootfs_tar
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Escape, isolation and all else here needs root and busybox-static on a host with cgroup v1."""
+    here = os.path.dirname(__file__)
+    for item in items:
+        if str(item.path).startswith(here) and not os.path.exists(BUSYBOX):
+            item.add_marker(pytest.mark.skip(reason="needs Debian's busybox-static"))
+
+
+@pytest.fixture(scope="session")
+def rootfs_tar(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("rootfs") / "rootfs.tar")
+    make_rootfs_tar(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def engine(rootfs_tar: str) -> Iterator[Engine]:
+    """An engine with the image `bb`; at the end nothing of it may be left."""
+    running = Engine()
+    running.docker("import", rootfs_tar, "bb")
+    yield running
+    running.finish()
+
+
+@pytest.fixture(scope="session")
+def userns_engine(rootfs_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """One with --userns-remap. /etc/subuid and subgid are overlaid in a mount namespace of its own: no trace on the host."""
+    file = tmp_path_factory.mktemp("subid") / "subid"
+    file.write_text("remapped:200000:65536\n")
+    script = 'mount --bind "$0" /etc/subuid && mount --bind "$0" /etc/subgid && exec "$@"'
+    wrapper = ("unshare", "-m", "--propagation", "slave", "sh", "-c", script, str(file))
+    running = Engine(("--userns-remap", "remapped"), wrapper)
+    running.docker("import", rootfs_tar, "bb")
+    yield running
+    running.finish()
+
+
+@pytest.fixture
+def own_engine(rootfs_tar: str) -> Iterator[Engine]:
+    """One for a test that kills it."""
+    running = Engine()
+    running.docker("import", rootfs_tar, "bb")
+    yield running
+    running.finish()
+
+
+@pytest.fixture
+def up(engine: Engine) -> Iterator[Callable[..., str]]:
+    """Starts containers that are removed after the test."""
+    started: list[str] = []
+
+    def start(*options: str, **keywords: object) -> str:
+        started.append(engine.up(*options, **keywords))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    engine.rm(*started)
