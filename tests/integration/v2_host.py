@@ -93,7 +93,7 @@ class Engine:
         text = plain(self.raw("GET", f"/containers/{identity}/logs?stdout=1&stderr=1")[1])
         killed = self.inspect(identity)["State"]["OOMKilled"]
         self.call("DELETE", f"/containers/{identity}?force=1")
-        return {"code": code, "text": text, "oom_killed": killed, "group_left": eventually_gone(group(identity))}
+        return {"code": code, "text": text, "oom_killed": killed, "group_left": eventually(group(identity), there=False)}
 
     @contextlib.contextmanager
     def running(self, command: list[str] = SLEEP, **host: object) -> Iterator[tuple[str, int]]:
@@ -142,10 +142,10 @@ def group(identity: str) -> str:
     return f"/sys/fs/cgroup/berth/{identity}"
 
 
-def eventually_gone(path: str, timeout_s: float = 10) -> bool:
-    """True while `path` is still there after the timeout."""
+def eventually(path: str, *, there: bool, timeout_s: float = 10) -> bool:
+    """Waits until `path` exists (or does not); whether it then exists."""
     end = time.monotonic() + timeout_s
-    while os.path.exists(path) and time.monotonic() < end:
+    while os.path.exists(path) != there and time.monotonic() < end:
         time.sleep(0.02)
     return os.path.exists(path)
 
@@ -155,7 +155,8 @@ def status_line(pid: int, name: str) -> str:
 
 
 def namespaces(pid: int | str) -> dict[str, str]:
-    return {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")}
+    """Kind -> identity; without `time` where the kernel has no such namespaces."""
+    return {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in sorted(os.listdir("/proc/self/ns")) if "_" not in kind}
 
 
 def disk() -> tuple[str, int, int]:
@@ -216,7 +217,7 @@ def limits(engine: Engine) -> dict:
         found = {name: read(f"{group(identity)}/{name}") for name in names}
     with engine.running(Memory=64 * MEBI) as (identity, _):
         found["memory.swap.max by default"] = read(f"{group(identity)}/memory.swap.max")
-    return {**found, "pid": pid, "disk": f"{major}:{minor}", "group_left": eventually_gone(group(identity))}
+    return {**found, "pid": pid, "disk": f"{major}:{minor}", "group_left": eventually(group(identity), there=False)}
 
 
 def fork_bomb(engine: Engine) -> dict:
@@ -324,7 +325,8 @@ def refused(engine: Engine, **host: object) -> dict:
 
 def isolation(engine: Engine) -> dict:
     annotations = {"io.berth.time-offset.boottime": "86400"}
-    with engine.running(Annotations=annotations) as (identity, pid):
+    without_time = {"refused": refused(engine, Annotations=annotations)} if not os.path.exists("/proc/self/ns/time") else {}
+    with engine.running(Annotations={} if without_time else annotations) as (identity, pid):
         return {
             "host": namespaces("self"), "container": namespaces(pid),
             "same_in_exec": engine.execute(identity, "readlink /proc/1/ns/mnt /proc/self/ns/mnt").split(),
@@ -334,6 +336,7 @@ def isolation(engine: Engine) -> dict:
             "links": shell("nsenter", "-t", str(pid), "-n", "ip", "-br", "link"),
             "root": [line.split(" - ")[1].split()[0] for line in read(f"/proc/{pid}/mountinfo").splitlines() if line.split()[4] == "/"],
             "uptime_days": float(engine.execute(identity, "cat /proc/uptime").split()[0]) / 86400,
+            **without_time,
         }  # fmt: skip
 
 
@@ -371,6 +374,7 @@ def engine_killed(engine: Engine) -> dict:
         lines = plain(engine.raw("GET", f"/containers/{identity}/logs?stdout=1")[1]).split()
         for other in (ends, paused):
             engine.call("DELETE", f"/containers/{other}?force=1")
+        found["launchers"] = shell("pgrep", "-c", "-f", "runtime/launcher.py")
         return {**found, "lines": len(lines), "no_gap": lines == [str(i) for i in range(len(lines))]}
 
 
@@ -386,7 +390,7 @@ def monitor_killed(engine: Engine) -> dict:
             time.sleep(0.05)
         return {
             "monitor": name, "processes": len(pids), "state": engine.inspect(identity)["State"],
-            "left": [p for p in pids if os.path.exists(f"/proc/{p}")], "group_left": eventually_gone(group(identity)),
+            "left": [p for p in pids if os.path.exists(f"/proc/{p}")], "group_left": eventually(group(identity), there=False),
         }  # fmt: skip
 
 
@@ -401,8 +405,9 @@ def user_namespace(engine: Engine) -> dict:
         found: dict[str, Any] = {"security_options": remapped.call("GET", "/info")["SecurityOptions"]}
         script = "stat -c %u:%g /bin/busybox /etc/passwd /tmp /etc/hosts /proc/self; id -u; touch /tmp/made; chown 1000 /tmp/made && sleep 99"
         with remapped.running(["sh", "-c", script], Memory=64 * MEBI) as (identity, pid):
-            time.sleep(1)
             data = f"{root}/data"
+            if eventually(f"{data}/containers/{identity}/upper/tmp/made", there=True):
+                time.sleep(0.2)  # for the chown that follows
             layers = shell("find", f"{data}/layers", "-printf", "%U\\n").split()
             made = os.stat(f"{data}/containers/{identity}/upper/tmp/made")
             found |= {
@@ -416,7 +421,7 @@ def user_namespace(engine: Engine) -> dict:
                 "terminal": tty_run(remapped),
             }  # fmt: skip
         found["host_mode"] = remapped.run("cat /proc/self/uid_map", UsernsMode="host")
-        found["group_left"] = eventually_gone(group(identity))
+        found["group_left"] = eventually(group(identity), there=False)
         return found
     finally:
         remapped.process.terminate()
