@@ -63,11 +63,11 @@ def start(
             try:
                 if plan.clone_flags & libc.CLONE_NEWUSER:
                     write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
-                    parent.send(b"m")
+                    _tell(parent, b"m")
                 # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
                 # grace period (cgroup_threadgroup_rwsem), some 10 ms.
                 group.add(pid)
-                parent.send(b"c")
+                _tell(parent, b"c")
                 return Started(pid, _await_exec(parent)), group
             except BaseException:
                 _reap(pid)
@@ -81,6 +81,13 @@ def start(
 def _take_standard_fds(fds: tuple[int, int, int] | None) -> None:
     for number, fd in enumerate(fds or ()):
         os.dup2(fd, number)
+
+
+def _tell(channel: socket.socket, word: bytes) -> None:
+    try:
+        channel.send(word)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # init has failed already and said why: _await_exec reads it
 
 
 def _await_exec(channel: socket.socket) -> int:
@@ -225,7 +232,7 @@ def execute(
                 _run_exec(process, init_pidfd, flags & ~libc.CLONE_NEWPID, child, group, hosts, program)
         try:
             group.add(pid)
-            parent.send(b"c")
+            _tell(parent, b"c")
             return Started(pid, _await_exec(parent))
         except OSError as error:
             _reap(pid)

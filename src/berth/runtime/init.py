@@ -39,7 +39,7 @@ _ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv
 class Context:
     """What operations share. Descriptors are this process's until execve closes them."""
 
-    __slots__ = ("cgroup", "channel", "hosts", "lsm_proc_fd", "plan", "root_fd", "seccomp_program", "terminal_fd")
+    __slots__ = ("cgroup", "channel", "hosts", "lsm_proc_fd", "opened", "plan", "root_fd", "seccomp_program", "terminal_fd")
 
     def __init__(
         self, plan: Plan, channel: socket.socket, group: cgroup.Cgroup, hosts: cgroup.Hierarchies, seccomp_program: bytes
@@ -52,6 +52,7 @@ class Context:
         self.root_fd = -1
         self.terminal_fd = -1
         self.lsm_proc_fd = -1
+        self.opened: dict[str, int] = {}  # host path -> descriptor, see _open_host_paths
 
 
 def run(context: Context) -> None:
@@ -63,6 +64,7 @@ def run(context: Context) -> None:
         context.lsm_proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if context.plan.clone_flags & libc.CLONE_NEWUSER:
             await_parent(context.channel, b"m")
+            _open_host_paths(context)
             _become_root_of_user_namespace()
         set_oom_score(context.plan.process, context.lsm_proc_fd)
         for operation in context.plan.operations:
@@ -110,13 +112,35 @@ def _become_root_of_user_namespace() -> None:
     os.setresuid(0, 0, 0)
 
 
+def _open_host_paths(context: Context) -> None:
+    """Opens root and bind sources while we still are the host's root.
+
+    Root of a user namespace is nobody in particular to the host: it could not pass the engine's own
+    directories, nor a person's private ones that are given with -v.
+    """
+    for operation in context.plan.operations:
+        if operation.name in ("prepare_root", "bind_mount"):
+            path = operation.arguments[0]
+            try:
+                context.opened[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                pass  # the operation says what is wrong with it
+
+
+def _open_host_path(context: Context, path: str) -> int:
+    """An O_PATH descriptor that the caller owns."""
+    if path in context.opened:
+        return fcntl.fcntl(context.opened[path], fcntl.F_DUPFD_CLOEXEC, 3)
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
 # -- operations -----------------------------------------------------------------------------------
 
 
 def prepare_root(context: Context, root_path: str, propagation: int) -> None:
     mount.set_propagation("/", propagation)
     try:
-        root_fd = os.open(root_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root_fd = _open_host_path(context, root_path)
     except OSError as error:
         raise InvalidSpec(f"root.path: {root_path!r}: {error.strerror}") from None
     # pivot_root wants a mount point, and one of our own whose propagation we may choose.
@@ -165,9 +189,11 @@ def bind_mount(
     recursive_set: int, recursive_clear: int, propagation: int,
 ) -> None:  # fmt: skip
     try:
-        is_directory = stat.S_ISDIR(os.stat(source).st_mode)
+        source_fd = _open_host_path(context, source)
     except OSError as error:
         raise InvalidSpec(f"bind source path does not exist: {source}: {error.strerror}") from None
+    is_directory = mount.is_directory(source_fd)
+    os.close(source_fd)
     target = _target(context, destination, directory=is_directory)
     try:
         _bind(context, source, target, recursive, set_, clear, recursive_set, recursive_clear, propagation)
@@ -179,7 +205,7 @@ def _bind(
     context: Context, source: str, target: int, recursive: bool, set_: int, clear: int,
     recursive_set: int, recursive_clear: int, propagation: int,
 ) -> None:  # fmt: skip
-    source_fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    source_fd = _open_host_path(context, source)
     tree = mount.clone_tree(source_fd, recursive=recursive)
     try:
         # Attributes are set while the tree is still detached: it is never seen without them.

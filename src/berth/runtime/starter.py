@@ -98,6 +98,7 @@ def _start_container(
         container.mount_root(message["rootfs"], target, *maps)
     _make_work_directory(target, spec["process"]["cwd"])
     if message["runtime"]:
+        _suit_external_runtime(message, hosts)
         return external_runtime(message).start(message["id"], bundle, standard_fds, message["state_dir"]), ""
     plan = Plan(spec, bundle)
     started, group = container.start(plan, hosts, standard_fds, message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
@@ -108,6 +109,8 @@ def _start_exec(
     message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
 ) -> container.Started:
     if message["runtime"]:
+        _own_mount_namespace()
+        _suit_external_runtime(message, hosts)
         pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
         runtime = external_runtime(message)
         return runtime.execute(message["id"], message["process"], standard_fds, message["state_dir"], pid_file)
@@ -131,6 +134,12 @@ def _own_mount_namespace() -> None:
     """
     libc.unshare(libc.CLONE_NEWNS)
     mount.set_propagation("/", mount.MS_SLAVE | mount.MS_REC)
+
+
+def _suit_external_runtime(message: dict, hosts: cgroup.Hierarchies) -> None:
+    """crun refuses a hybrid host whose v2 hierarchy has a controller; in our namespace it need not see it."""
+    if os.path.basename(message["runtime"]["command"]).startswith("crun") and hosts.version == 1 and hosts.v2:
+        libc.umount2(hosts.v2, libc.MNT_DETACH)
 
 
 def _make_work_directory(root: str, cwd: str) -> None:
