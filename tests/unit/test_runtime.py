@@ -1,0 +1,397 @@
+"""The runtime's pure half: what a specification must be, and what is planned from it."""
+
+import copy
+import json
+import resource
+
+import pytest
+
+from berth.errors import InvalidSpec, NotImplementedHere
+from berth.linux import libc, mount
+from berth.runtime import frames, init, jsonlog, plan, spec
+
+NAMESPACES = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "network", "cgroup")]
+
+
+def minimal(**linux: object) -> dict:
+    return {
+        "ociVersion": "1.2.0", "root": {"path": "rootfs"}, "process": {"args": ["/bin/true"], "cwd": "/"},
+        "linux": {"namespaces": copy.deepcopy(NAMESPACES), **linux},
+    }  # fmt: skip
+
+
+def changed(path: str, value: object) -> dict:
+    document = minimal()
+    *parents, name = path.split(".")
+    holder = document
+    for part in parents:
+        holder = holder.setdefault(part, {})
+    holder[name] = value
+    return document
+
+
+def names(document: dict) -> list[str]:
+    spec.check(document)
+    return [operation.name for operation in plan.Plan(document, "/bundle").operations]
+
+
+def operations(document: dict, name: str) -> list[tuple]:
+    return [o.arguments for o in plan.Plan(document, "/bundle").operations if o.name == name]
+
+
+# -- the specification ---------------------------------------------------------------------------
+
+
+def test_a_minimal_specification_passes() -> None:
+    spec.check(minimal())
+
+
+def test_unknown_and_null_fields_pass() -> None:
+    spec.check({**minimal(), "hooks": None, "x": 1, "mounts": None, "annotations": None, "linux": None})
+
+
+@pytest.mark.parametrize("path", ["ociVersion", "root", "process", "root.path", "process.args", "process.cwd"])
+def test_missing_fields_are_named(path: str) -> None:
+    with pytest.raises(InvalidSpec, match=rf"^{path}: is missing$"):
+        spec.check(changed(path, None))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("ociVersion", 1, "ociVersion: expected a string, got 1"), ("ociVersion", "2.0.0", "ociVersion: '2.0.0'"),
+        ("root", [], "root: expected an object, got []"), ("root.readonly", "yes", "root.readonly: expected true or false, got 'yes'"),
+        ("process.args", "sh", "process.args: expected an array, got 'sh'"), ("process.args", [], "process.args: is empty"),
+        ("process.args", ["a", 1], "process.args[1]: expected a string"), ("process.args", ["a\0b"], "process.args[0]"),
+        ("process.env", ["A=1", None], "process.env[1]"), ("process.cwd", "tmp", "process.cwd: 'tmp' is not an absolute path"),
+        ("process.user.uid", True, "process.user.uid: expected a number, got True"),
+        ("process.user.uid", "0", "process.user.uid: expected a number"),
+        ("process.oomScoreAdj", 1.5, "process.oomScoreAdj: expected a number, got 1.5"),
+        ("process.terminal", 1, "process.terminal: expected true or false"),
+        ("mounts", {}, "mounts: expected an array"), ("mounts", ["x"], "mounts[0]: expected an object"),
+        ("mounts", [{"destination": "/a"}, {"destination": "b"}], "mounts[1].destination: 'b'"),
+        ("mounts", [{}], "mounts[0].destination: None"),
+        ("mounts", [{"destination": "/a", "options": "ro"}], "mounts[0].options"),
+        ("mounts", [{"destination": "/a", "options": [1]}], "mounts[0].options"),
+        ("linux.namespaces", [{"type": "net"}], "linux.namespaces[0].type: 'net' is not one of pid, network"),
+        ("linux.namespaces", ["pid"], "linux.namespaces[0].type: None"),
+        ("linux.namespaces", [{"type": "pid"}, {"type": "pid"}], "linux.namespaces[1].type: 'pid' is listed twice"),
+        ("linux.maskedPaths", [3], "linux.maskedPaths[0]"), ("linux.sysctl", [], "linux.sysctl: expected an object"),
+        ("process.rlimits", [{}], "process.rlimits[0].type: is missing"),
+        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 1}], "process.rlimits[0].hard: None"),
+        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}], "process.rlimits[0]: soft 2 is above hard 1"),
+        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 1 << 64, "hard": 1}], "process.rlimits[0].soft"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_named_by_their_path(path: str, value: object, message: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        spec.check(changed(path, value))
+    assert str(caught.value).startswith(message)
+
+
+def test_what_berth_lacks_is_said() -> None:
+    with pytest.raises(NotImplementedHere, match=r"linux\.intelRdt"):
+        spec.check(changed("linux.intelRdt", {"closID": "x"}))
+
+
+@pytest.mark.parametrize("document", [None, [], "x", 3])
+def test_a_specification_is_an_object(document: object) -> None:
+    with pytest.raises(InvalidSpec, match=r"^config\.json: expected an object"):
+        spec.check(document)
+
+
+def test_load(tmp_path) -> None:
+    with pytest.raises(InvalidSpec, match="no such file"):
+        spec.load(str(tmp_path))
+    file = tmp_path / "config.json"
+    for text in ("{", "[" * 100_000, "\xff"):
+        file.write_bytes(text.encode("latin-1"))
+        with pytest.raises(InvalidSpec, match="not JSON"):
+            spec.load(str(tmp_path))
+    file.write_text(json.dumps({**minimal(), "kept": [1]}))
+    assert spec.load(str(tmp_path))["kept"] == [1]
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+def test_order_of_a_plan() -> None:
+    document = {
+        **minimal(
+            sysctl={"net.ipv4.ip_forward": "1"}, readonlyPaths=["/proc/sys"], maskedPaths=["/proc/kcore"], rootfsPropagation="shared",
+        ),
+        "hostname": "h", "domainname": "d",
+        "mounts": [
+            {"destination": "/proc", "type": "proc"},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup"},
+            {"destination": "/data", "type": "bind", "source": "/srv"},
+        ],
+    }  # fmt: skip
+    document["process"]["terminal"] = True
+    document["root"]["readonly"] = True
+    assert names(document) == [
+        "prepare_root", "mount_filesystem", "enter_cgroup", "mount_cgroup", "bind_mount",
+        *["make_device"] * 6, *["make_link"] * 5, "open_console", "write_sysctl", "set_hostname", "set_domainname",
+        "pivot", "make_readonly", "mask", "set_root_propagation", "make_root_readonly",
+    ]  # fmt: skip
+
+
+def test_the_smallest_plan_still_enters_its_cgroup_before_the_pivot() -> None:
+    assert names(minimal()) == ["prepare_root", *["make_device"] * 6, *["make_link"] * 5, "enter_cgroup", "pivot"]
+
+
+def test_every_planned_operation_can_be_executed() -> None:
+    document = {**minimal(rootfsPropagation="shared"), "hostname": "h"}
+    assert set(names(document)) <= set(init.OPERATIONS)
+    assert {"mask", "make_readonly", "mount_cgroup", "write_sysctl", "open_console"} <= set(init.OPERATIONS)
+
+
+def test_default_devices_and_one_of_the_containers_own() -> None:
+    document = minimal(devices=[
+        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 1, "gid": 2},
+        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0},
+    ])  # fmt: skip
+    made = {arguments[0]: arguments[1:] for arguments in operations(document, "make_device")}
+    assert made["/dev/fuse"] == ("c", 10, 229, 0o640, 1, 2, False)
+    assert made["/dev/null"] == ("c", 1, 3, 0, 0, 0, False)  # what is asked for replaces the default
+    assert made["/dev/tty"] == ("c", 5, 0, 0o666, 0, 0, False)
+    assert len(made) == 7
+
+
+def test_in_a_user_namespace_devices_are_bound() -> None:
+    mappings = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    document = minimal(uidMappings=mappings, gidMappings=mappings)
+    document["linux"]["namespaces"].append({"type": "user"})
+    assert all(arguments[-1] is True for arguments in operations(document, "make_device"))
+    found = plan.Plan(document, "/b")
+    assert found.clone_flags & libc.CLONE_NEWUSER
+    assert found.uid_mappings == mappings
+
+
+def test_a_user_namespace_needs_mappings() -> None:
+    document = minimal()
+    document["linux"]["namespaces"].append({"type": "user"})
+    with pytest.raises(InvalidSpec, match=r"^linux\.uidMappings"):
+        plan.Plan(document, "/b")
+
+
+def test_namespaces_to_make_and_to_join() -> None:
+    document = minimal()
+    document["linux"]["namespaces"] = [
+        {"type": "mount"}, {"type": "pid"}, {"type": "network", "path": "/proc/9/ns/net"}, {"type": "cgroup"}, {"type": "time"},
+    ]  # fmt: skip
+    found = plan.Plan(document, "/b")
+    assert found.clone_flags == libc.CLONE_NEWNS | libc.CLONE_NEWPID
+    assert found.join == [(libc.CLONE_NEWNET, "/proc/9/ns/net")]
+    assert found.new_cgroup_namespace
+    assert found.new_time_namespace
+
+
+def test_the_hosts_mounts_are_never_used() -> None:
+    document = minimal()
+    document["linux"]["namespaces"] = [{"type": "pid"}]
+    with pytest.raises(InvalidSpec, match=r"^linux\.namespaces: has no 'mount'"):
+        plan.Plan(document, "/b")
+
+
+@pytest.mark.parametrize(("path", "expected"), [("rootfs", "/bundle/rootfs"), ("/elsewhere", "/elsewhere")])
+def test_root_path(path: str, expected: str) -> None:
+    document = minimal()
+    document["root"]["path"] = path
+    assert plan.Plan(document, "/bundle").root_path == expected
+
+
+@pytest.mark.parametrize(
+    ("propagation", "first", "last"),
+    [
+        (None, mount.MS_SLAVE | mount.MS_REC, []), ("private", mount.MS_PRIVATE | mount.MS_REC, []),
+        ("rslave", mount.MS_SLAVE | mount.MS_REC, []), ("shared", mount.MS_SLAVE | mount.MS_REC, [(mount.MS_SHARED,)]),
+        ("rshared", mount.MS_SLAVE | mount.MS_REC, [(mount.MS_SHARED | mount.MS_REC,)]),
+        ("unbindable", mount.MS_UNBINDABLE | mount.MS_REC, [(mount.MS_UNBINDABLE,)]),
+    ],
+)  # fmt: skip
+def test_nothing_flows_back_to_the_host_before_the_pivot(propagation: str | None, first: int, last: list) -> None:
+    document = minimal(**({} if propagation is None else {"rootfsPropagation": propagation}))
+    assert operations(document, "prepare_root") == [("/bundle/rootfs", first)]
+    assert operations(document, "set_root_propagation") == last
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=1k", "rshared", "tmpcopyup"]},
+            ("mount_filesystem", "tmpfs", "tmpfs", "/tmp", mount.MS_NOSUID, ("size=1k",), mount.MS_SHARED | mount.MS_REC, True),
+        ),
+        ({"destination": "/proc", "type": "proc"}, ("mount_filesystem", "proc", "proc", "/proc", 0, (), 0, False)),
+        (
+            {"destination": "/d", "type": "bind", "source": "/s", "options": ["rbind", "ro", "rro", "exec", "rslave"]},
+            (
+                "bind_mount", "/s", "/d", True, libc.MOUNT_ATTR_RDONLY, libc.MOUNT_ATTR_NOEXEC, libc.MOUNT_ATTR_RDONLY, 0,
+                mount.MS_SLAVE | mount.MS_REC,
+            ),
+        ),
+        ({"destination": "/d", "source": "/s", "options": ["bind"]}, ("bind_mount", "/s", "/d", False, 0, 0, 0, 0, 0)),
+        ({"destination": "/c", "type": "cgroup2", "options": ["ro"]}, ("mount_cgroup", "/c", mount.MS_RDONLY)),
+    ],
+)  # fmt: skip
+def test_mounts(entry: dict, expected: tuple) -> None:
+    document = {**minimal(), "mounts": [entry]}
+    assert plan.Operation(*expected) in plan.Plan(document, "/b").operations
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({**minimal(), "mounts": [{"destination": "/a", "type": "bind"}]}, "mounts[0].source: a bind mount needs one"),
+        ({**minimal(), "mounts": [{"destination": "/a"}]}, "mounts[0].type: is missing"),
+        (minimal(rootfsPropagation="all"), "linux.rootfsPropagation: 'all' is not one of"),
+        (minimal(devices=[{"path": "x", "type": "c"}]), "linux.devices[0].path: 'x'"),
+        (minimal(devices=[{"path": "/x", "type": "d"}]), "linux.devices[0].type: 'd'"),
+        (minimal(personality={"domain": "BSD"}), "linux.personality.domain: 'BSD'"),
+        (minimal(sysctl={"vm.swappiness": "1"}), "linux.sysctl: 'vm.swappiness' is not separate for each container"),
+        (minimal(sysctl={"kernel.panic": "1"}), "linux.sysctl: 'kernel.panic'"),
+        (minimal(sysctl={"kernel/core_pattern": "|x"}), "linux.sysctl: 'kernel/core_pattern'"),
+        (minimal(sysctl={"net/../kernel/panic": "1"}), "linux.sysctl: 'net/../kernel/panic' is not a name of a sysctl"),
+        (minimal(sysctl={"net..x": "1"}), "linux.sysctl: 'net..x' is not a name"),
+        (changed("process.rlimits", [{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), "process.rlimits[0].type: 'RLIMIT_X'"),
+        (changed("process.capabilities", {"effective": ["CHOWN"]}), "process.capabilities.effective: unknown capability 'CHOWN'"),
+    ],
+)  # fmt: skip
+def test_plans_that_cannot_be(document: dict, message: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        plan.Plan(document, "/b")
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace"),
+    [("net.ipv4.ip_forward", "network"), ("kernel.shmmax", "ipc"), ("fs.mqueue.msg_max", "ipc"), ("kernel.domainname", "uts")],
+)
+def test_a_sysctl_needs_its_namespace(name: str, namespace: str) -> None:
+    document = minimal(sysctl={name: 1})
+    assert operations(document, "write_sysctl") == [(name.replace(".", "/"), "1")]
+    document["linux"]["namespaces"] = [n for n in NAMESPACES if n["type"] != namespace]
+    with pytest.raises(InvalidSpec, match=rf"^linux\.sysctl: '{name}' needs a {namespace} namespace"):
+        plan.Plan(document, "/b")
+
+
+@pytest.mark.parametrize("key", ["hostname", "domainname"])
+def test_the_hosts_name_is_left_alone(key: str) -> None:
+    document = {**minimal(), key: "x"}
+    document["linux"]["namespaces"] = [n for n in NAMESPACES if n["type"] != "uts"]
+    with pytest.raises(InvalidSpec, match=f"^{key}: cannot be set without a uts namespace"):
+        plan.Plan(document, "/b")
+
+
+def test_idmapped_mounts_are_refused_by_name() -> None:
+    entry = {"destination": "/d", "type": "bind", "source": "/s", "options": ["idmap"]}
+    with pytest.raises(NotImplementedHere, match=r"^mounts\[0\]: idmapped"):
+        plan.Plan({**minimal(), "mounts": [entry]}, "/b")
+
+
+def test_process() -> None:
+    document = minimal(seccomp={"defaultAction": "SCMP_ACT_ALLOW"}, personality={"domain": "LINUX32"})
+    document["annotations"] = {plan.LANDLOCK_ANNOTATION: "true"}
+    document["process"] |= {
+        "user": {"uid": 5, "gid": 6, "additionalGids": [7], "umask": 0o27}, "noNewPrivileges": True, "oomScoreAdj": 0,
+        "consoleSize": {"height": 24, "width": 80}, "capabilities": {"bounding": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_KILL"]},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 10, "hard": (1 << 64) - 1}, {"type": "RLIMIT_CORE", "soft": -1, "hard": -1}],
+    }  # fmt: skip
+    process = plan.Plan(document, "/b").process
+    assert (process.uid, process.gid, process.additional_gids, process.umask) == (5, 6, [7], 0o27)
+    assert (process.bounding, process.effective, process.permitted, process.ambient) == (0b100001, 0b100000, 0, 0)
+    assert process.limits_capabilities
+    assert process.rlimits == [
+        (resource.RLIMIT_NOFILE, 10, resource.RLIM_INFINITY), (resource.RLIMIT_CORE, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
+    ]  # fmt: skip
+    assert (process.personality, process.landlock, process.no_new_privileges) == (8, True, True)
+    assert (process.oom_score_adj, process.console_size) == (0, (24, 80))
+
+
+def test_absent_and_empty_capabilities_differ() -> None:
+    assert not plan.Plan(minimal(), "/b").process.limits_capabilities
+    empty = plan.Plan(changed("process.capabilities", {}), "/b").process
+    assert empty.limits_capabilities
+    assert empty.bounding == 0
+
+
+def test_device_rules_keep_the_terminals_usable() -> None:
+    found = plan.Plan(minimal(resources={"devices": [{"allow": False, "access": "rwm"}]}), "/b")
+    assert found.resources["devices"][0] == {"allow": False, "access": "rwm"}
+    assert {"allow": True, "type": "c", "major": 136, "minor": -1, "access": "rwm"} in found.resources["devices"]
+    assert "devices" not in plan.Plan(minimal(resources={"pids": {"limit": 1}}), "/b").resources
+
+
+def test_planning_changes_nothing_and_is_repeatable() -> None:
+    document = {**minimal(resources={"devices": [{"allow": False}]}), "hostname": "h"}
+    before = copy.deepcopy(document)
+    first, second = plan.Plan(document, "/b"), plan.Plan(document, "/b")
+    assert document == before
+    assert first.operations == second.operations
+    assert len(set(first.operations)) == len(first.operations)
+
+
+def test_a_plan_can_be_read() -> None:
+    lines = plan.Plan({**minimal(), "hostname": "box"}, "/b").describe().splitlines()
+    assert lines[0].startswith("prepare_root('/b/rootfs', ")
+    assert "set_hostname('box')" in lines
+    assert lines[-1] == "pivot()"
+
+
+def test_names_of_limits() -> None:
+    assert plan.rlimit_name(resource.RLIMIT_NOFILE) == "RLIMIT_NOFILE"
+    assert plan.rlimit_name(99) == "99"
+
+
+@pytest.mark.parametrize(("error", "code"), [(2, 127), (20, 127), (13, 126), (8, 126)])
+def test_exit_codes(error: int, code: int) -> None:
+    assert plan.exit_code_of_errno(error) == code
+
+
+# -- frames and logs -----------------------------------------------------------------------------
+
+
+def test_frames_byte_by_byte() -> None:
+    sent = [(frames.STDOUT, b""), (frames.STDERR, b"x" * 300), (frames.EXITED, b"{}")]
+    stream = b"".join(frames.encode(kind, payload) for kind, payload in sent)
+    decoder = frames.Decoder()
+    got = [frame for byte in stream for frame in decoder.feed(bytes((byte,)))]
+    assert got == sent
+    assert frames.Decoder().feed(stream) == sent
+
+
+def test_a_frame_that_cannot_be_is_refused() -> None:
+    header = frames.encode(b"O", b"")[:1] + (frames.MAX_PAYLOAD_BYTES + 1).to_bytes(4, "big")
+    with pytest.raises(ValueError, match="1048577 bytes"):
+        frames.Decoder().feed(header)
+    assert frames.decode_header(b"O" + frames.MAX_PAYLOAD_BYTES.to_bytes(4, "big")) == (b"O", frames.MAX_PAYLOAD_BYTES)
+
+
+def logged(path, *writes: tuple[str, bytes]) -> list[dict]:
+    import os
+
+    log = jsonlog.JsonLog(str(path))
+    for stream, data in writes:
+        log.write(stream, data)
+    log.flush()
+    os.close(log._fd)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_log_lines(tmp_path) -> None:
+    entries = logged(
+        tmp_path / "log", ("stdout", b"one\ntw"), ("stderr", b"e\n"), ("stdout", b"o\n\n"), ("stdout", b'"\\\x00\xff\t'),
+    )  # fmt: skip
+    assert [(e["stream"], e["log"]) for e in entries] == [
+        ("stdout", "one\n"), ("stderr", "e\n"), ("stdout", "two\n"), ("stdout", "\n"), ("stdout", '"\\\x00�\t'),
+    ]  # fmt: skip
+    assert all(len(e["time"]) == len("2006-01-02T15:04:05.000000000Z") and e["time"].endswith("Z") for e in entries)
+
+
+@pytest.mark.parametrize("length", [16383, 16384, 16385, 50000])
+def test_long_lines_are_written_in_parts(tmp_path, length: int) -> None:
+    entries = logged(tmp_path / "log", ("stdout", b"x" * length), ("stdout", b"\n"))
+    assert "".join(e["log"] for e in entries) == "x" * length + "\n"
+    assert all(len(e["log"]) <= 16384 for e in entries)
+    assert [e["log"].endswith("\n") for e in entries] == [False] * (len(entries) - 1) + [True]
