@@ -113,6 +113,8 @@ def _pax_records(data: bytes) -> dict[str, bytes]:
         # Few digits, because int() refuses thousands of them with an error of another kind.
         if not space or len(length_text) > 8 or not length_text.isdigit() or not 0 < int(length_text) <= len(data):
             raise DataLoss("a pax header has a record of impossible length")
+        if data[int(length_text) - 1 : int(length_text)] != b"\n":
+            raise DataLoss("a pax header has a record that does not end where it says")
         record = data[len(length_text) + 1 : int(length_text) - 1]
         data = data[int(length_text) :]
         key, _, value = record.partition(b"=")
