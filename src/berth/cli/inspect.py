@@ -2,7 +2,7 @@
 
 import sys
 
-from berth.cli.client import ApiError, fail, quote, query
+from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, UsageError
 from berth.cli.jsonlite import dumps, pretty

@@ -17,9 +17,8 @@ try:
         parse_float = float
         parse_int = int
         parse_constant = float
-        memo: "dict[str, str]" = {}
 
-    _scan = _make_scanner(_Context())
+    _scan = _make_scanner(_Context())  # type: ignore[arg-type]
 
     def loads(text: str) -> "Any":
         """The value; ValueError where there is none or something follows it."""
@@ -34,7 +33,7 @@ try:
 except ImportError:
     import json
 
-    loads = json.loads
+    loads = json.loads  # type: ignore[assignment]
     _quote = json.dumps
 
 

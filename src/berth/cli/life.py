@@ -1,7 +1,7 @@
 """start, stop, restart, kill, rm, wait, pause, unpause, rename."""
 
 from berth.cli import terminal
-from berth.cli.client import ApiError, quote, query
+from berth.cli.client import ApiError, query, quote
 from berth.cli.command import for_each, parse_command
 from berth.cli.flags import Flag, UsageError
 

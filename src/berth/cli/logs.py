@@ -1,7 +1,7 @@
 """berth logs."""
 
 from berth.cli import terminal
-from berth.cli.client import quote, query
+from berth.cli.client import query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, UsageError
 

@@ -83,9 +83,10 @@ def _run_attached(client: "Client", parsed: Parsed, identity: str, *, tty: bool,
 
 def exit_code(client: "Client", identity: str, waiting: "Response", *, tty: bool) -> int:
     """The program's exit code; 0 where a person detached and it still runs."""
-    if tty:
+    if tty:  # the stream also ends where the person typed the detach keys
         try:
             if client.json("GET", f"/containers/{identity}/json")["State"]["Running"]:
+                fail("read escape sequence")
                 return 0
         except ApiError:
             pass  # removed already: the wait has its code
@@ -120,7 +121,13 @@ def _create(client: "Client", parsed: Parsed) -> str:
     pull = parsed.text("pull", "missing")
     if pull not in ("missing", "never", "always"):
         raise UsageError(f"invalid --pull {pull!r}: expected always, missing or never")
-    answer = client.json("POST", f"/containers/create{query(name=parsed.text('name'), platform=parsed.text('platform'))}", body)
+    options = query(name=parsed.text("name"), platform=parsed.text("platform"))
+    try:
+        answer = client.json("POST", f"/containers/create{options}", body)
+    except ApiError as error:
+        if error.status == 404 and "No such image" in str(error):
+            raise ApiError(f"{error}; bring it in with 'berth import' or 'berth load' (pulling comes later)", 404) from None
+        raise
     for warning in answer.get("Warnings") or []:
         fail(f"WARNING: {warning}")
     if cidfile:

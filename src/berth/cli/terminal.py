@@ -45,14 +45,14 @@ def size() -> "tuple[int, int]":
 
 def follow_size(client: "Client", path: str) -> None:
     """Tells the engine the window's size now and whenever it changes."""
-    from _signal import SIGWINCH, signal
+    from _signal import SIGWINCH, signal  # type: ignore[import-not-found]
 
     def tell(*_: object) -> None:
         rows, columns = size()
         if rows and columns:
             try:
                 client.request("POST", f"{path}/resize?h={rows}&w={columns}")
-            except Exception:  # noqa: S110 - the program may just have ended
+            except Exception:
                 pass
 
     signal(SIGWINCH, tell)
@@ -66,7 +66,7 @@ def pass_signals_on(client: "Client", identity: str) -> None:
     def forward(number: int, _frame: object) -> None:
         try:
             client.request("POST", f"/containers/{identity}/kill?signal={number}")
-        except Exception:  # noqa: S110 - the program may just have ended
+        except Exception:
             pass
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
