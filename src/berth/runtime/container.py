@@ -143,6 +143,8 @@ def _join_namespaces(plan: Plan) -> None:
 
 def _make_time_namespace(offsets: dict) -> None:
     """For the children to come; this process stays in its own (time_namespaces(7))."""
+    if not os.path.exists("/proc/self/ns/time"):
+        raise errors.NotImplementedHere("this kernel has no time namespaces (CONFIG_TIME_NS)")
     libc.unshare(libc.CLONE_NEWTIME)
     for clock, offset in offsets.items():
         line = f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}"
@@ -293,8 +295,10 @@ def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings
     """Mounts a container's overlay at `target`, in this process's own mount namespace.
 
     rootfs: {"lower": [topmost first], "upper": path, "work": path, "base": the directory that holds
-    upper and work}. With id mappings every layer is seen through an idmapped mount, so nothing on
-    disk is copied or chowned (Linux 5.19 for overlayfs).
+    upper and work}. With id mappings every layer is seen through an idmapped mount, so nothing of an
+    image is copied or chowned (Linux 5.19 for overlayfs). The upper directory is not idmapped: overlayfs
+    makes its work directory as who mounts, the host's root, whom such a mount has no id for. It holds
+    the host's ids, and its top belongs to the container's root.
     """
     lower, upper, work = list(rootfs["lower"]), rootfs["upper"], rootfs["work"]
     if uid_mappings:
@@ -302,11 +306,19 @@ def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings
         try:
             views = f"{rootfs['base']}/idmapped"
             lower = [_idmapped(path, f"{views}/{number}", userns) for number, path in enumerate(lower)]
-            writable = _idmapped(rootfs["base"], f"{views}/upper", userns)
-            upper, work = writable + upper.removeprefix(rootfs["base"]), writable + work.removeprefix(rootfs["base"])
         finally:
             os.close(userns)
+        os.chown(upper, host_id(uid_mappings), host_id(gid_mappings))
     mount.mount_overlay(lower, upper, work, target, [])
+
+
+def host_id(mappings: list[dict], inside: int = 0) -> int:
+    """What an id of the container is on the host; raises InvalidSpec where it has no mapping."""
+    for entry in mappings:
+        first = int(entry["containerID"])
+        if first <= inside < first + int(entry["size"]):
+            return int(entry["hostID"]) + inside - first
+    raise errors.InvalidSpec(f"linux.uidMappings, gidMappings: id {inside} of the container has no mapping")
 
 
 def _idmapped(path: str, at: str, userns_fd: int) -> str:

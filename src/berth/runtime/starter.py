@@ -12,6 +12,7 @@ keeps half of what it would need otherwise (bench/README.md).
 import json
 import os
 import socket
+import stat
 
 from berth import errors
 from berth.linux import cgroup, libc, mount
@@ -93,14 +94,17 @@ def _start_container(
     _own_mount_namespace()
     target = f"{bundle}/{spec['root']['path']}"
     os.makedirs(target, mode=0o755, exist_ok=True)
+    maps = linux.get("uidMappings") or [], linux.get("gidMappings") or []
+    owner = (container.host_id(maps[0]), container.host_id(maps[1])) if maps[0] else (0, 0)
     if message["rootfs"]:
-        maps = linux.get("uidMappings") or [], linux.get("gidMappings") or []
         container.mount_root(message["rootfs"], target, *maps)
-    _make_work_directory(target, spec["process"]["cwd"])
+    _make_work_directory(target, spec["process"]["cwd"], owner)
     if message["runtime"]:
         _suit_external_runtime(message, hosts)
         return external_runtime(message).start(message["id"], bundle, standard_fds, message["state_dir"]), ""
     plan = Plan(spec, bundle)
+    if plan.uid_mappings:
+        _give_pipes(standard_fds, container.host_id(plan.uid_mappings, plan.process.uid))
     started, group = container.start(plan, hosts, standard_fds, message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
     return started, group.path
 
@@ -115,6 +119,8 @@ def _start_exec(
         runtime = external_runtime(message)
         return runtime.execute(message["id"], message["process"], standard_fds, message["state_dir"], pid_file)
     process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
+    if message["uid_mappings"]:
+        _give_pipes(standard_fds, container.host_id(message["uid_mappings"], process.uid))
     return container.execute(
         process, init_pidfd, message["pid"], message["cgroup_path"], hosts, standard_fds, message["seccomp_cache"],
         clone_flags=libc.CLONE_PARENT,
@@ -142,13 +148,29 @@ def _suit_external_runtime(message: dict, hosts: cgroup.Hierarchies) -> None:
         libc.umount2(hosts.v2, libc.MNT_DETACH)
 
 
-def _make_work_directory(root: str, cwd: str) -> None:
+def _give_pipes(fds: tuple[int, int, int] | None, uid: int) -> None:
+    """Pipes to the program's user, who may want to open /dev/stdout again.
+
+    Root of a user namespace cannot give them: whoever made them has no id in it.
+    """
+    for fd in fds or ():
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, uid, -1)
+
+
+def _make_work_directory(root: str, cwd: str, owner: tuple[int, int]) -> None:
     """Makes the work directory if the image lacks it, as Docker does; owned by the container's root."""
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = ""
     try:
-        os.close(mount.open_beneath(root_fd, cwd))
-    except FileNotFoundError:
-        os.close(mount.make_beneath(root_fd, cwd, directory=True))
+        for part in cwd.strip("/").split("/"):
+            path = f"{path}/{part}"
+            try:
+                fd = mount.open_beneath(root_fd, path)
+            except FileNotFoundError:
+                fd = mount.make_beneath(root_fd, path, directory=True)
+                os.chown(mount.fd_path(fd), *owner)
+            os.close(fd)
     except OSError:
         pass  # init says what is wrong with it, in the container's own terms
     finally:
