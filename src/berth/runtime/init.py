@@ -32,6 +32,11 @@ from berth.runtime.plan import Operation, Plan, Process, rlimit_name
 
 # asm-generic/ioctls.h; the same on every architecture berth knows
 _TIOCGPTPEER, _TIOCGPTN, _TIOCSPTLCK = 0x5441, 0x80045430, 0x40045431
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+# What Python ignores, and what launcher and monitor do.
+_IGNORED_SIGNALS = (
+    signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT,
+)  # fmt: skip
 _FDS_ABOVE_STDIO = 3
 _ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
 
@@ -206,7 +211,7 @@ def _bind(
     recursive_set: int, recursive_clear: int, propagation: int,
 ) -> None:  # fmt: skip
     source_fd = _open_host_path(context, source)
-    tree = mount.clone_tree(source_fd, recursive=recursive)
+    tree = _clone_tree(source, source_fd, recursive)
     try:
         # Attributes are set while the tree is still detached: it is never seen without them.
         mount.set_attributes(tree, set_=set_, clear=clear)
@@ -218,6 +223,28 @@ def _bind(
     finally:
         os.close(tree)
         os.close(source_fd)
+
+
+def _clone_tree(source: str, source_fd: int, recursive: bool) -> int:
+    """A detached copy of a tree; /proc/PID/root/... names one in another mount namespace.
+
+    The kernel copies only trees of the caller's own namespace, so we go there for that one call
+    (--ipc container:ID: /dev/shm of the other container).
+    """
+    parts = source.split("/", 4)
+    if parts[1] != "proc" or parts[3:4] != ["root"] or not parts[2].isdigit():
+        return mount.clone_tree(source_fd, recursive=recursive)
+    here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    there = os.open(f"/proc/{parts[2]}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.setns(there, libc.CLONE_NEWNS)
+        try:
+            return mount.clone_tree(source_fd, recursive=recursive)
+        finally:
+            libc.setns(here, libc.CLONE_NEWNS)
+    finally:
+        os.close(here)
+        os.close(there)
 
 
 def _repropagate(context: Context, destination: str, propagation: int) -> None:
@@ -359,6 +386,14 @@ def write_sysctl(context: Context, path: str, value: str) -> None:
         raise InvalidSpec(f"linux.sysctl: cannot set {path.replace('/', '.')} to {value!r}: {error.strerror}") from None
 
 
+def raise_loopback(context: Context) -> None:
+    """A new network namespace has `lo`, but switched off; netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
+        flags = struct.unpack_from("16sh", request)[1]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
 def set_hostname(context: Context, name: str) -> None:
     libc.sethostname(name)
 
@@ -430,7 +465,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         prepare_root, mount_filesystem, bind_mount, enter_cgroup, mount_cgroup, make_device, make_link, open_console,
-        write_sysctl, set_hostname, set_domainname, pivot, make_readonly, mask, set_root_propagation,
+        write_sysctl, raise_loopback, set_hostname, set_domainname, pivot, make_readonly, mask, set_root_propagation,
         make_root_readonly,
     )
 }  # fmt: skip
@@ -476,7 +511,7 @@ def enter_process(process: Process, context: Context) -> None:
         os.umask(0o022)
     # Cleared by the change of uid, so set once more.
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and execve would pass that on
+    for number in _IGNORED_SIGNALS:  # execve would pass that on, and `stop` would have no effect
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if context.seccomp_program and process.no_new_privileges:
@@ -493,7 +528,8 @@ def _standard_streams(process: Process, terminal_fd: int) -> None:
     elif process.uid:
         # A pipe belongs to who made it; /dev/stdout can be opened again only by its owner.
         for number in range(_FDS_ABOVE_STDIO):
-            if stat.S_ISFIFO(os.fstat(number).st_mode):
+            found = os.fstat(number)  # for a user namespace the parent has done it, with the host's rights
+            if stat.S_ISFIFO(found.st_mode) and found.st_uid != process.uid:
                 os.fchown(number, process.uid, -1)
     libc.close_range(_FDS_ABOVE_STDIO, libc.CLOSE_RANGE_CLOEXEC)
 

@@ -159,6 +159,8 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan)
         found.append(Operation("open_console"))
     if not waited:
         found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))
+    if plan.clone_flags & libc.CLONE_NEWNET:
+        found.append(Operation("raise_loopback"))
     found += [Operation("write_sysctl", name, value) for name, value in _sysctls(linux, namespaces)]
     # A name can only be set in a namespace that is the container's: with the host's it would be the host's.
     for key, call in (("hostname", "set_hostname"), ("domainname", "set_domainname")):
