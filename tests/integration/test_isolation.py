@@ -62,7 +62,7 @@ def test_network_none_has_only_loopback(engine: Engine, up: Up) -> None:
 
 
 def test_pids_of_the_host_are_not_seen(engine: Engine) -> None:
-    assert engine.sh("echo $$; ls /proc | grep -c '^[0-9]'").split() == ["1", "3"]
+    assert engine.sh("echo $$; set -- /proc/[0-9]*; echo $*").split() == ["1", "/proc/1"]
 
 
 def test_ipc_objects_of_the_host_are_not_seen(engine: Engine) -> None:
@@ -121,7 +121,7 @@ def test_user_namespace(userns_engine: Engine) -> None:
     assert userns_engine.docker("exec", identity, "stat", "-c", "%u:%g", "/bin/busybox", "/etc/passwd").stdout.split() == ["0:0"] * 2
     userns_engine.docker("exec", identity, "sh", "-c", "echo x > /made; chown 5:6 /made")
     made = os.stat(f"{userns_engine.data}/containers/{identity}/upper/made")
-    assert (made.st_uid, made.st_gid) == (5, 6)
+    assert (made.st_uid, made.st_gid) == (200005, 200006)
     userns_engine.rm(identity)
 
 
@@ -133,6 +133,10 @@ def test_user_namespace_has_no_power_over_the_host(userns_engine: Engine) -> Non
     )  # fmt: skip
     assert out.split("\n")[:2] == ["0", "4"]
     assert out.count("ermission") + out.count("not permitted") >= 3
+
+
+def test_missing_work_directory_belongs_to_the_root_of_the_user_namespace(userns_engine: Engine) -> None:
+    assert userns_engine.sh("stat -c %u:%g /new /new/deep; touch x && echo made", "-w", "/new/deep").split() == ["0:0", "0:0", "made"]
 
 
 def test_user_namespace_switched_off_for_one(userns_engine: Engine) -> None:
