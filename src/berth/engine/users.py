@@ -46,12 +46,12 @@ def resolve(user: str, extra_groups: list[str], passwd: str, group: str) -> Reso
 
 
 def _fields(text: str, at_least: int) -> list[list[str]]:
-    """Lines of a colon-separated file whose number fields are numbers; others are passed over."""
+    """Lines of a colon-separated file whose number fields are ids; others are passed over."""
     found = []
     for line in text.splitlines()[:_MAX_FILE_LINES]:
         fields = line.strip().split(":")
         numbers = fields[2:4] if at_least > 3 else fields[2:3]
-        if len(fields) >= at_least and all(_number(field) is not None for field in numbers):
+        if len(fields) >= at_least and all(-1 < _id_or(-1, field) <= _MAX_ID for field in numbers):
             found.append(fields)
     return found
 
@@ -76,7 +76,13 @@ def _group_id(text: str, groups: list[list[str]]) -> int:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    # Not longer than any id: int() refuses thousands of digits with an error of its own.
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+
+def _id_or(default: int, text: str) -> int:
+    number = _number(text)
+    return default if number is None else number
 
 
 def _checked_id(text: str) -> int:

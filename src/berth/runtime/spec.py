@@ -9,6 +9,7 @@ import os
 
 from berth.errors import InvalidSpec, NotImplementedHere
 
+_NO_ID = (1 << 32) - 1
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 
 # JSON path (without array indices) -> (type, required). Only fields that the runtime acts on.
@@ -81,6 +82,7 @@ def check(spec: object) -> None:
         raise InvalidSpec("process.args: is empty; there is no program to run")
     if not spec["process"]["cwd"].startswith("/"):
         raise InvalidSpec(f"process.cwd: {spec['process']['cwd']!r} is not an absolute path")
+    _check_user(spec["process"].get("user") or {})
     _check_mounts(spec.get("mounts") or [])
     linux = spec.get("linux") or {}
     _check_namespaces(linux.get("namespaces") or [])
@@ -111,6 +113,18 @@ def _check_field(spec: dict, path: str, kind: type, required: bool) -> None:
 
 def _word(kind: type) -> str:
     return {str: "a string", bool: "true or false", int: "a number", list: "an array", dict: "an object"}[kind]
+
+
+def _check_user(user: dict) -> None:
+    # To setresuid(2), -1 (which is 4294967295) means "as it is", and it is 0.
+    ids = [(key, user.get(key)) for key in ("uid", "gid")]
+    ids += [(f"additionalGids[{index}]", gid) for index, gid in enumerate(user.get("additionalGids") or [])]
+    for key, value in ids:
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _NO_ID):
+            raise InvalidSpec(f"process.user.{key}: {value!r} is not an id from 0 to {_NO_ID - 1}")
+    umask = user.get("umask")
+    if umask is not None and not 0 <= umask <= 0o777:
+        raise InvalidSpec(f"process.user.umask: {umask} is not a mask from 0 to {0o777}")
 
 
 def _check_mounts(mounts: list) -> None:
