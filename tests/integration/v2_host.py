@@ -329,7 +329,7 @@ def isolation(engine: Engine) -> dict:
     with engine.running(Annotations={} if without_time else annotations) as (identity, pid):
         return {
             "host": namespaces("self"), "container": namespaces(pid),
-            "same_in_exec": engine.execute(identity, "readlink /proc/1/ns/mnt /proc/self/ns/mnt").split(),
+            "same_in_exec": engine.execute(identity, "readlink /proc/1/ns/mnt; readlink /proc/self/ns/mnt").split(),
             "pid": status_line(pid, "NSpid").split()[-1], "seccomp": status_line(pid, "Seccomp"),
             "bounding": status_line(pid, "CapBnd"), "effective": status_line(pid, "CapEff"),
             "hostname": shell("nsenter", "-t", str(pid), "-u", "hostname"), "id": identity,
@@ -403,7 +403,7 @@ def user_namespace(engine: Engine) -> dict:
     try:
         remapped.call("POST", "/images/create?fromSrc=-&repo=busybox", busybox_archive())
         found: dict[str, Any] = {"security_options": remapped.call("GET", "/info")["SecurityOptions"]}
-        script = "stat -c %u:%g /bin/busybox /etc/passwd /tmp /etc/hosts /proc/self; id -u; touch /tmp/made; chown 1000 /tmp/made && sleep 99"
+        script = "stat -c %u:%g /bin/busybox /etc/passwd /tmp /etc/hosts /etc/hostname; id -u; touch /tmp/made; chown 1000 /tmp/made && sleep 99"
         with remapped.running(["sh", "-c", script], Memory=64 * MEBI) as (identity, pid):
             data = f"{root}/data"
             if eventually(f"{data}/containers/{identity}/upper/tmp/made", there=True):
@@ -418,8 +418,12 @@ def user_namespace(engine: Engine) -> dict:
                 "label": read(f"/proc/{pid}/attr/current"), "memory": read(f"{group(identity)}/memory.max"),
                 "exec": remapped.execute(identity, "id -u; touch /tmp/again && stat -c %u /tmp/again; cat /proc/self/attr/current").split("\n"),
                 "escape": remapped.execute(identity, "cat /proc/1/uid_map >/dev/null && mount -t tmpfs x /tmp"),
+                "exec_again": remapped.execute(identity, "id -u; echo opened again >/dev/stderr", User="1000").split("\n"),
                 "terminal": tty_run(remapped),
             }  # fmt: skip
+        again = "pwd; stat -c %u:%g . ..; id -u; echo opened again >/dev/stdout"
+        for user in ("0", "1000:1000"):
+            found[f"work_directory of {user}"] = run_as(remapped, user, again)
         found["host_mode"] = remapped.run("cat /proc/self/uid_map", UsernsMode="host")
         found["group_left"] = eventually(group(identity), there=False)
         return found
@@ -428,8 +432,18 @@ def user_namespace(engine: Engine) -> dict:
         remapped.process.wait(10)
 
 
+def run_as(engine: Engine, user: str, script: str) -> list[str]:
+    body = {"Image": "busybox", "Cmd": ["sh", "-c", script], "User": user, "WorkingDir": "/made/here"}
+    identity = engine.call("POST", "/containers/create", body)["Id"]
+    engine.call("POST", f"/containers/{identity}/start")
+    engine.call("POST", f"/containers/{identity}/wait")
+    text = plain(engine.raw("GET", f"/containers/{identity}/logs?stdout=1&stderr=1")[1])
+    engine.call("DELETE", f"/containers/{identity}?force=1")
+    return text.splitlines()
+
+
 def tty_run(engine: Engine) -> str:
-    body = {"Image": "busybox", "Cmd": ["sh", "-c", "tty; echo size; stat -c %u $(tty)"], "Tty": True}
+    body = {"Image": "busybox", "Cmd": ["sh", "-c", "tty; stat -c %u $(tty)"], "Tty": True}
     identity = engine.call("POST", "/containers/create", body)["Id"]
     engine.call("POST", f"/containers/{identity}/start")
     engine.call("POST", f"/containers/{identity}/wait")

@@ -1,0 +1,262 @@
+"""berth on a host with cgroup v2 alone and AppArmor: a throw-away machine, booted once for all tests here.
+
+v2_host.py runs inside of it and reports what other tools saw; here it is judged.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]  # the first test waits for the whole machine
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_VMLAB = _REPOSITORY.parent / "shared/vmlab/vmlab"
+_GUEST = "/mnt/berth"
+_GUEST_PYTHON = "3.13"
+_MEBI = 1 << 20
+_REMAPPED_FROM = 200_000
+
+
+def _wheels(into: Path) -> None:
+    """The engine's compiled dependency for the guest's Python, as the guest has no network."""
+    cache = Path(tempfile.gettempdir()) / f"berth-test-wheels-{os.getuid()}-py{_GUEST_PYTHON}"
+    if not list(cache.glob("httptools-*.whl")):
+        with tempfile.TemporaryDirectory() as new:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--no-deps", "--dest", new]
+            command += ["--python-version", _GUEST_PYTHON, "--platform", "manylinux2014_x86_64", "httptools"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                pytest.skip(f"no httptools wheel for Python {_GUEST_PYTHON}: {done.stderr.strip()[-300:]}")
+            cache.mkdir(mode=0o700, exist_ok=True)
+            for wheel in Path(new).glob("*.whl"):
+                shutil.copy(wheel, cache / wheel.name)
+    if cache.stat().st_uid != os.getuid():
+        pytest.skip(f"{cache} belongs to somebody else")
+    for wheel in cache.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(into)
+
+
+@pytest.fixture(scope="module")
+def findings() -> dict[str, Any]:
+    """What v2_host.py printed."""
+    if not _VMLAB.exists():
+        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({_VMLAB})")
+    if os.geteuid() != 0:
+        pytest.skip("vmlab needs root")
+    with tempfile.TemporaryDirectory(prefix="berth-v2.") as directory:
+        shared = Path(directory)
+        shutil.copytree(_REPOSITORY / "src", shared / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(Path(__file__).with_name("v2_host.py"), shared)
+        (shared / "wheels").mkdir()
+        _wheels(shared / "wheels")
+        command = [str(_VMLAB), "run", "--via", "uml", "--timeout", "300", "--share", f"{shared}:{_GUEST}:ro", "--"]
+        command.append(f"python3 {_GUEST}/v2_host.py {_GUEST}")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.fail(f"the machine ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-4000:]}")
+    return dict(json.loads(done.stdout))
+
+
+def _of(findings: dict[str, Any], feature: str) -> dict[str, Any]:
+    """One feature's findings; with the engine's log if it failed."""
+    found: dict[str, Any] = findings[feature]
+    assert "error" not in found, found["error"] + findings["log"][-3000:]
+    return found
+
+
+def test_info(findings: dict[str, Any]) -> None:
+    found = _of(findings, "info")
+    assert found["CgroupVersion"] == "2"
+    assert "name=apparmor" in found["SecurityOptions"]
+    assert "name=seccomp,profile=builtin" in found["SecurityOptions"]
+    assert "name=cgroupns" in found["SecurityOptions"]
+    assert found["MemoryLimit"] and found["PidsLimit"] and found["CpuCfsQuota"]
+    if not found["CPUSet"]:
+        assert "WARNING: No cpuset support" in found["Warnings"]
+
+
+def test_hello(findings: dict[str, Any]) -> None:
+    assert _of(findings, "hello") == {"code": 0}
+
+
+def test_limits_are_in_the_cgroup_files(findings: dict[str, Any]) -> None:
+    found = _of(findings, "limits")
+    assert found["memory.max"] == str(64 * _MEBI)
+    assert found["memory.swap.max"] == str(32 * _MEBI)  # v2 counts swap alone
+    assert found["memory.swap.max by default"] == str(64 * _MEBI)
+    assert found["memory.low"] == str(32 * _MEBI)
+    assert found["cpu.weight"] == "20"
+    assert found["cpu.max"] == "50000 100000"
+    assert found["pids.max"] == "17"
+    assert found["io.max"] == f"{found['disk']} rbps=max wbps={_MEBI} riops=500 wiops=max"
+    assert found["cgroup.procs"] == str(found["pid"])
+    assert not found["group_left"]
+
+
+def test_fork_bomb_is_stopped(findings: dict[str, Any]) -> None:
+    found = _of(findings, "fork_bomb")
+    assert "can't fork" in found["text"]
+    assert int(found["current"]) <= 10
+    assert found["events"] != "max 0"
+
+
+def test_device_filter(findings: dict[str, Any]) -> None:
+    found = _of(findings, "devices")
+    denied = found["denied"]["text"]
+    assert "read failed" in denied and "Operation not permitted" in denied
+    assert denied.endswith("1\n")  # null and zero work
+    assert found["allowed"]["text"].startswith("1\n")
+    assert "can't create /dev/disk: Operation not permitted" in found["allowed"]["text"]  # only r was given
+    assert "read failed" not in found["rule"]["text"]
+    assert found["privileged"]["text"] == "1\n"
+    assert "Operation not permitted" in found["from_outside"]["disk"]
+    assert found["from_outside"]["null"] == "fine"
+
+
+def test_cgroup_namespace(findings: dict[str, Any]) -> None:
+    found = _of(findings, "cgroup_namespace")
+    assert found["inside"] == "0::/"
+    assert found["outside"] == f"0::/berth/{found['id']}"
+    (line,) = found["mountinfo"]
+    assert " - cgroup2 " in line and " ro," in line
+    assert found["procs"] == "max"  # pids.max exists: the mount shows the group and not the hierarchy's root
+    assert "Read-only file system" in found["write"]
+
+
+def test_freezer(findings: dict[str, Any]) -> None:
+    found = _of(findings, "freezer")
+    assert found["state"] == "paused"
+    assert "frozen 1" in found["events"]
+    assert found["stands_still"] and found["goes_on"]
+    assert "frozen 0" in found["events_after"]
+
+
+def test_out_of_memory(findings: dict[str, Any]) -> None:
+    first = _of(findings, "out_of_memory")
+    assert (first["code"], first["oom_killed"]) == (137, True)
+    child = _of(findings, "out_of_memory_in_child")
+    assert child["oom_killed"] and "the shell goes on" in child["text"]
+    assert not first["group_left"] and not child["group_left"]
+
+
+def test_apparmor_profile_is_entered(findings: dict[str, Any]) -> None:
+    found = _of(findings, "apparmor")
+    assert found["loaded"]
+    assert found["current"] == found["exec"] == "berth-default (enforce)"
+    assert found["inspect"] == "berth-default"
+    assert found["label_no_new_privileges"]["text"] == "berth-default (enforce)\n"
+    for key in ("label_unconfined", "label_privileged"):
+        assert found[key]["text"] == "unconfined\n"
+    assert found["exec_privileged"] == "unconfined"
+
+
+def test_apparmor_denies(findings: dict[str, Any]) -> None:
+    found = _of(findings, "apparmor")
+    text = found["confined"]["text"]
+    for word in ("core_pattern: Permission denied", "mounting none on /tmp failed", "overcommit_memory: Permission denied"):
+        assert word in text
+    assert "can't open '/proc/kcore': Permission denied" in text
+    assert found["pattern_kept"]
+    assert found["unconfined"]["text"] == "written\nmounted\nvm written\nkcore is read\n"  # so it was AppArmor
+    assert found["shmmax"]["text"] == "12345\n"
+    assert found["kill_self"] == "sent"
+
+
+def test_security_modules_that_are_not_there(findings: dict[str, Any]) -> None:
+    found = _of(findings, "apparmor")
+    assert found["unknown"]["status"] == 400
+    assert "apparmor profile 'no-such-profile' is not loaded" in found["unknown"]["text"]
+    assert found["selinux"]["status"] == 501
+    assert "SELinux" in found["selinux"]["text"]
+
+
+def test_namespaces_differ(findings: dict[str, Any]) -> None:
+    found = _of(findings, "isolation")
+    host, container = found["host"], found["container"]
+    assert {"cgroup", "ipc", "mnt", "net", "pid", "uts"} <= {kind for kind in host if host[kind] != container[kind]}
+    if "time" in host:
+        assert host["time"] != container["time"]
+        assert 0.9 < found["uptime_days"] < 2
+    else:
+        assert found["refused"]["status"] == 501
+        assert "time namespaces" in found["refused"]["text"]
+    assert len(set(found["same_in_exec"])) == 1
+    assert found["pid"] == "1"
+    assert found["hostname"] == found["id"][:12]
+    assert [line.split()[0] for line in found["links"].splitlines()] == ["lo"]
+    assert found["root"] == ["overlay"]
+
+
+def test_capabilities_and_seccomp(findings: dict[str, Any]) -> None:
+    found = _of(findings, "isolation")
+    assert found["bounding"] == found["effective"] == "00000000a80425fb"  # Docker's default set
+    assert found["seccomp"] == "2"
+
+
+def test_exec_joins_everything(findings: dict[str, Any]) -> None:
+    found = _of(findings, "executed")
+    assert found["first"] == found["other"]
+    assert found["cgroup"] == f"0::/berth/{found['id']}"
+    assert str(found["pid"]) in found["procs"]
+    assert found["command"].startswith("sleep")
+    assert found["seccomp"] == "2"
+    assert found["user"] == "1000"
+
+
+def test_engine_killed(findings: dict[str, Any]) -> None:
+    found = _of(findings, "engine_killed")
+    assert found["status"] == "running" and found["same_pid"]
+    assert found["exec"] == "well"
+    assert (found["missed"]["Status"], found["missed"]["ExitCode"]) == ("exited", 7)
+    assert found["paused"] == "paused"
+    assert found["no_gap"] and found["lines"] > 10
+    assert found["launchers"] == "1"  # the killed engine's own has gone
+
+
+def test_monitor_killed(findings: dict[str, Any]) -> None:
+    found = _of(findings, "monitor_killed")
+    assert found["monitor"] == "berth-monitor"
+    assert found["processes"] >= 2 and not found["left"]
+    assert (found["state"]["Status"], found["state"]["ExitCode"]) == ("exited", 137)
+    assert not found["group_left"]
+
+
+def test_user_namespace(findings: dict[str, Any]) -> None:
+    found = _of(findings, "user_namespace")
+    assert "name=userns" in found["security_options"]
+    assert found["uid_map"] == found["gid_map"] == ["0", str(_REMAPPED_FROM), "65536"]
+    assert set(found["uid_outside"]) == {str(_REMAPPED_FROM)}
+    assert all(found["host"][kind] != found["namespaces"][kind] for kind in found["host"] if kind != "time")
+    assert found["label"] == "berth-default (enforce)"
+    assert found["memory"] == str(64 * _MEBI)
+    assert found["exec"][:3] == ["0", "0", "berth-default (enforce)"]
+    assert "permission denied" in found["escape"]
+    assert found["terminal"].split() == ["/dev/pts/0", "0"]
+    assert found["host_mode"]["text"].split() == ["0", "0", "4294967295"]
+    assert not found["group_left"]
+
+
+def test_files_in_a_user_namespace(findings: dict[str, Any]) -> None:
+    found = _of(findings, "user_namespace")
+    assert found["text"].split() == ["0:0"] * 5 + ["0"]  # seen as root's
+    assert found["layer_owners"] == ["0"]  # and not one of them chowned on disk
+    assert found["made_on_disk"] == [_REMAPPED_FROM + 1000, _REMAPPED_FROM]
+    for user in ("0", "1000:1000"):
+        uid = user.partition(":")[0]
+        assert found[f"work_directory of {user}"] == ["/made/here", "0:0", "0:0", uid, "opened again"]
+    assert found["exec_again"][:2] == ["1000", "opened again"]
+
+
+def test_nothing_is_left(findings: dict[str, Any]) -> None:
+    assert findings["engine_exit"] == 0
+    assert findings["groups_left"] == []
+    assert "Traceback" not in findings["log"]
