@@ -6,7 +6,7 @@ is an error by the caller's decision, so the probes are here too.
 
 import os
 
-from berth.errors import NotImplementedHere
+from berth.errors import InvalidParameter, NotImplementedHere
 from berth.linux import libc
 
 
@@ -48,6 +48,10 @@ def apparmor_on_exec(profile: str, proc_fd: int) -> None:
         path = "attr/exec"
     try:
         _write_attribute(path, f"exec {profile}", proc_fd)
+    except FileNotFoundError:
+        raise InvalidParameter(
+            f"apparmor profile {profile!r} is not loaded on this host; load it with apparmor_parser, or see aa-status"
+        ) from None
     except OSError as error:
         raise NotImplementedHere(f"apparmor profile {profile!r} cannot be applied: {error.strerror}") from error
 
