@@ -259,17 +259,40 @@ def _write_layer(
     tar: tarfile.TarFile, diff: str, path: str, written: set[str], layout: Layout
 ) -> tuple[str, int]:
     """Layers are kept as they came; uncompressed, a layer's digest is its diff id."""
+    if os.path.basename(path) == diff.removeprefix("sha256:"):
+        return diff, _write_verified(tar, diff, path, written)
     with open(path, "rb") as blob:
-        temporary, digest, size = layout.spool(open_stream(blob))
+        temporary, _, _ = layout.spool(open_stream(blob))  # a tar wants the size before the data
     try:
-        if digest != diff:
-            raise DataLoss(f"layer {diff} on disk has digest {digest}; load the image again")
-        if diff not in written:
-            written.add(diff)
-            info = tarfile.TarInfo(_blob_name(diff))
-            info.size, info.mode = size, 0o644
-            with open(temporary, "rb") as file:
-                tar.addfile(info, file)
+        return diff, _write_verified(tar, diff, temporary, written)
     finally:
         os.unlink(temporary)
-    return diff, size
+
+
+def _write_verified(tar: tarfile.TarFile, digest: str, path: str, written: set[str]) -> int:
+    """Writes a file as a blob, hashing on the way: DataLoss, and so a cut-off archive, if it is not `digest`."""
+    size = os.stat(path).st_size
+    if digest in written:
+        return size
+    written.add(digest)
+    info = tarfile.TarInfo(_blob_name(digest))
+    info.size, info.mode = size, 0o644
+    with open(path, "rb") as file:
+        reader = _HashingReader(file)
+        tar.addfile(info, reader)
+    if f"sha256:{reader.hasher.hexdigest()}" != digest:
+        raise DataLoss(f"layer {digest} on disk has digest sha256:{reader.hasher.hexdigest()}; load the image again")
+    return size
+
+
+class _HashingReader:
+    """A file that hashes what is read from it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.hasher = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.hasher.update(data)
+        return data
