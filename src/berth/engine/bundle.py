@@ -404,7 +404,7 @@ def _mounts(host: dict, config: dict, facts: Facts, privileged: bool) -> list[di
     if privileged:
         found["/sys"]["options"] = [o for o in found["/sys"]["options"] if o != "ro"]
     if host.get("IpcMode") == "host":
-        found["/dev/mqueue"] = _bind("/dev/mqueue", "/dev/mqueue", ["rbind", *defaults._PLAIN])
+        # The mqueue file system mounted by default shows the host's queues too: it follows the namespace.
         found["/dev/shm"] = _bind("/dev/shm", "/dev/shm", ["rbind", *defaults._PLAIN])
     elif _mode(host, "IpcMode"):
         pid = facts.shared_pids[host["IpcMode"].partition(":")[2]]
