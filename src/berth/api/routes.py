@@ -96,7 +96,7 @@ class Api:
 
     def _resolve(self, exchange: Exchange) -> Handler:
         parts = exchange.path.strip("/").split("/")
-        if parts[0].startswith("v1.") and parts[0][3:].isdigit():
+        if parts[0].startswith("v1.") and parts[0].isascii() and parts[0][3:].isdigit() and len(parts[0]) < 8:
             exchange.version = parts.pop(0)[1:]
             if int(exchange.version[2:]) > int(API_VERSION[2:]):
                 raise errors.InvalidParameter(
@@ -529,8 +529,8 @@ def parse_filters(text: str) -> dict[str, list[str]]:
     try:
         value = json.loads(text)
         return {key: [str(v) for v in (values if isinstance(values, list) else dict(values))] for key, values in value.items()}
-    except (ValueError, AttributeError, TypeError):
-        raise errors.InvalidParameter(f"invalid filters: {text!r}: expected a JSON object of lists") from None
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise errors.InvalidParameter(f"invalid filters: {text[:200]!r}: expected a JSON object of lists") from None
 
 
 def event_matches(event: dict[str, Any], filters: dict[str, list[str]]) -> bool:
@@ -580,7 +580,7 @@ def apply_changes(changes: list[str]) -> dict[str, Any]:
         if word in ("CMD", "ENTRYPOINT", "VOLUME"):
             try:
                 value = json.loads(rest) if rest.startswith("[") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = [None]
             if value is not None and not all(isinstance(item, str) for item in value):
                 raise errors.InvalidParameter(f"--change {change!r}: not a JSON list of strings")
