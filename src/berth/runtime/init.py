@@ -125,7 +125,7 @@ def _open_host_paths(context: Context) -> None:
     """
     for operation in context.plan.operations:
         if operation.name in ("prepare_root", "bind_mount"):
-            path = operation.arguments[0]
+            path = str(operation.arguments[0])
             try:
                 context.opened[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
             except OSError:
