@@ -135,13 +135,13 @@ def test_order_of_a_plan() -> None:
     document["root"]["readonly"] = True
     assert names(document) == [
         "prepare_root", "mount_filesystem", "enter_cgroup", "mount_cgroup", "bind_mount",
-        *["make_device"] * 6, *["make_link"] * 5, "open_console", "write_sysctl", "set_hostname", "set_domainname",
+        *["make_device"] * 6, *["make_link"] * 5, "open_console", "raise_loopback", "write_sysctl", "set_hostname", "set_domainname",
         "pivot", "make_readonly", "mask", "set_root_propagation", "make_root_readonly",
     ]  # fmt: skip
 
 
 def test_the_smallest_plan_still_enters_its_cgroup_before_the_pivot() -> None:
-    assert names(minimal()) == ["prepare_root", *["make_device"] * 6, *["make_link"] * 5, "enter_cgroup", "pivot"]
+    assert names(minimal()) == ["prepare_root", *["make_device"] * 6, *["make_link"] * 5, "enter_cgroup", "raise_loopback", "pivot"]
 
 
 def test_every_planned_operation_can_be_executed() -> None:
@@ -399,3 +399,11 @@ def test_long_lines_are_written_in_parts(tmp_path, length: int) -> None:
     assert "".join(e["log"] for e in entries) == "x" * length + "\n"
     assert all(len(e["log"]) <= 16384 for e in entries)
     assert [e["log"].endswith("\n") for e in entries] == [False] * (len(entries) - 1) + [True]
+
+
+def test_loopback_is_raised_only_in_a_network_of_its_own() -> None:
+    document = minimal()
+    document["linux"]["namespaces"] = [{"type": "mount"}, {"type": "network", "path": "/proc/9/ns/net"}]
+    assert "raise_loopback" not in names(document)
+    document["linux"]["namespaces"] = [{"type": "mount"}]
+    assert "raise_loopback" not in names(document)
