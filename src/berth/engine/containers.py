@@ -22,6 +22,7 @@ from berth.engine.state import Record
 from berth.linux import cgroup
 from berth.oci import reference
 from berth.runtime import frames
+from berth.runtime.container import host_id
 from berth.store.database import Database
 from berth.store.images import ImageStore
 from berth.store.tar import remove_tree
@@ -288,7 +289,9 @@ class ContainerService:
                 shared[mode.partition(":")[2]] = other.record.pid
         facts = self._facts(record.id, host, user, shared)
         spec = bundle.specification(record.id, record.config, host, facts)
-        write_etc_files(record, directory)
+        linux = spec["linux"]
+        owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]
+        write_etc_files(record, directory, owner)
         with open(f"{directory}/config.json", "w") as file:
             json.dump(spec, file)
         if not lower:
@@ -755,8 +758,11 @@ def make_bind_sources(host: dict) -> None:
             raise errors.InvalidParameter(f"error while creating mount source path '{source}': {error.strerror}") from None
 
 
-def write_etc_files(record: Record, directory: str) -> None:
-    """hostname, hosts and resolv.conf, as Docker makes them for a container without a network of its own."""
+def write_etc_files(record: Record, directory: str, owner: list[int]) -> None:
+    """hostname, hosts and resolv.conf, as Docker makes them for a container without a network of its own.
+
+    owner: the host's ids of the container's root, who may edit them.
+    """
     host_name = record.config.get("Hostname") or ""
     host_network = record.host.get("NetworkMode") == "host"
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n"
@@ -781,6 +787,7 @@ def write_etc_files(record: Record, directory: str) -> None:
             with open(path, "w") as file:
                 file.write(text)
             os.chmod(path, 0o644)
+            os.chown(path, *owner)
 
 
 def _read(path: str) -> str:
