@@ -208,7 +208,7 @@ def hello(engine: Engine) -> dict:
 
 def limits(engine: Engine) -> dict:
     path, major, minor = disk()
-    rates = {"BlkioDeviceWriteBps": [{"Path": path, "Rate": MEBI}], "BlkioDeviceReadIOps": [{"Path": path, "Rate": 500}]}
+    rates: dict[str, Any] = {"BlkioDeviceWriteBps": [{"Path": path, "Rate": MEBI}], "BlkioDeviceReadIOps": [{"Path": path, "Rate": 500}]}
     with engine.running(
         Memory=64 * MEBI, MemorySwap=96 * MEBI, MemoryReservation=32 * MEBI, CpuShares=512, NanoCpus=500_000_000,
         PidsLimit=17, **rates,
