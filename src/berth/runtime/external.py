@@ -26,6 +26,8 @@ class ExternalRuntime:
     def start(self, identity: str, bundle: str, fds: tuple[int, int, int] | None, state_dir: str) -> Started:
         """create and start; fds: what becomes the program's 0, 1, 2, or None for a terminal."""
         pid_file = f"{state_dir}/pid"
+        if os.path.exists(f"{self.root}/{identity}"):
+            self.delete(identity)  # the last run's monitor was killed before it could
         arguments = ["create", "--bundle", bundle, "--pid-file", pid_file]
         terminal_fd = self._with_console(arguments, [identity], fds, state_dir)
         try:
@@ -66,15 +68,13 @@ class ExternalRuntime:
         if fds is not None:
             self._run([*arguments, *tail], fds)
             return -1
-        path = f"{state_dir}/console.{os.getpid()}.sock"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            directory = os.open(state_dir, os.O_PATH | os.O_CLOEXEC)
-            try:
-                listener.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-            finally:
-                os.close(directory)
-            listener.listen(1)
-            try:
+        # Named through a descriptor of ours: a path below a long --exec-root may not fit into sun_path (108 bytes).
+        directory = os.open(state_dir, os.O_PATH | os.O_CLOEXEC)
+        path = f"/proc/{os.getpid()}/fd/{directory}/console.{os.getpid()}.sock"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(path)
+                listener.listen(1)
                 # The runtime connects while it runs, which the backlog takes; it is accepted after.
                 self._run([*arguments, "--console-socket", path, *tail], None)
                 listener.setblocking(False)
@@ -83,8 +83,10 @@ class ExternalRuntime:
                     connection.setblocking(True)
                     _, received, _, _ = socket.recv_fds(connection, 4096, 1)
                 return received[0]
-            finally:
+        finally:
+            if os.path.exists(path):
                 os.unlink(path)
+            os.close(directory)
 
     def _run(self, arguments: list[str], fds: tuple[int, int, int] | None) -> None:
         argv = [self.command, "--root", self.root, "--log", self.log, "--log-format", "json", *arguments]
@@ -110,7 +112,8 @@ class ExternalRuntime:
             pass
         lower = message.lower()
         if "executable file not found" in lower or "no such file or directory" in lower:
-            return CommandNotFound(message)
+            # Docker's CLI knows the exit code from these words, as runc writes them.
+            return CommandNotFound(message.replace("No such file", "no such file"))
         if "permission denied" in lower or "exec format error" in lower:
             return CommandNotExecutable(message)
         return StartFailed(message)
