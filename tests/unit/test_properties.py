@@ -1,5 +1,7 @@
 """Properties that hold for any input; a second, simpler way to say it is the oracle."""
 
+import contextlib
+
 import pytest
 
 pytest.importorskip("hypothesis", reason="property tests need hypothesis")
@@ -75,11 +77,11 @@ def test_frames_may_be_split_anywhere(sent: list[tuple[bytes, bytes]], cuts: lis
 
 @given(st.binary(max_size=60))
 def test_frames_of_noise_never_break_the_reader(noise: bytes) -> None:
-    try:
-        frames.Decoder().feed(noise)
-    except ValueError as error:
-        noise = str(error).encode()
-        assert noise.startswith(b"frame ")
+    decoder, got = frames.Decoder(), b""
+    with contextlib.suppress(ValueError):  # a length that cannot be
+        for byte in noise:
+            got += b"".join(frames.encode(kind, payload) for kind, payload in decoder.feed(bytes((byte,))))
+    assert noise.startswith(got)
 
 
 @given(st.binary(min_size=1, max_size=4).map(lambda b: bytes(x % 3 for x in b)), st.lists(st.binary(max_size=6).map(lambda b: bytes(x % 3 for x in b))))
