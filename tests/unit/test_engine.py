@@ -221,7 +221,7 @@ def test_profiles_of_dockers_form() -> None:
     assert [rule["names"] for rule in found["syscalls"]] == [["read"], ["write"], ["chroot"], ["arch_prctl"]]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", "/etc/profile.json"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "/etc/profile.json", "[" * 100_000])
 def test_profiles_that_are_none(text: str) -> None:
     with pytest.raises(InvalidParameter, match="security-opt seccomp"):
         bundle.security_options({"SecurityOpt": [f"seccomp={text}"]}, facts())

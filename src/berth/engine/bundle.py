@@ -161,7 +161,7 @@ def _profile(text: str) -> dict:
     """Clients send the file's content, in Docker's own form: OCI's plus conditions on architecture and capabilities."""
     try:
         profile = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidParameter(f"security-opt seccomp: the profile is not JSON: {error}") from None
     if not isinstance(profile, dict) or not profile.get("defaultAction"):
         raise InvalidParameter("security-opt seccomp: the profile has no defaultAction")
