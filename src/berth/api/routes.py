@@ -293,7 +293,8 @@ class Api:
         if monitor is None:
             client.close()
             return
-        await streams.relay(client, monitor, stdin=stdin, tty=tty, detach_keys=keys)
+        once = bool(record.config.get("StdinOnce"))
+        await streams.relay(client, monitor, stdin=stdin, close_stdin=once, tty=tty, detach_keys=keys)
 
     async def container_resize(self, exchange: Exchange) -> None:
         rows, columns = exchange.number("h") or 0, exchange.number("w") or 0
@@ -342,16 +343,28 @@ class Api:
         wants |= frames.WANT_STDOUT if config.get("AttachStdout") else 0
         wants |= frames.WANT_STDERR if config.get("AttachStderr") else 0
         detach = bool(request.get("Detach"))
-        monitor = await self._engine.execs.start(exec_, 0 if detach else wants, (size[0], size[1]))
+        tty = bool(config.get("Tty"))
+        modern = exchange.version and int(exchange.version[2:]) >= 42
+        content_type = streams.MULTIPLEXED if modern and not tty else streams.RAW
+        try:
+            monitor = await self._engine.execs.start(exec_, 0 if detach else wants, (size[0], size[1]))
+        except errors.StartFailed as error:
+            if detach or "upgrade" not in exchange.headers:
+                raise
+            # A client that asked for a stream gets the reason there, and the exit code when it inspects.
+            client = exchange.hijack(content_type)
+            text = f"{error}\r\n".encode()
+            await client.write(text if tty else streams.multiplexed("stdout", text))
+            client.close()
+            return
         if detach:
             monitor.close()
             exchange.respond(200)
             return
-        tty = bool(config.get("Tty"))
-        modern = exchange.version and int(exchange.version[2:]) >= 42
-        client = exchange.hijack(streams.MULTIPLEXED if modern and not tty else streams.RAW)
+        client = exchange.hijack(content_type)
         keys = streams.parse_detach_keys(config.get("DetachKeys") or "")
-        await streams.relay(client, monitor, stdin=bool(config.get("AttachStdin")), tty=tty, detach_keys=keys)
+        stdin = bool(config.get("AttachStdin"))
+        await streams.relay(client, monitor, stdin=stdin, close_stdin=True, tty=tty, detach_keys=keys)
 
     async def exec_resize(self, exchange: Exchange) -> None:
         exec_ = self._engine.execs.find(exchange.parameters["id"])

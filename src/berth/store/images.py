@@ -79,7 +79,7 @@ class ImageStore:
         if image is None and _familiar(text) == _HELLO:
             image = self._carry_hello()
         if image is None:
-            raise NotFound(f"No such image: {text}")
+            raise NotFound(f"No such image: {text if reference.is_image_id(text) else _familiar(text) or text}")
         return image
 
     def _by_name(self, text: str) -> Image | None:
