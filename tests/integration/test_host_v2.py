@@ -251,7 +251,11 @@ def test_user_namespace(findings: dict[str, Any]) -> None:
     assert found["exec"][:3] == ["0", "0", "berth-default (enforce)"]
     assert "permission denied" in found["escape"]
     assert found["terminal"].split() == ["/dev/pts/0", "0"]
+    assert found["oom_score"] == "-500"
     assert found["host_mode"]["text"].split() == ["0", "0", "4294967295"]
+    for answer in found["refused"]:
+        assert answer["status"] == 400
+        assert "when user namespaces are enabled" in answer["text"]
     assert not found["group_left"]
 
 

@@ -424,6 +424,8 @@ def user_namespace(engine: Engine) -> dict:
         again = "pwd; stat -c %u:%g . ..; id -u; echo opened again >/dev/stdout"
         for user in ("0", "1000:1000"):
             found[f"work_directory of {user}"] = run_as(remapped, user, again)
+        found["oom_score"] = remapped.run("cat /proc/self/oom_score_adj", OomScoreAdj=-500)["text"].strip()
+        found["refused"] = [refused(remapped, **{key: "host"}) for key in ("NetworkMode", "PidMode", "IpcMode")]
         found["host_mode"] = remapped.run("cat /proc/self/uid_map", UsernsMode="host")
         found["group_left"] = eventually(group(identity), there=False)
         return found

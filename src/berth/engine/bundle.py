@@ -296,6 +296,8 @@ def _namespaces(host: dict, facts: Facts) -> list[dict]:
         ("pid", "PidMode", "pid"), ("ipc", "IpcMode", "ipc"), ("uts", "UTSMode", "uts"), ("network", "NetworkMode", "net"),
     ):  # fmt: skip
         mode = _mode(host, key)
+        if mode and facts.id_maps and kind != "uts":
+            _refuse_sharing(kind, mode)
         if not mode:
             found.append({"type": kind})
         elif mode != "host":
@@ -306,6 +308,20 @@ def _namespaces(host: dict, facts: Facts) -> list[dict]:
     if facts.id_maps:
         found.append({"type": "user"})
     return found
+
+
+def _refuse_sharing(kind: str, mode: str) -> None:
+    """Root of a user namespace has no rights over a namespace that another user namespace owns."""
+    words = {"pid": "PID", "ipc": "IPC"}.get(kind, kind)
+    if mode == "host":
+        owner = "host's" if kind == "network" else "host"
+        raise InvalidParameter(
+            f"cannot share the {owner} {words} namespace when user namespaces are enabled; --userns=host switches them off"
+        )
+    raise NotImplementedHere(
+        f"sharing the {words} namespace of another container does not work with --userns-remap yet; "
+        "run both containers with --userns=host"
+    )
 
 
 def resources(host: dict, privileged: bool, devices: list[dict]) -> dict:

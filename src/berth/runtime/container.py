@@ -62,6 +62,7 @@ def start(
                     init.run(init.Context(plan, child, group, hosts, program))
             try:
                 if plan.clone_flags & libc.CLONE_NEWUSER:
+                    _set_oom_score(plan.process, pid)
                     write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
                     _tell(parent, b"m")
                 # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
@@ -76,6 +77,15 @@ def start(
         group.kill()
         group.remove()
         raise
+
+
+def _set_oom_score(process: Process, pid: int) -> None:
+    """For a child in a user namespace, which may not lower it: that takes the host's CAP_SYS_RESOURCE."""
+    proc_fd = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        init.set_oom_score(process, proc_fd)
+    finally:
+        os.close(proc_fd)
 
 
 def _take_standard_fds(fds: tuple[int, int, int] | None) -> None:

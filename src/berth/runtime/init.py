@@ -70,11 +70,15 @@ def run(context: Context) -> None:
         if context.plan.clone_flags & libc.CLONE_NEWUSER:
             await_parent(context.channel, b"m")
             _open_host_paths(context)
-            _become_root_of_user_namespace()
-        set_oom_score(context.plan.process, context.lsm_proc_fd)
+            _become_root_of_user_namespace()  # the parent has set the OOM score
+        else:
+            set_oom_score(context.plan.process, context.lsm_proc_fd)
         for operation in context.plan.operations:
             OPERATIONS[operation.name](context, *operation.arguments)
         operation = None
+        # A work directory of /proc/self/fd/N finds nothing (CVE-2024-21626).
+        for fd in (context.root_fd, *context.opened.values()):
+            os.close(fd)
         enter_process(context.plan.process, context)
     except BaseException as error:
         report_failure(context.channel, error, operation)
