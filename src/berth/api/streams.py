@@ -56,10 +56,16 @@ class DetachFilter:
         return bytes(out), False
 
 
-async def relay(client: Hijacked, monitor: MonitorConnection, *, stdin: bool, tty: bool, detach_keys: bytes) -> None:
-    """Both directions until the program ends, the client goes, or detaches. Closes both ends."""
+async def relay(
+    client: Hijacked, monitor: MonitorConnection, *, stdin: bool, close_stdin: bool, tty: bool, detach_keys: bytes
+) -> None:
+    """Both directions until the program ends, the client goes, or detaches. Closes both ends.
+
+    close_stdin: whether the end of the client's input is the end of the program's too (StdinOnce).
+    """
     output = asyncio.ensure_future(_output(client, monitor, tty=tty))
-    input_ = asyncio.ensure_future(_input(client, monitor, DetachFilter(detach_keys) if tty else None, pass_on=stdin))
+    detach = DetachFilter(detach_keys) if tty else None
+    input_ = asyncio.ensure_future(_input(client, monitor, detach, pass_on=stdin, close=stdin and close_stdin))
     try:
         # The end of input is not the end; a detach or a lost client is.
         while not output.done():
@@ -83,7 +89,9 @@ async def _output(client: Hijacked, monitor: MonitorConnection, *, tty: bool) ->
             return
 
 
-async def _input(client: Hijacked, monitor: MonitorConnection, detach: DetachFilter | None, *, pass_on: bool) -> bool:
+async def _input(
+    client: Hijacked, monitor: MonitorConnection, detach: DetachFilter | None, *, pass_on: bool, close: bool
+) -> bool:
     """True if the person detached."""
     while data := await client.read():
         found = False
@@ -93,7 +101,7 @@ async def _input(client: Hijacked, monitor: MonitorConnection, detach: DetachFil
             await monitor.write(frames.STDIN, data)
         if found:
             return True
-    if pass_on:
+    if close:
         await monitor.write(frames.CLOSE)
     return False
 
