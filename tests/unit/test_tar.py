@@ -442,3 +442,20 @@ def test_remove_tree(root: Path, tmp_path: Path) -> None:
         os.close(fd)
     assert os.listdir(root) == []
     assert os.listdir(tmp_path / "outside") == ["secret"]
+
+
+def test_a_tree_deeper_than_the_stack_is_removed(tmp_path):
+    """A container may nest directories without end; each level costs the remover neither stack nor descriptor."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    top = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        tar.remove_tree(top, "d")
+        assert os.listdir(top) == []
+    finally:
+        os.close(top)

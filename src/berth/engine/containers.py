@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 
 from berth import errors
-from berth.engine import bundle, names, rootfiles, state, users, validate, views
+from berth.engine import bundle, names, payload, rootfiles, state, users, validate, views
 from berth.engine.events import EventBus
 from berth.engine.logs import LogReader, timestamp_s
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
@@ -149,6 +149,7 @@ class ContainerService:
     async def create(self, name: str, config: dict, host: dict) -> tuple[Container, list[str]]:
         """Makes a container from Docker's Config and HostConfig; returns it and warnings."""
         self._warm_up()
+        payload.check(config, host)
         wanted = config.get("Image") or ""
         if not wanted:
             raise errors.InvalidParameter("no image given: Config.Image is empty")
@@ -358,10 +359,10 @@ class ContainerService:
     async def _watch(self, container: Container, connection: MonitorConnection) -> None:
         """Follows a monitor to its end; whatever happens to it, the container ends too."""
         reported = False
-        async for kind, payload in connection.frames():
+        async for kind, data in connection.frames():
             if kind == frames.EXITED:
                 reported = True
-                await self._ended(container, json.loads(payload))
+                await self._ended(container, json.loads(data))
         connection.close()
         if not reported:
             await self._monitor_lost(container)

@@ -24,6 +24,7 @@ _MAX_HEADER_BYTES = 1 << 20  # of pax records and long names: what no honest arc
 _MAX_SPARSE_MAP_BYTES = 64 << 20
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _ZERO_BLOCK = bytes(_BLOCK)
+_MAX_REMOVE_DEPTH = 64
 _FILE, _HARD_LINK, _SYMLINK, _CHAR, _BLOCK_DEVICE, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 
 
@@ -448,21 +449,43 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def remove_tree(parent_fd: int, name: str) -> None:
-    """Removes `name` and all below it without following a link; what is gone already is no error."""
+    """Removes `name` and all below it without following a link; what is gone already is no error.
+
+    A container can nest directories deeper than this process has stack or descriptors: what is too deep
+    is moved up beside `name` and removed in a turn of its own.
+    """
+    pending = [name]
+    while pending:
+        _remove_level(parent_fd, pending.pop(), parent_fd, pending, 0)
+
+
+def _remove_level(parent_fd: int, name: str, top_fd: int, pending: list[str], depth: int) -> None:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
     except FileNotFoundError:
         return
     except OSError:
-        os.unlink(name, dir_fd=parent_fd)
+        _ignore_missing(os.unlink, name, parent_fd)
         return
     try:
         with os.scandir(fd) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(fd, entry.name)
+                if not entry.is_dir(follow_symlinks=False):
+                    _ignore_missing(os.unlink, entry.name, fd)
+                elif depth < _MAX_REMOVE_DEPTH:
+                    _remove_level(fd, entry.name, top_fd, pending, depth + 1)
                 else:
-                    os.unlink(entry.name, dir_fd=fd)
+                    moved = f".removing-{os.urandom(8).hex()}"
+                    os.rename(entry.name, moved, src_dir_fd=fd, dst_dir_fd=top_fd)
+                    pending.append(moved)
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=parent_fd)
+    _ignore_missing(os.rmdir, name, parent_fd)
+
+
+def _ignore_missing(remove: Callable[..., None], name: str, dir_fd: int) -> None:
+    """Somebody else may be removing the same tree: an engine at its start, a container's end."""
+    try:
+        remove(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass

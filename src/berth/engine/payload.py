@@ -1,0 +1,91 @@
+"""The JSON types of a create request: checked once, before anything reads it. Pure.
+
+Absent and null mean the default, as Go decodes them; fields that are not listed are kept and ignored.
+Source: Docker Engine API v1.51, ContainerConfig and HostConfig.
+"""
+
+from berth.errors import InvalidParameter
+
+_TEXT, _NUMBER, _FLAG, _TEXTS, _MAP, _OBJECTS = "a string", "a number", "true or false", "a list of strings", "an object of strings", "a list of objects"
+
+_CONFIG = {
+    _TEXT: "Hostname Domainname User Image WorkingDir StopSignal",
+    _FLAG: "AttachStdin AttachStdout AttachStderr Tty OpenStdin StdinOnce",
+    _TEXTS: "Env Cmd Entrypoint OnBuild Shell", _MAP: "Labels", _NUMBER: "StopTimeout",
+}  # fmt: skip
+_HOST = {
+    _TEXT: "NetworkMode PidMode IpcMode UTSMode UsernsMode CgroupnsMode CgroupParent Runtime VolumeDriver CpusetCpus"
+    " CpusetMems Isolation Cgroup",
+    _NUMBER: "Memory MemoryReservation MemorySwap MemorySwappiness NanoCpus CpuShares CpuPeriod CpuQuota"
+    " CpuRealtimePeriod CpuRealtimeRuntime BlkioWeight PidsLimit ShmSize OomScoreAdj",
+    _FLAG: "AutoRemove Privileged ReadonlyRootfs PublishAllPorts Init OomKillDisable",
+    _TEXTS: "Binds CapAdd CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd SecurityOpt VolumesFrom Links"
+    " DeviceCgroupRules MaskedPaths ReadonlyPaths",
+    _MAP: "Sysctls Tmpfs Annotations StorageOpt",
+    _OBJECTS: "Mounts Devices Ulimits DeviceRequests BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps"
+    " BlkioDeviceReadIOps BlkioDeviceWriteIOps",
+}  # fmt: skip
+# Of the objects in the lists: HostConfig field -> member -> type.
+_MEMBERS = {
+    "Mounts": {"Type": _TEXT, "Source": _TEXT, "Target": _TEXT, "ReadOnly": _FLAG},
+    "Devices": {"PathOnHost": _TEXT, "PathInContainer": _TEXT, "CgroupPermissions": _TEXT},
+    "Ulimits": {"Name": _TEXT, "Soft": _NUMBER, "Hard": _NUMBER},
+    "BlkioWeightDevice": {"Path": _TEXT, "Weight": _NUMBER},
+    **{f"BlkioDevice{what}": {"Path": _TEXT, "Rate": _NUMBER} for what in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")},
+}  # fmt: skip
+_OBJECT_FIELDS = ("LogConfig", "RestartPolicy", "PortBindings")
+_INT64 = 1 << 63
+
+
+def check(config: dict, host: dict) -> None:
+    """Raises InvalidParameter with the JSON path of the first field of a wrong type."""
+    for kind, fields in _CONFIG.items():
+        for name in fields.split():
+            _check(config, name, kind, name)
+    for kind, fields in _HOST.items():
+        for name in fields.split():
+            _check(host, name, kind, f"HostConfig.{name}")
+    for name, members in _MEMBERS.items():
+        for index, item in enumerate(host.get(name) or []):
+            for member, kind in members.items():
+                _check(item, member, kind, f"HostConfig.{name}[{index}].{member}")
+    for index, mount in enumerate(host.get("Mounts") or []):
+        for name in ("BindOptions", "TmpfsOptions"):
+            _check_object(mount, name, f"HostConfig.Mounts[{index}].{name}")
+    for name in _OBJECT_FIELDS:
+        _check_object(host, name, f"HostConfig.{name}")
+    _check_object(config, "Healthcheck", "Healthcheck")
+    size = host.get("ConsoleSize")
+    if size is not None and not (_is(size, list) and len(size) == 2 and all(_is(n, int) and 0 <= n <= 0xFFFF for n in size)):
+        raise InvalidParameter(f"HostConfig.ConsoleSize: expected two numbers, got {size!r}")
+
+
+def _check(holder: dict, name: str, kind: str, path: str) -> None:
+    value = holder.get(name)
+    if value is not None and not _fits(value, kind):
+        raise InvalidParameter(f"invalid JSON: {path}: expected {kind}, got {value!r}"[:300])
+
+
+def _check_object(holder: dict, name: str, path: str) -> None:
+    value = holder.get(name)
+    if value is not None and not _is(value, dict):
+        raise InvalidParameter(f"invalid JSON: {path}: expected an object, got {value!r}"[:300])
+
+
+def _fits(value: object, kind: str) -> bool:
+    if kind == _TEXT:
+        return isinstance(value, str) and "\0" not in value
+    if kind == _NUMBER:
+        return _is(value, int) and -_INT64 <= value < _INT64  # type: ignore[operator]
+    if kind == _FLAG:
+        return isinstance(value, bool)
+    if kind == _TEXTS:
+        return isinstance(value, list) and all(isinstance(item, str) and "\0" not in item for item in value)
+    if kind == _OBJECTS:
+        return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _is(value: object, kind: type) -> bool:
+    """isinstance, but a bool is no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)
