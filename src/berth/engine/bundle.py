@@ -425,6 +425,8 @@ def _mounts(host: dict, config: dict, facts: Facts, privileged: bool) -> list[di
     elif _mode(host, "IpcMode"):
         pid = facts.shared_pids[host["IpcMode"].partition(":")[2]]
         found["/dev/shm"] = _bind(f"/proc/{pid}/root/dev/shm", "/dev/shm", ["rbind", *defaults._PLAIN])
+    elif host.get("IpcMode") == "none":
+        del found["/dev/shm"]  # a private IPC namespace with nothing to share memory through
     for name in ("hostname", "hosts", "resolv.conf"):
         found[f"/etc/{name}"] = _bind(f"{facts.directory}/{name}", f"/etc/{name}", ["rbind", "rprivate"])
     if host.get("Init") and facts.init:

@@ -205,6 +205,7 @@ class ContainerService:
         facts = self._facts(identity, host, users.ResolvedUser(0, 0, [], "/"), {}, check_only=True)
         bundle.specification(identity, config, host, facts)
         warnings = []
+        self._check_host_has(host)
         have = self.host.hosts.controllers()
         for key, controller, words in (
             ("Memory", "memory", "memory limit"), ("PidsLimit", "pids", "pids limit"), ("CpuShares", "cpu", "CPU shares"),
@@ -215,6 +216,21 @@ class ContainerService:
             warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
             host["OomKillDisable"] = None
         return warnings
+
+    def _check_host_has(self, host: dict) -> None:
+        """What was asked for by name and this host cannot give is an error, never silence."""
+        if self.host.remap and host.get("Privileged") and host.get("UsernsMode") != "host":
+            raise errors.InvalidParameter(
+                "privileged mode is incompatible with user namespaces. You must run the container in the host namespace "
+                "when running privileged mode: add --userns host"
+            )
+        if self.host.hosts.version == 2:
+            for key, words in (
+                ("MemorySwappiness", "a swappiness for each container"), ("CpuRealtimePeriod", "real-time CPU periods"),
+                ("CpuRealtimeRuntime", "real-time CPU runtimes"),
+            ):  # fmt: skip
+                if host.get(key) not in (None, 0, -1):
+                    raise errors.NotImplementedHere(f"{key}: cgroup v2 does not have {words}; leave it out on this host")
 
     # -- start ------------------------------------------------------------------------------------
 

@@ -52,6 +52,9 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     driver = (host.get("LogConfig") or {}).get("Type") or "json-file"
     if driver not in ("json-file", "none"):
         raise NotImplementedHere(f"logger: no log driver named '{driver}' is registered; this version has json-file and none")
+    options = (host.get("LogConfig") or {}).get("Config") or {}
+    if options:
+        raise NotImplementedHere(f"log option {next(iter(options))!r} is not there yet in this version of berth; leave it out")
 
 
 def _networks(host: dict) -> None:
