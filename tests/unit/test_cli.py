@@ -18,6 +18,7 @@ from berth.cli.ps import parse_filters
 from berth.cli.runconfig import container_config, size_bytes
 from berth.cli.runflags import CREATE_FLAGS
 from berth.cli.terminal import Demultiplexer
+from berth.models.units import duration
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 FLAGS = (
@@ -186,7 +187,7 @@ def test_demultiplexer_at_any_split(frames, step):
 def test_table_and_units():
     assert table.render([["A", "B"], ["long", "x"]]) == "A      B\nlong   x\n"
     assert [table.size(n) for n in (0, 910, 1500, 123_456_789, 2_000_000_000)] == ["0B", "910B", "1.5kB", "123MB", "2GB"]
-    assert [table.duration(s) for s in (0, 1, 59, 60, 3600, 7300, 86400 * 3)] == [
+    assert [duration(s) for s in (0, 1, 59, 60, 3600, 7300, 86400 * 3)] == [
         "Less than a second", "1 second", "59 seconds", "About a minute", "About an hour", "2 hours", "3 days"]  # fmt: skip
     assert table.shorten("abcdef", 4) == "abc…"
 

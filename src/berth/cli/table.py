@@ -2,6 +2,8 @@
 
 import time
 
+from berth.models.units import duration
+
 
 def render(rows: "list[list[str]]") -> str:
     """Columns padded to their widest cell and three spaces; the last one is not padded."""
@@ -37,29 +39,6 @@ def binary_size(number: float) -> str:
 def age(created_s: float) -> str:
     """`3 minutes ago`."""
     return f"{duration(time.time() - created_s)} ago"
-
-
-def duration(seconds: float) -> str:
-    """Docker's rough durations."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    minutes = whole // 60
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    for limit, divisor, word in ((48, 1, "hours"), (336, 24, "days"), (1440, 168, "weeks"), (17520, 720, "months")):
-        if hours < limit:
-            return f"{hours // divisor} {word}"
-    return f"{hours // 8760} years"
 
 
 def shorten(text: str, width: int) -> str:

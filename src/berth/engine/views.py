@@ -7,6 +7,7 @@ import time
 
 from berth.engine import defaults, state
 from berth.engine.state import Record
+from berth.models.units import duration
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
@@ -43,40 +44,17 @@ def rfc3339(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
 
 
-def human_duration(seconds: float) -> str:
-    """Docker's rough durations: 'About a minute', '3 hours', '2 weeks'."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    minutes = whole // 60
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    for limit, size, word in ((48, 1, "hours"), (24 * 14, 24, "days"), (24 * 60, 168, "weeks"), (24 * 730, 720, "months")):
-        if hours < limit:
-            return f"{hours // size} {word}"
-    return f"{hours // 8760} years"
-
-
 def status_text(record: Record) -> str:
     """`Up 3 minutes`, `Exited (0) 2 hours ago`: the STATUS column."""
     now_s = time.time()
     if record.running:
-        text = f"Up {human_duration(now_s - record.started_ns / 1e9)}"
+        text = f"Up {duration(now_s - record.started_ns / 1e9)}"
         return f"{text} (Paused)" if record.status == state.PAUSED else text
     if record.status == state.CREATED:
         return "Created"
     if record.status == state.REMOVING:
         return "Removal In Progress"
-    return f"Exited ({record.exit_code}) {human_duration(now_s - record.finished_ns / 1e9)} ago"
+    return f"Exited ({record.exit_code}) {duration(now_s - record.finished_ns / 1e9)} ago"
 
 
 def command_of(record: Record) -> list[str]:
