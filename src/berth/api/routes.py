@@ -5,10 +5,13 @@ status codes in `status_of`, and nowhere else.
 """
 
 import asyncio
+import fnmatch
 import json
 import logging
 import os
+import shlex
 import threading
+import time
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -487,7 +490,7 @@ class Api:
         if not names:
             raise errors.InvalidParameter("no image named: query parameter 'names' is empty")
         for name in names:
-            self._engine.images._saved_names(name)
+            self._engine.images.saved_names(name)
         exchange.start_stream("application/x-tar")
         read_end, write_end = os.pipe()
         failure: list[BaseException] = []
@@ -572,8 +575,6 @@ def event_matches(event: dict[str, Any], filters: dict[str, list[str]]) -> bool:
 
 def reference_matches(name: str, pattern: str) -> bool:
     """Docker's `reference` filter: a shell pattern on the name, with or without the tag."""
-    import fnmatch
-
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition(":")[0], pattern)
 
 
@@ -582,8 +583,6 @@ _CHANGES = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNA
 
 def apply_changes(changes: list[str]) -> dict[str, Any]:
     """`--change` instructions -> an image's `config` section; InvalidParameter for any other instruction."""
-    import shlex
-
     config: dict[str, Any] = {}
     for change in changes:
         word, _, rest = change.strip().partition(" ")
@@ -678,6 +677,4 @@ def _wait_error(container: Container) -> str:
 
 
 def _now_s() -> float:
-    import time
-
     return time.time()

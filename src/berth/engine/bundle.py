@@ -421,10 +421,10 @@ def _mounts(host: dict, config: dict, facts: Facts, privileged: bool) -> list[di
         found["/sys"]["options"] = [o for o in found["/sys"]["options"] if o != "ro"]
     if host.get("IpcMode") == "host":
         # The mqueue file system mounted by default shows the host's queues too: it follows the namespace.
-        found["/dev/shm"] = _bind("/dev/shm", "/dev/shm", ["rbind", *defaults._PLAIN])
+        found["/dev/shm"] = _bind("/dev/shm", "/dev/shm", ["rbind", *defaults.PLAIN])
     elif _mode(host, "IpcMode"):
         pid = facts.shared_pids[host["IpcMode"].partition(":")[2]]
-        found["/dev/shm"] = _bind(f"/proc/{pid}/root/dev/shm", "/dev/shm", ["rbind", *defaults._PLAIN])
+        found["/dev/shm"] = _bind(f"/proc/{pid}/root/dev/shm", "/dev/shm", ["rbind", *defaults.PLAIN])
     elif host.get("IpcMode") == "none":
         del found["/dev/shm"]  # a private IPC namespace with nothing to share memory through
     for name in ("hostname", "hosts", "resolv.conf"):
@@ -446,7 +446,7 @@ def user_binds(host: dict) -> list[dict]:
     for text in host.get("Binds") or []:
         source, destination, options = split_bind(text)
         read_only = "ro" in options
-        propagation = next((o for o in options if o in _PROPAGATIONS), "rprivate")
+        propagation = next((o for o in options if o in PROPAGATIONS), "rprivate")
         # ro holds for the mounts beneath too: a writable hole in a read-only bind helps nobody.
         found.append(_bind(source, destination, ["rbind", propagation, *(["ro", "rro"] if read_only else ["rw"])]))
     for mount in host.get("Mounts") or []:
@@ -468,8 +468,8 @@ def user_binds(host: dict) -> list[dict]:
     return found
 
 
-_PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-_BIND_OPTIONS = (*_PROPAGATIONS, "ro", "rw", "z", "Z", "consistent", "cached", "delegated")
+PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
+_BIND_OPTIONS = (*PROPAGATIONS, "ro", "rw", "z", "Z", "consistent", "cached", "delegated")
 
 
 def split_bind(text: str) -> tuple[str, str, list[str]]:

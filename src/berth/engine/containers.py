@@ -322,13 +322,14 @@ class ContainerService:
         return {
             "kind": "start", "id": record.id, "bundle": directory, "state_dir": state_dir, "socket": "monitor.sock",
             "rootfs": {"lower": lower, "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
-            "runtime": self._runtime_message(record),
+            "runtime": self.runtime_message(record),
             "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
             "log_path": self.log_path(container) if driver == "json-file" else "",
             "exit_path": exit_path, "seccomp_cache": self._seccomp_cache,
         }  # fmt: skip
 
-    def _runtime_message(self, record: Record) -> dict | None:
+    def runtime_message(self, record: Record) -> dict | None:
+        """Which other runtime starts this container, for the launcher; None for berth's own."""
         name = record.host.get("Runtime") or self.host.default_runtime
         command = self.host.runtimes[name]
         return {"command": command, "root": f"{self._runtime_root}-{name}"} if command else None

@@ -22,14 +22,14 @@ STOP_SIGNAL = "SIGTERM"
 STOP_TIMEOUT_S = 10
 MIN_MEMORY_BYTES = 6 * 1024 * 1024
 
-_PLAIN = ["nosuid", "noexec", "nodev"]
+PLAIN = ["nosuid", "noexec", "nodev"]
 
 
 def mounts(shm_size_bytes: int, *, cgroup_writable: bool) -> list[dict]:
     """The pseudo file systems of every container, in the order they are mounted."""
-    cgroup_options = [*_PLAIN, "rw" if cgroup_writable else "ro"]
+    cgroup_options = [*PLAIN, "rw" if cgroup_writable else "ro"]
     return [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": list(_PLAIN)},
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": list(PLAIN)},
         {
             "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
@@ -38,12 +38,12 @@ def mounts(shm_size_bytes: int, *, cgroup_writable: bool) -> list[dict]:
             "destination": "/dev/pts", "type": "devpts", "source": "devpts",
             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         },
-        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*_PLAIN, "ro"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*PLAIN, "ro"]},
         {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": cgroup_options},
-        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": list(_PLAIN)},
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": list(PLAIN)},
         {
             "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-            "options": [*_PLAIN, "mode=1777", f"size={shm_size_bytes}"],
+            "options": [*PLAIN, "mode=1777", f"size={shm_size_bytes}"],
         },
     ]  # fmt: skip
 

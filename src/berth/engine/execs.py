@@ -125,7 +125,7 @@ class ExecService:
             "seccomp": None if config.get("Privileged") else linux.get("seccomp"),
             "annotations": spec.get("annotations") or {}, "cgroup_path": linux["cgroupsPath"],
             "uid_mappings": linux.get("uidMappings") or [],
-            "runtime": containers._runtime_message(record), "terminal": bool(config.get("Tty")),
+            "runtime": containers.runtime_message(record), "terminal": bool(config.get("Tty")),
             "stdin": bool(config.get("AttachStdin")), "log_path": "", "exit_path": "",
             "seccomp_cache": self._seccomp_cache,
         }  # fmt: skip

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import time
+import uuid
 
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
 from berth.engine import options as options_module
@@ -139,8 +140,6 @@ class Engine:
             with open(path) as file:
                 return file.read().strip()
         except OSError:
-            import uuid
-
             identity = str(uuid.uuid4())
             with open(path, "w") as file:
                 file.write(identity)

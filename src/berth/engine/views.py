@@ -3,9 +3,11 @@
 Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, ImageInspect, ImageSummary.
 """
 
+import calendar
 import time
 
 from berth.engine import defaults, state
+from berth.engine.bundle import PROPAGATIONS, user_binds
 from berth.engine.state import Record
 from berth.models.units import duration
 
@@ -92,8 +94,6 @@ def _networks(record: Record) -> dict:
 
 def mount_points(record: Record) -> list[dict]:
     """Docker's MountPoint list."""
-    from berth.engine.bundle import user_binds
-
     found = []
     for mount in user_binds(record.host):
         read_write = "ro" not in mount["options"]
@@ -103,7 +103,7 @@ def mount_points(record: Record) -> list[dict]:
                 "Propagation": "",
             })  # fmt: skip
         else:
-            propagation = next((o for o in mount["options"] if "private" in o or "shared" in o or "slave" in o), "")
+            propagation = next((option for option in mount["options"] if option in PROPAGATIONS), "")
             found.append({
                 "Type": "bind", "Source": mount["source"], "Destination": mount["destination"],
                 "Mode": "" if read_write else "ro", "RW": read_write, "Propagation": propagation,
@@ -166,8 +166,6 @@ def image_inspect(image_id: str, config: dict, names: list[str], size_bytes: int
 
 def created_s(config: dict) -> int:
     """Seconds since the epoch of an image's `created`; 0 where it is absent or not a time."""
-    import calendar
-
     text = (config.get("created") or "")[:19]
     try:
         return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))

@@ -304,7 +304,7 @@ class ImageStore:
         """Writes images as an archive; a name without tag stands for all its tags."""
         chosen: dict[str, list[str]] = {}
         for name in names:
-            for tag, identity in self._saved_names(name):
+            for tag, identity in self.saved_names(name):
                 tags = chosen.setdefault(identity, [])
                 if tag and tag not in tags:
                     tags.append(tag)
@@ -315,7 +315,8 @@ class ImageStore:
             saved.append(archive.Saved(image.raw, layers, tags))
         archive.write(saved, out, self.layout)
 
-    def _saved_names(self, name: str) -> list[tuple[str, str]]:
+    def saved_names(self, name: str) -> list[tuple[str, str]]:
+        """What `name` means to `save`: (tag or '', image id) of each; NotFound if nothing."""
         try:
             bare = reference.parse(name, default_tag="")
         except InvalidParameter:
