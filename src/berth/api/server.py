@@ -12,9 +12,9 @@ import stat
 from berth import API_VERSION, VERSION, errors
 from berth.api.http1 import HttpProtocol
 from berth.api.routes import Api
-from berth.engine.containers import Tasks
 from berth.engine.options import Options
 from berth.engine.service import Engine
+from berth.engine.tasks import Tasks
 
 log = logging.getLogger("berth.engine")
 

@@ -11,21 +11,21 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 
 from berth import errors
-from berth.engine import bundle, names, payload, rootfiles, state, users, validate, views
+from berth.engine import bundle, hostfiles, names, payload, rootfiles, state, users, validate, views
 from berth.engine.events import EventBus
 from berth.engine.logs import LogReader, timestamp_s
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
 from berth.engine.state import Record
+from berth.engine.tasks import Tasks
 from berth.linux import cgroup
 from berth.oci import reference
 from berth.runtime import frames
 from berth.runtime.container import host_id
 from berth.store.database import Database
 from berth.store.images import ImageStore
-from berth.store.tar import remove_tree
 
 log = logging.getLogger("berth.containers")
 
@@ -73,7 +73,7 @@ class ContainerService:
 
     def __init__(
         self, *, data_root: str, exec_root: str, host: Host, database: Database, images: ImageStore,
-        launcher: Launcher, events: EventBus, tasks: "Tasks",
+        launcher: Launcher, events: EventBus, tasks: Tasks,
     ) -> None:  # fmt: skip
         self._data = f"{data_root}/containers"
         self._exec = f"{exec_root}/containers"
@@ -155,7 +155,7 @@ class ContainerService:
             raise errors.InvalidParameter("no image given: Config.Image is empty")
         reference.parse(wanted) if not reference.is_image_id(wanted) else None
         image = self._images.find(wanted)
-        config = merged_config(config, image.config.get("config") or {})
+        config = payload.merged_config(config, image.config.get("config") or {})
         host.setdefault("NetworkMode", "default")
         identity = secrets.token_hex(32)
         if not config.get("Hostname"):
@@ -174,7 +174,7 @@ class ContainerService:
                 )
         else:
             name = names.random_name(set(self._by_name))
-        make_bind_sources(host)
+        hostfiles.make_bind_sources(host)
         record = Record(identity, name, image.id, wanted, config, host)
         container = Container(record)
         self._by_id[identity] = self._by_name[name] = container
@@ -253,7 +253,7 @@ class ContainerService:
                 raise
             record.move(state.RUNNING)
             record.pid, record.started_ns = report["pid"], report["started_ns"]
-            record.pid_start_ticks = start_ticks(record.pid)
+            record.pid_start_ticks = hostfiles.start_ticks(record.pid)
             record.finished_ns, record.exit_code, record.error, record.oom_killed = 0, 0, "", False
             container.ended.clear()
             container.control = connection
@@ -308,7 +308,7 @@ class ContainerService:
         spec = bundle.specification(record.id, record.config, host, facts)
         linux = spec["linux"]
         owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]
-        write_etc_files(record, directory, owner)
+        hostfiles.write_etc_files(record, directory, owner)
         with open(f"{directory}/config.json", "w") as file:
             json.dump(spec, file)
         if not lower:
@@ -345,7 +345,7 @@ class ContainerService:
     ) -> bundle.Facts:
         devices = [entry for device in host.get("Devices") or [] for entry in validate.device_entries(device)]
         if host.get("Privileged"):
-            devices = host_devices()
+            devices = hostfiles.host_devices()
         if check_only:
             shared = dict.fromkeys(self._by_id, 1)
         if host.get("Init") and not self.host.init:
@@ -408,7 +408,7 @@ class ContainerService:
     def _kill_leftovers(self, container: Container) -> None:
         """SIGKILL to the first program, if the pid still is that process, and to all in its cgroup."""
         record = container.record
-        if record.pid and start_ticks(record.pid) == record.pid_start_ticks:
+        if record.pid and hostfiles.start_ticks(record.pid) == record.pid_start_ticks:
             try:
                 os.kill(record.pid, 9)
             except ProcessLookupError:
@@ -575,7 +575,7 @@ class ContainerService:
 
     async def _remove_files(self, container: Container) -> None:
         await container.monitor_gone.wait()
-        await asyncio.to_thread(remove_directories, [self.directory(container), self.state_directory(container)])
+        await asyncio.to_thread(hostfiles.remove_directories, [self.directory(container), self.state_directory(container)])
 
     # -- streams ------------------------------------------------------------------------------------
 
@@ -670,7 +670,7 @@ class ContainerService:
                 group = cgroup.open_cgroup(f"/berth/{name}", self.host.hosts)
                 group.kill()
                 group.remove()
-        remove_directories(paths)
+        hostfiles.remove_directories(paths)
 
     async def _reunite(self, container: Container) -> str:
         """Finds the monitor of a container that may run, or else what it left on disk."""
@@ -687,7 +687,7 @@ class ContainerService:
         if not was_running:
             record.move(state.RUNNING)
         record.pid, record.started_ns = report["pid"], report["started_ns"]
-        record.pid_start_ticks = start_ticks(record.pid)
+        record.pid_start_ticks = hostfiles.start_ticks(record.pid)
         container.control = connection
         container.monitor_gone.clear()
         self._tasks.spawn(self._watch(container, connection))
@@ -704,141 +704,3 @@ class ContainerService:
         record = container.record
         attributes = {**(record.config.get("Labels") or {}), "image": record.image_name, "name": record.name, **(extra or {})}
         self._events.publish("container", action, record.id, attributes)
-
-
-class Tasks:
-    """Background work of the engine, in one TaskGroup: a failure is logged and ends nothing else."""
-
-    def __init__(self, group: asyncio.TaskGroup) -> None:
-        self._group = group
-
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
-        self._group.create_task(self._guarded(work))
-
-    async def _guarded(self, work: Coroutine[object, object, None]) -> None:
-        try:
-            await work
-        except Exception:
-            log.exception("background work failed")
-
-    def in_thread(self, function, *arguments: object) -> None:  # type: ignore[no-untyped-def]
-        """Runs a function in the thread pool and does not wait."""
-        asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-
-
-# -- pure helpers and small file work ---------------------------------------------------------------------
-
-
-def merged_config(config: dict, image: dict) -> dict:
-    """A request's Config over an image's: what Docker takes from which."""
-    merged = {key: value for key, value in config.items() if value is not None and key not in ("HostConfig", "NetworkingConfig")}
-    entrypoint, command = config.get("Entrypoint"), config.get("Cmd")
-    if not entrypoint or entrypoint == [""]:
-        # An explicit [""] empties the image's entrypoint; then its Cmd does not apply either.
-        if entrypoint == [""]:
-            merged["Entrypoint"] = None
-        else:
-            merged["Entrypoint"] = image.get("Entrypoint")
-            if not command:
-                merged["Cmd"] = image.get("Cmd")
-    given = [item.partition("=")[0] for item in config.get("Env") or []]
-    inherited = [item for item in image.get("Env") or [] if item.partition("=")[0] not in given]
-    merged["Env"] = inherited + [item for item in config.get("Env") or [] if "=" in item]
-    merged["Labels"] = {**(image.get("Labels") or {}), **(config.get("Labels") or {})}
-    for key in ("User", "WorkingDir", "StopSignal", "ExposedPorts", "Volumes"):
-        if not merged.get(key) and image.get(key):
-            merged[key] = image[key]
-    return merged
-
-
-def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its pid it names it for good. 0 if gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, ValueError):
-        return 0
-
-
-def make_bind_sources(host: dict) -> None:
-    """`-v` makes a missing source directory, `--mount` only when told to."""
-    sources = [bundle.split_bind(text)[0] for text in host.get("Binds") or []]
-    sources += [
-        mount["Source"] for mount in host.get("Mounts") or []
-        if mount.get("Type", "bind") == "bind" and (mount.get("BindOptions") or {}).get("CreateMountpoint")
-    ]  # fmt: skip
-    for source in sources:
-        try:
-            os.makedirs(source, exist_ok=True)
-        except FileExistsError:
-            continue  # a file is a source too
-        except OSError as error:
-            raise errors.InvalidParameter(f"error while creating mount source path '{source}': {error.strerror}") from None
-
-
-def write_etc_files(record: Record, directory: str, owner: list[int]) -> None:
-    """hostname, hosts and resolv.conf, as Docker makes them for a container without a network of its own.
-
-    owner: the host's ids of the container's root, who may edit them.
-    """
-    host_name = record.config.get("Hostname") or ""
-    host_network = record.host.get("NetworkMode") == "host"
-    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n"
-    hosts += "ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-    if host_network:
-        hosts = _read("/etc/hosts") or hosts
-    for entry in record.host.get("ExtraHosts") or []:
-        name, _, address = entry.replace("=", ":", 1).partition(":")
-        hosts += f"{address}\t{name}\n"
-    resolv = _read("/etc/resolv.conf")
-    servers, search, options = (record.host.get(key) for key in ("Dns", "DnsSearch", "DnsOptions"))
-    if servers or search or options:
-        lines = [f"nameserver {server}" for server in servers] if servers else [
-            line for line in resolv.splitlines() if line.startswith("nameserver")
-        ]  # fmt: skip
-        lines += [f"search {' '.join(search)}"] if search else []
-        lines += [f"options {' '.join(options)}"] if options else []
-        resolv = "\n".join(lines) + "\n"
-    for name, text in (("hostname", f"{host_name}\n"), ("hosts", hosts), ("resolv.conf", resolv)):
-        path = f"{directory}/{name}"
-        if not os.path.exists(path):
-            with open(path, "w") as file:
-                file.write(text)
-            os.chmod(path, 0o644)
-            os.chown(path, *owner)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def host_devices() -> list[dict]:
-    """Every device node below /dev, for --privileged; terminals and what the runtime makes are left out."""
-    found: list[dict] = []
-    for directory, names_, files in os.walk("/dev"):
-        names_[:] = [name for name in names_ if name not in ("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts")]
-        for name in files:
-            path = f"{directory}/{name}"
-            if path in ("/dev/console", "/dev/ptmx", "/dev/tty") or os.path.islink(path):
-                continue
-            try:
-                found += [{**entry, "rule": {"allow": True}} for entry in validate.device_entries({"PathOnHost": path})]
-            except errors.InvalidParameter:
-                continue
-    return found
-
-
-def remove_directories(paths: list[str]) -> None:
-    """Removes trees without following a link in them."""
-    for path in paths:
-        parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            remove_tree(parent, os.path.basename(path))
-        finally:
-            os.close(parent)
-
-

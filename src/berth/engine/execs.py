@@ -8,9 +8,11 @@ import socket
 
 from berth import errors
 from berth.engine import bundle, rootfiles, state, users
-from berth.engine.containers import Container, ContainerService, Tasks, start_ticks
+from berth.engine.containers import Container, ContainerService
 from berth.engine.events import EventBus
+from berth.engine.hostfiles import start_ticks
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
+from berth.engine.tasks import Tasks
 from berth.runtime import frames
 
 _KEPT_AFTER_END_S = 300

@@ -1,4 +1,4 @@
-"""The JSON types of a create request: checked once, before anything reads it. Pure.
+"""A create request: its JSON types, checked once before anything reads it, and an image's defaults under it. Pure.
 
 Absent and null mean the default, as Go decodes them; fields that are not listed are kept and ignored.
 Source: Docker Engine API v1.51, ContainerConfig and HostConfig.
@@ -89,3 +89,25 @@ def _fits(value: object, kind: str) -> bool:
 def _is(value: object, kind: type) -> bool:
     """isinstance, but a bool is no number."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def merged_config(config: dict, image: dict) -> dict:
+    """A request's Config over an image's: what Docker takes from which."""
+    merged = {key: value for key, value in config.items() if value is not None and key not in ("HostConfig", "NetworkingConfig")}
+    entrypoint, command = config.get("Entrypoint"), config.get("Cmd")
+    if not entrypoint or entrypoint == [""]:
+        # An explicit [""] empties the image's entrypoint; then its Cmd does not apply either.
+        if entrypoint == [""]:
+            merged["Entrypoint"] = None
+        else:
+            merged["Entrypoint"] = image.get("Entrypoint")
+            if not command:
+                merged["Cmd"] = image.get("Cmd")
+    given = [item.partition("=")[0] for item in config.get("Env") or []]
+    inherited = [item for item in image.get("Env") or [] if item.partition("=")[0] not in given]
+    merged["Env"] = inherited + [item for item in config.get("Env") or [] if "=" in item]
+    merged["Labels"] = {**(image.get("Labels") or {}), **(config.get("Labels") or {})}
+    for key in ("User", "WorkingDir", "StopSignal", "ExposedPorts", "Volumes"):
+        if not merged.get(key) and image.get(key):
+            merged[key] = image[key]
+    return merged

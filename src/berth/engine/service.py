@@ -11,11 +11,12 @@ import uuid
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
 from berth.engine import options as options_module
 from berth.engine import views
-from berth.engine.containers import ContainerService, Tasks
+from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
 from berth.engine.monitors import Launcher
 from berth.engine.options import Options
+from berth.engine.tasks import Tasks
 from berth.store.database import Database
 from berth.store.images import ImageStore
 from berth.store.layout import Layout

@@ -1,0 +1,101 @@
+"""Small work on the host's files for a container: what it is given, and what is left of it."""
+
+import os
+
+from berth import errors
+from berth.engine import bundle, validate
+from berth.engine.state import Record
+from berth.store.tar import remove_tree
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with its pid it names it for good. 0 if gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError):
+        return 0
+
+
+def make_bind_sources(host: dict) -> None:
+    """`-v` makes a missing source directory, `--mount` only when told to."""
+    sources = [bundle.split_bind(text)[0] for text in host.get("Binds") or []]
+    sources += [
+        mount["Source"] for mount in host.get("Mounts") or []
+        if mount.get("Type", "bind") == "bind" and (mount.get("BindOptions") or {}).get("CreateMountpoint")
+    ]  # fmt: skip
+    for source in sources:
+        try:
+            os.makedirs(source, exist_ok=True)
+        except FileExistsError:
+            continue  # a file is a source too
+        except OSError as error:
+            raise errors.InvalidParameter(f"error while creating mount source path '{source}': {error.strerror}") from None
+
+
+def write_etc_files(record: Record, directory: str, owner: list[int]) -> None:
+    """hostname, hosts and resolv.conf, as Docker makes them for a container without a network of its own.
+
+    owner: the host's ids of the container's root, who may edit them.
+    """
+    host_name = record.config.get("Hostname") or ""
+    host_network = record.host.get("NetworkMode") == "host"
+    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n"
+    hosts += "ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+    if host_network:
+        hosts = _read("/etc/hosts") or hosts
+    for entry in record.host.get("ExtraHosts") or []:
+        name, _, address = entry.replace("=", ":", 1).partition(":")
+        hosts += f"{address}\t{name}\n"
+    resolv = _read("/etc/resolv.conf")
+    servers, search, options = (record.host.get(key) for key in ("Dns", "DnsSearch", "DnsOptions"))
+    if servers or search or options:
+        lines = [f"nameserver {server}" for server in servers] if servers else [
+            line for line in resolv.splitlines() if line.startswith("nameserver")
+        ]  # fmt: skip
+        lines += [f"search {' '.join(search)}"] if search else []
+        lines += [f"options {' '.join(options)}"] if options else []
+        resolv = "\n".join(lines) + "\n"
+    for name, text in (("hostname", f"{host_name}\n"), ("hosts", hosts), ("resolv.conf", resolv)):
+        path = f"{directory}/{name}"
+        if not os.path.exists(path):
+            with open(path, "w") as file:
+                file.write(text)
+            os.chmod(path, 0o644)
+            os.chown(path, *owner)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def host_devices() -> list[dict]:
+    """Every device node below /dev, for --privileged; terminals and what the runtime makes are left out."""
+    found: list[dict] = []
+    for directory, names_, files in os.walk("/dev"):
+        names_[:] = [name for name in names_ if name not in ("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts")]
+        for name in files:
+            path = f"{directory}/{name}"
+            if path in ("/dev/console", "/dev/ptmx", "/dev/tty") or os.path.islink(path):
+                continue
+            try:
+                found += [{**entry, "rule": {"allow": True}} for entry in validate.device_entries({"PathOnHost": path})]
+            except errors.InvalidParameter:
+                continue
+    return found
+
+
+def remove_directories(paths: list[str]) -> None:
+    """Removes trees without following a link in them."""
+    for path in paths:
+        parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(parent, os.path.basename(path))
+        finally:
+            os.close(parent)
+
+

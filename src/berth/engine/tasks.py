@@ -1,0 +1,27 @@
+"""Background work of the engine: what goes on after its request has been answered."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+log = logging.getLogger("berth.engine")
+
+
+class Tasks:
+    """Background work of the engine, in one TaskGroup: a failure is logged and ends nothing else."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        self._group.create_task(self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except Exception:
+            log.exception("background work failed")
+
+    def in_thread(self, function, *arguments: object) -> None:  # type: ignore[no-untyped-def]
+        """Runs a function in the thread pool and does not wait."""
+        asyncio.get_running_loop().run_in_executor(None, function, *arguments)
