@@ -116,6 +116,8 @@ def monitor_memory(environment: dict[str, str]) -> None:
 def many(environment: dict[str, str], count: int) -> None:
     """Starts `count` containers one at a time, then eight at a time; then looks for what is left."""
     command = [*BERTH, "run", "--rm", "--network", "none", IMAGE, "true"]
+    timed(command, environment)
+    before = present(environment)
     alone = statistics.mean(timed(command, environment) for _ in range(count // 4))
     start = time.perf_counter()
     with ThreadPoolExecutor(8) as pool:
@@ -124,23 +126,25 @@ def many(environment: dict[str, str], count: int) -> None:
     print(f"{count} containers: {alone:.1f} ms each one at a time, {together:.1f} ms each eight at a time "
           f"(ratio {together / alone:.2f}; aim: at most 1)")  # fmt: skip
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(leftovers(environment).values()):
+    while time.monotonic() < deadline and present(environment) != before:
         time.sleep(0.1)
-    print(f"left behind: {leftovers(environment)}")
+    after = present(environment)
+    print("left behind:", {what: after[what] - before[what] for what in after})
 
 
-def leftovers(environment: dict[str, str]) -> dict[str, int]:
-    """Monitors, mounts, cgroups, directories and descriptors beyond the engine's own."""
+def present(environment: dict[str, str]) -> dict[str, int]:
+    """What there is of this engine's, and of what every container on this host has, counted from outside."""
     base = Path(environment["DOCKER_HOST"].removeprefix("unix://")).parent.parent
     engine = environment["ENGINE_PID"]
     launchers = subprocess.run(["pgrep", "-P", engine], capture_output=True, text=True, check=False).stdout.split()
     monitors = [p for launcher in launchers for p in subprocess.run(
         ["pgrep", "-P", launcher], capture_output=True, text=True, check=False).stdout.split()]  # fmt: skip
-    identities = [p.name for p in (base / "data/containers").iterdir()]
-    groups = [p for i in identities for p in Path("/sys/fs/cgroup").glob(f"*/berth/{i}")]
     return {
-        "monitors": len(monitors), "mounts": Path("/proc/mounts").read_text().count(str(base)), "cgroups": len(groups),
-        "directories": len(identities) + len(list((base / "exec/containers").iterdir())),
+        "monitors": len(monitors), "mounts": Path("/proc/mounts").read_text().count(str(base)),
+        "cgroups": len(list(Path("/sys/fs/cgroup").glob("**/berth/*/"))),
+        "namespaces": len(subprocess.run(["lsns", "-nro", "NS"], capture_output=True, text=True, check=True).stdout.split()),
+        "descriptors": len(os.listdir(f"/proc/{engine}/fd")) + sum(len(os.listdir(f"/proc/{p}/fd")) for p in launchers),
+        "directories": len(list((base / "data/containers").iterdir())) + len(list((base / "exec/containers").iterdir())),
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.cli import jsonlite, table
+from berth.cli.autostart import engine_command
 from berth.cli.client import query, quote
 from berth.cli.flags import HelpRequested, UsageError, help_text, parse
 from berth.cli.gotemplate import Template
@@ -247,3 +248,15 @@ def test_mistakes_get_a_message_and_no_traceback(words, code, said):
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_engine_started_by_itself_takes_no_module_from_the_callers_directory(tmp_path, monkeypatch):
+    """It runs as root: `asyncio.py` lying in somebody's directory, or named by PYTHONPATH, must not become part of it."""
+    pytest.importorskip("httptools")
+    for name in ("asyncio", "logging", "sqlite3"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit(9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = subprocess.run([*engine_command(), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage:  berth engine")
+    assert not (tmp_path / "ran").exists()

@@ -348,11 +348,6 @@ def test_names_of_limits() -> None:
     assert plan.rlimit_name(99) == "99"
 
 
-@pytest.mark.parametrize(("error", "code"), [(2, 127), (20, 127), (13, 126), (8, 126)])
-def test_exit_codes(error: int, code: int) -> None:
-    assert plan.exit_code_of_errno(error) == code
-
-
 # -- frames and logs -----------------------------------------------------------------------------
 
 

@@ -94,7 +94,6 @@ class Exchange:
         self.parameters: dict[str, str] = {}
         self.version = ""
         self.responded = False
-        self.chunked = False
 
     # -- request ------------------------------------------------------------------------------------
 
@@ -147,7 +146,6 @@ class Exchange:
 
     def start_stream(self, content_type: str, status: int = 200) -> None:
         """Begins a chunked response; `send` and `end_stream` follow."""
-        self.chunked = True
         self._head(status, {"Content-Type": content_type, "Transfer-Encoding": "chunked"})
 
     async def send(self, data: bytes) -> None:
@@ -178,10 +176,6 @@ class Exchange:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
         self._protocol.write(head.encode())
         return self._protocol.take_over()
-
-    async def client_gone(self) -> None:
-        """Returns when the client has closed its end."""
-        await self._protocol.lost.wait()
 
 
 class Hijacked:

@@ -13,7 +13,8 @@ def engine_command() -> "list[str]":
     """How to run the engine with the interpreter that has its libraries."""
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = f"import sys; sys.path.insert(0, {source!r}); from berth.cli.engine_main import main; sys.exit(main(sys.argv[1:]))"
-    return [sys.executable, "-c", code]
+    # -I: neither the caller's directory nor PYTHONPATH may put a module of theirs into an engine that runs as root.
+    return [sys.executable, "-I", "-c", code]
 
 
 def start_engine(socket_path: str) -> None:

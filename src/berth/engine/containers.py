@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 
 from berth import errors
-from berth.engine import bundle, hostfiles, names, payload, rootfiles, state, users, validate, views
+from berth.engine import bundle, defaults, hostfiles, names, payload, rootfiles, state, users, validate, views
 from berth.engine.events import EventBus
 from berth.engine.logs import LogReader, timestamp_s
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
@@ -469,10 +469,10 @@ class ContainerService:
             raise errors.NotModified(f"container {record.id[:_SHORT]} is already stopped")
         if record.status == state.PAUSED:
             await self.unpause(container)
-        number = validate.signal_number(signal_text or record.config.get("StopSignal") or "SIGTERM")
+        number = validate.signal_number(signal_text or record.config.get("StopSignal") or defaults.STOP_SIGNAL)
         if timeout_s is None:
             configured = record.config.get("StopTimeout")
-            timeout_s = 10 if configured is None else configured
+            timeout_s = defaults.STOP_TIMEOUT_S if configured is None else configured
         await container.control.send_signal(number)
         self._publish(container, "kill", {"signal": str(number)})
         try:

@@ -47,7 +47,6 @@ class Engine:
         )  # fmt: skip
         cache = f"{options.data_root}/cache/seccomp"
         self.execs = ExecService(self.containers, self.launcher, self.events, tasks, cache)
-        self.started_s = time.time()
 
     def _lock_root(self, data_root: str) -> int:
         """Two engines on one data root would destroy each other's state; the kernel drops the lock with us."""

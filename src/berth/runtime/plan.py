@@ -6,7 +6,6 @@ An operation is data, a name and arguments, so a plan can be printed, compared a
 kernel; `runtime.init` holds the function for each name.
 """
 
-import errno
 import resource
 
 from berth.errors import InvalidParameter, InvalidSpec, NotImplementedHere
@@ -276,8 +275,3 @@ def _personality(entry: dict) -> int | None:
     if entry.get("domain") not in domains:
         raise InvalidSpec(f"linux.personality.domain: {entry.get('domain')!r} is not LINUX or LINUX32")
     return domains[entry["domain"]]
-
-
-def exit_code_of_errno(error: int) -> int:
-    """The shell's convention, which Docker follows: 127 not found, 126 not executable."""
-    return 127 if error in (errno.ENOENT, errno.ENOTDIR) else 126

@@ -11,7 +11,6 @@ import os
 import tempfile
 from typing import IO
 
-from berth.errors import DataLoss
 from berth.store.tar import remove_tree
 
 _COPY_BYTES = 1 << 20
@@ -57,17 +56,6 @@ class Layout:
         os.chmod(temporary, 0o600)
         os.rename(temporary, self.blob(digest))
 
-    def store_blob(self, data: bytes) -> str:
-        """Stores bytes at hand; returns their digest. Idempotent."""
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        if not os.path.exists(self.blob(digest)):
-            with self.new_file() as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self.keep_blob(file.name, digest)
-        return digest
-
     def spool(self, source: IO[bytes]) -> tuple[str, str, int]:
         """Copies a stream to a temporary file -> its path, digest and size in bytes; synced."""
         hasher = hashlib.sha256()
@@ -85,11 +73,3 @@ class Layout:
             os.unlink(file.name)
             raise
         return file.name, f"sha256:{hasher.hexdigest()}", size
-
-    def read_blob(self, digest: str, limit_bytes: int) -> bytes:
-        """A small blob, verified again."""
-        with open(self.blob(digest), "rb") as file:
-            data = file.read(limit_bytes + 1)
-        if len(data) > limit_bytes or f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
-            raise DataLoss(f"blob {digest} on disk does not match its digest")
-        return data
