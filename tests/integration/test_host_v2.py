@@ -171,7 +171,7 @@ def test_apparmor_denies(findings: dict[str, Any]) -> None:
     text = found["confined"]["text"]
     for word in ("core_pattern: Permission denied", "mounting none on /tmp failed", "overcommit_memory: Permission denied"):
         assert word in text
-    assert "can't open '/proc/kcore': Permission denied" in text
+    assert "kcore is denied" in text
     assert found["pattern_kept"]
     assert found["unconfined"]["text"] == "written\nmounted\nvm written\nkcore is read\n"  # so it was AppArmor
     assert found["shmmax"]["text"] == "12345\n"
