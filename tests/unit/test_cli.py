@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.cli import jsonlite, table
+from berth.cli import table
 from berth.cli.autostart import engine_command
 from berth.cli.client import query, quote
 from berth.cli.flags import HelpRequested, UsageError, help_text, parse
@@ -19,6 +19,7 @@ from berth.cli.ps import parse_filters
 from berth.cli.runconfig import container_config, size_bytes
 from berth.cli.runflags import CREATE_FLAGS
 from berth.cli.terminal import Demultiplexer
+from berth.models import jsonlite
 from berth.models.units import duration
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"

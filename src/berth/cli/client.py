@@ -7,7 +7,7 @@
 import os
 import sys
 
-from berth.cli.jsonlite import dumps, loads
+from berth.models.jsonlite import dumps, loads
 
 try:
     import _socket

@@ -5,7 +5,7 @@ Source: pkg.go.dev/text/template; Docker's own functions: json, join, lower, upp
 """
 
 from berth.cli.flags import UsageError
-from berth.cli.jsonlite import dumps
+from berth.models.jsonlite import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

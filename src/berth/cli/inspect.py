@@ -5,7 +5,7 @@ import sys
 from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, UsageError
-from berth.cli.jsonlite import dumps, pretty
+from berth.models.jsonlite import dumps, pretty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from berth.cli.client import query
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, UsageError
-from berth.cli.jsonlite import dumps
 from berth.cli.table import age, print_rows, shorten, size
+from berth.models.jsonlite import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from berth import API_VERSION, VERSION
 from berth.cli.client import ApiError, NoEngine, fail
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag
-from berth.cli.jsonlite import dumps
 from berth.cli.table import binary_size
+from berth.models.jsonlite import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

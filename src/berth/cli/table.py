@@ -53,7 +53,7 @@ def print_rows(format_: str, columns: "dict[str, str]", rows: "list[dict[str, st
     """
     import sys
 
-    from berth.cli.jsonlite import dumps
+    from berth.models.jsonlite import dumps
 
     if quiet:
         sys.stdout.write("".join(row[key] + "\n" for row in rows))

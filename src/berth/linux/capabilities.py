@@ -33,25 +33,24 @@ def names_of(value: int) -> list[str]:
     return [name for name, number in NUMBERS.items() if value >> number & 1]
 
 
-def last_capability() -> int:
-    """The highest number that this kernel knows."""
-    with open("/proc/sys/kernel/cap_last_cap") as file:
-        return int(file.read())
+def bounding_set() -> int:
+    """This process's bounding set as a mask: more than this nobody can be given.
+
+    Asked of the kernel and not read from /proc, which in a container is the container's.
+    """
+    found = 0
+    for number in range(64):
+        try:
+            found |= libc.prctl(libc.PR_CAPBSET_READ, number) << number
+        except OSError:  # EINVAL: above the last one this kernel has
+            break
+    return found
 
 
-def bounding_set(status: str = "/proc/self/status") -> int:
-    """The bounding set of a process as a mask: more than this nobody can be given."""
-    with open(status) as file:
-        for line in file:
-            if line.startswith("CapBnd:"):
-                return int(line.split()[1], 16)
-    return 0
-
-
-def drop_bounding(keep: int, last: int) -> None:
+def drop_bounding(keep: int) -> None:
     """Drops every capability outside `keep` from the bounding set; needs CAP_SETPCAP."""
     have = bounding_set()
-    for number in range(last + 1):
+    for number in range(have.bit_length()):
         if have >> number & 1 and not keep >> number & 1:
             libc.prctl(libc.PR_CAPBSET_DROP, number)
 

@@ -21,8 +21,8 @@ _COMMON = {
     "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
 }  # fmt: skip
 _NUMBERS = {
-    "x86_64": {"clone": 56, "pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "capset": 126},
-    "aarch64": {"clone": 220, "pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "capset": 91},
+    "x86_64": {"clone": 56, "pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "capget": 125, "capset": 126},
+    "aarch64": {"clone": 220, "pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "capget": 90, "capset": 91},
 }
 
 
@@ -101,18 +101,45 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 
-def clone(flags: int) -> int:
+CLONE_PARENT_SETTID = 0x00100000
+
+
+def clone(flags: int, parent_tid: "ctypes.Array[ctypes.c_char] | None" = None) -> int:
     """clone(2) used as fork(2) with `flags` of CLONE_NEW*; returns 0 in the child. SIGCHLD on exit.
 
+    parent_tid: where the kernel writes the child's pid as the caller sees it (CLONE_PARENT_SETTID).
     Only for single-threaded processes: Python's own after-fork work is skipped, and with one
     thread there is nothing for it to mend.
     """
     sigchld = 17
     zero = ctypes.c_long(0)
+    where = zero if parent_tid is None else ctypes.c_long(ctypes.addressof(parent_tid))
+    flags |= 0 if parent_tid is None else CLONE_PARENT_SETTID
+    # x86-64 and aarch64 agree on the first three: flags, stack, parent_tid.
     result = _libc_with_gil.syscall(
-        ctypes.c_long(_number("clone")), ctypes.c_long(flags | sigchld), zero, zero, zero, zero
+        ctypes.c_long(_number("clone")), ctypes.c_long(flags | sigchld), zero, where, zero, zero
     )
     return _check(int(result), "clone", hex(flags))
+
+
+class SharedPid:
+    """A page shared with children to come, for `clone` to leave a pid in: no system call of the child's is needed."""
+
+    __slots__ = ("_map", "buffer")
+
+    def __init__(self) -> None:
+        import mmap
+
+        self._map = mmap.mmap(-1, mmap.PAGESIZE)  # anonymous and MAP_SHARED
+        self.buffer = (ctypes.c_char * 4).from_buffer(self._map)
+
+    @property
+    def value(self) -> int:
+        return int.from_bytes(self.buffer.raw, "little")
+
+    def close(self) -> None:
+        del self.buffer
+        self._map.close()
 
 
 def unshare(flags: int) -> None:
@@ -129,6 +156,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
+PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
@@ -174,6 +202,15 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     )
     result = _syscall("capset", ctypes.byref(header), ctypes.byref(data))
     _check(result, "capset", hex(effective), hex(permitted), hex(inheritable))
+
+
+def capget() -> tuple[int, int, int]:
+    """capget(2) of the calling thread -> effective, permitted, inheritable as masks of 64 bits."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _check(_syscall("capget", ctypes.byref(header), ctypes.byref(data)), "capget")
+    low_to_high = [data[i] | data[i + 3] << 32 for i in range(3)]
+    return low_to_high[0], low_to_high[1], low_to_high[2]
 
 
 def keyctl_join_session_keyring() -> None:
@@ -302,6 +339,7 @@ BPF_CGROUP_DEVICE = 6
 BPF_F_ALLOW_MULTI = 2
 
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 
 
 def seccomp_set_filter(program: bytes, flags: int) -> int:

@@ -1,20 +1,23 @@
 """The parent's side of a start: makes namespaces and cgroup around a child, and waits until it has execed.
 
-One code for the engine's monitor and for a runtime called cold from a command line.
+One code for the engine's monitor (warm, through the launcher) and for a runtime called cold from a
+command line. init.py draws the words that parent and child exchange.
 """
 
-import hashlib
-import json
 import os
 import select
-import signal
-import socket
 import struct
 
 from berth import errors
-from berth.linux import cgroup, libc, mount, seccomp
-from berth.runtime import init
+from berth.linux import cgroup, libc, mount, signals, sockets
+from berth.models.jsonlite import dumps, loads
+from berth.runtime import enter, hooks, init
+from berth.runtime.init import Launch
 from berth.runtime.plan import Plan, Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # What a joined or inherited namespace is called in /proc/PID/ns, and its flag for setns.
 _NAMESPACE_FILES = {
@@ -34,89 +37,150 @@ class Started:
         self.terminal_fd = terminal_fd
 
 
-def start(
-    plan: Plan, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, seccomp_cache: str,
-    *, clone_flags: int = 0,
-) -> tuple[Started, cgroup.Cgroup]:
-    """Runs the planned container; returns once its program has replaced init.
+def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Started, cgroup.Cgroup]:
+    """Runs the planned container; returns once its program has replaced init, or init waits at the gate.
 
-    standard_fds: what becomes 0, 1 and 2 (not for terminals). seccomp_cache: directory of compiled
-    filters. clone_flags: more flags for clone(2), e.g. CLONE_PARENT. On failure nothing is left: the
-    child is dead and the cgroup removed. Raises BerthError.
+    On failure nothing is left: the child is dead and the cgroup removed. Raises BerthError.
     """
-    program = seccomp_program(plan.process.seccomp, seccomp_cache)
+    program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
     group = cgroup.open_cgroup(plan.cgroup_path, hosts)
     group.create()
     try:
         group.apply(plan.resources)
-        _join_namespaces(plan)
-        if plan.new_time_namespace:
-            _make_time_namespace(plan.time_offsets)
-        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with parent:
-            with child:
-                pid = libc.clone(plan.clone_flags | clone_flags)
-                if pid == 0:
-                    parent.close()
-                    _take_standard_fds(standard_fds)
-                    init.run(init.Context(plan, child, group, hosts, program))
+        parent, child = sockets.channel()
+        try:
             try:
+                pid = _clone(plan, launch, init.Context(plan, child, group, hosts, program, launch), parent)
+            finally:
+                child.close()
+            try:
+                launch.on_cloned(pid)
                 if plan.clone_flags & libc.CLONE_NEWUSER:
                     _set_oom_score(plan.process, pid)
                     write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
-                    _tell(parent, b"m")
+                if plan.user_namespace:
+                    tell(parent, b"m")
                 # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
                 # grace period (cgroup_threadgroup_rwsem), some 10 ms.
                 group.add(pid)
-                _tell(parent, b"c")
-                return Started(pid, _await_exec(parent)), group
+                tell(parent, b"c")
+                started = Started(pid, _await_ready(parent, plan, launch, pid))
+                return started, group
             except BaseException:
                 _reap(pid)
                 raise
+        finally:
+            parent.close()
     except BaseException:
         group.kill()
         group.remove()
         raise
 
 
+def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.socket) -> int:
+    """Clones init and returns its pid; in the child it does not return."""
+    disposable = bool(launch.clone_flags & libc.CLONE_PARENT)  # a starter: it ends once init runs
+    if disposable:
+        _enter_namespaces(plan)
+    if disposable or not (plan.join or plan.new_time_namespace):
+        pid = libc.clone(plan.clone_flags | launch.clone_flags)
+        if pid == 0:
+            parent.close()
+            _become_init(context)
+        return pid
+    # A process between us and init enters the namespaces given by path: hooks, cgroups and the
+    # container's state are our business, in the namespaces that we are in.
+    shared = libc.SharedPid()
+    between = os.fork()
+    if between == 0:
+        parent.close()
+        try:
+            _enter_namespaces(plan)
+            if libc.clone(plan.clone_flags | libc.CLONE_PARENT, shared.buffer) == 0:
+                _become_init(context)
+        except BaseException as error:
+            init.report_failure(context.channel, error, None)
+        os._exit(0)
+    os.waitpid(between, 0)
+    pid = shared.value
+    shared.close()
+    if not pid:
+        context.channel.close()
+        await_exec(parent, launch)
+        raise errors.SystemFailure("the process that joins the container's namespaces was killed")
+    return pid
+
+
+def _become_init(context: init.Context) -> "NoReturn":
+    take_standard_fds(context.launch.standard_fds)
+    init.run(context)
+    os._exit(1)
+
+
 def _set_oom_score(process: Process, pid: int) -> None:
     """For a child in a user namespace, which may not lower it: that takes the host's CAP_SYS_RESOURCE."""
     proc_fd = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        init.set_oom_score(process, proc_fd)
+        enter.set_oom_score(process, proc_fd)
     finally:
         os.close(proc_fd)
 
 
-def _take_standard_fds(fds: tuple[int, int, int] | None) -> None:
+def take_standard_fds(fds: tuple[int, int, int] | None) -> None:
     for number, fd in enumerate(fds or ()):
         os.dup2(fd, number)
 
 
-def _tell(channel: socket.socket, word: bytes) -> None:
+def tell(channel: sockets.socket, word: bytes) -> None:
     try:
         channel.send(word)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # init has failed already and said why: _await_exec reads it
+        pass  # init has failed already and said why: await_exec reads it
 
 
-def _await_exec(channel: socket.socket) -> int:
-    """Reads what init reports until the socket ends; returns the terminal's descriptor or -1."""
+def _await_ready(channel: sockets.socket, plan: Plan, launch: Launch, pid: int) -> int:
+    """Runs the runtime's hooks when init asks for them; returns the terminal's descriptor or -1."""
+    terminal_fd, word = await_exec(channel, launch)
+    try:
+        if word == b"h":
+            state = {**launch.state, "status": "creating", "pid": pid}
+            for point in hooks.RUNTIME_POINTS:
+                hooks.run(plan.hooks.get(point) or [], point, state)
+            tell(channel, b"k")
+            again, word = await_exec(channel, launch)
+            terminal_fd = max(terminal_fd, again)
+        if launch.gate is not None and word != b"r":
+            raise errors.StartFailed("the container's init was killed before it was ready")
+    except BaseException:
+        if terminal_fd >= 0:
+            os.close(terminal_fd)
+        raise
+    return terminal_fd
+
+
+def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
+    """Reads what a child reports until it asks ("h"), is ready ("r") or has execed ("": the socket ends).
+
+    Returns the terminal's descriptor or -1, and that word. Raises the error that the child reports.
+    """
     terminal_fd = -1
     while True:
         try:
-            message, fds, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 1)
+            message, fds = sockets.receive(channel, _MESSAGE_BYTES)
         except ConnectionResetError:
             message, fds = b"", []
-        if message[:1] == b"t" and fds:
+        word = message[:1]
+        if word == b"t" and fds:
             terminal_fd = fds[0]
-        elif message[:1] == b"e":
+        elif word == b"n" and fds:
+            launch.on_listener(fds[0])
+        elif word == b"e":
             if terminal_fd >= 0:
                 os.close(terminal_fd)
-            report = json.loads(message[1:])
+            report = loads(message[1:].decode())
             raise errors.from_wire(report["kind"], report["message"])
-        elif not message:
-            return terminal_fd
+        elif word in (b"h", b"r", b""):
+            return terminal_fd, word
 
 
 def _reap(pid: int) -> None:
@@ -125,7 +189,7 @@ def _reap(pid: int) -> None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    signals.pidfd_send(pidfd, signals.SIGKILL)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.poll()
@@ -136,19 +200,38 @@ def _reap(pid: int) -> None:
         pass
 
 
+def _enter_namespaces(plan: Plan) -> None:
+    _join_namespaces(plan)
+    if plan.new_time_namespace:
+        _make_time_namespace(plan.time_offsets)
+
+
 def _join_namespaces(plan: Plan) -> None:
-    """Enters namespaces given by path, while this process still has the host's rights over them."""
-    for flag, path in plan.join:
+    """Enters namespaces given by path, the user namespace last: before it we have the host's rights over the others.
+
+    What only the user namespace's root may enter is tried once more after it.
+    """
+    opened: list[tuple[int, str, int]] = []
+    for flag, path in sorted(plan.join, key=lambda entry: entry[0] == libc.CLONE_NEWUSER):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            opened.append((flag, path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
         except OSError as error:
             raise errors.InvalidSpec(f"linux.namespaces: {path}: {error.strerror}") from None
+    denied = []
+    for flag, path, fd in opened:
+        try:
+            libc.setns(fd, flag)
+        except PermissionError:
+            denied.append((flag, path, fd))
+        except OSError as error:
+            raise errors.InvalidSpec(f"linux.namespaces: cannot join {path}: {error.strerror}") from None
+    for flag, path, fd in denied:
         try:
             libc.setns(fd, flag)
         except OSError as error:
             raise errors.InvalidSpec(f"linux.namespaces: cannot join {path}: {error.strerror}") from None
-        finally:
-            os.close(fd)
+    for _, _, fd in opened:
+        os.close(fd)
 
 
 def _make_time_namespace(offsets: dict) -> None:
@@ -192,66 +275,141 @@ def user_namespace_fd(uid_mappings: list[dict], gid_mappings: list[dict]) -> int
 
 
 def seccomp_program(profile: dict | None, cache: str) -> bytes:
-    """Compiles a seccomp section, or takes it from `cache`, which is keyed by content.
+    """Compiles a seccomp section, or takes it from `cache`, which is keyed by content; '' for no cache.
 
     Returns the flags (8 bytes) and the program, or b'' for none.
     """
     if not profile:
         return b""
-    canonical = json.dumps([libc.MACHINE, profile], sort_keys=True).encode()
-    path = f"{cache}/{hashlib.sha256(canonical).hexdigest()}.bpf"
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        pass
+    path = ""
+    if cache:
+        from _blake2 import blake2b  # hashlib brings all of OpenSSL along, 2 ms
+
+        canonical = dumps([libc.MACHINE, profile]).encode()
+        path = f"{cache}/{blake2b(canonical, digest_size=32).hexdigest()}.bpf"
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError:
+            pass
+    from berth.linux import seccomp  # not needed where the cache knows the profile
+
     flags = struct.pack("<Q", seccomp.filter_flags(profile))
     program = flags + seccomp.compile_profile(profile, libc.MACHINE)
+    if path:
+        _keep(path, program)
+    return program
+
+
+def _keep(path: str, program: bytes) -> None:
     temporary = f"{path}.{os.getpid()}"
     try:
-        os.makedirs(cache, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(program)
         os.rename(temporary, path)
     except OSError:
         pass  # a cache that cannot be written costs two milliseconds the next time
-    return program
 
 
 # -- exec -----------------------------------------------------------------------------------------
+#
+#   parent (monitor, or a cold runtime)      joiner                               program
+#      |  fork                                 |                                    |
+#      |                                       |  enters cgroup and namespaces      |
+#      |<--- "t" + descriptor of the pty ------|  only with a terminal              |
+#      |                                       |  credentials, seccomp, ...         |
+#      |                                       |  clone(CLONE_PARENT), ends ------->|
+#      |<--- end of file, or "e" + JSON --------------------------------------------|  execve
+#
+# The joiner is in the container's namespaces but not in its pid namespace (setns changes that of
+# children only), so nothing in there can see it, far less trace it, while it still has rights that
+# the container lacks (CVE-2016-9962). What is cloned into the pid namespace has the program's own.
 
 
 def execute(
-    process: Process, init_pidfd: int, init_pid: int, cgroup_path: str, hosts: cgroup.Hierarchies,
-    standard_fds: tuple[int, int, int] | None, seccomp_cache: str, *, clone_flags: int = 0,
-) -> Started:  # fmt: skip
-    """Runs one more program in the container of `init_pidfd`; returns once it has execed.
+    process: Process, init_pidfd: int, init_pid: int, cgroup_path: str, hosts: cgroup.Hierarchies, launch: Launch
+) -> Started:
+    """Runs one more program in the container of `init_pidfd`; returns once it has execed, as a child of the caller.
 
     The pidfd is what is joined: a pid could be another process by now. Raises BerthError.
     """
-    program = seccomp_program(process.seccomp, seccomp_cache)
-    flags = _foreign_namespaces(init_pid)
-    if flags & libc.CLONE_NEWPID:
-        libc.setns(init_pidfd, libc.CLONE_NEWPID)  # only for children
-    group = cgroup.open_cgroup(cgroup_path, hosts)
-    parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with parent:
-        with child:
-            pid = libc.clone(clone_flags)
-            if pid == 0:
-                parent.close()
-                _take_standard_fds(standard_fds)
-                _run_exec(process, init_pidfd, flags & ~libc.CLONE_NEWPID, child, group, hosts, program)
-        try:
-            group.add(pid)
-            _tell(parent, b"c")
-            return Started(pid, _await_exec(parent))
-        except OSError as error:
-            _reap(pid)
-            raise errors.Conflict(f"the container is no longer running: {error.strerror}") from error
-        except BaseException:
-            _reap(pid)
-            raise
+    parent, child = sockets.channel()
+    shared = libc.SharedPid()
+    joiner = os.fork()
+    if joiner == 0:
+        parent.close()
+        _join_and_execute(process, init_pidfd, init_pid, cgroup_path, hosts, launch, child, shared)
+    child.close()
+    try:
+        terminal_fd, _ = await_exec(parent, launch)
+    except BaseException:
+        _collect(joiner)
+        if shared.value:
+            _collect(shared.value)
+        raise
+    finally:
+        parent.close()
+    _collect(joiner)
+    pid = shared.value
+    shared.close()
+    if not pid:
+        if terminal_fd >= 0:
+            os.close(terminal_fd)
+        raise errors.SystemFailure("the process that joins the container was killed")
+    return Started(pid, terminal_fd)
+
+
+def _collect(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def _join_and_execute(
+    process: Process, init_pidfd: int, init_pid: int, cgroup_path: str, hosts: cgroup.Hierarchies, launch: Launch,
+    channel: sockets.socket, shared: libc.SharedPid,
+) -> "NoReturn":  # fmt: skip
+    try:
+        # Ends with the parent, should that be killed while we wait for something.
+        init.die_with_parent(channel)
+        take_standard_fds(launch.standard_fds)
+        program = seccomp_program(process.seccomp, launch.seccomp_cache)
+        proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        enter.set_oom_score(process, proc_fd)
+        flags = _foreign_namespaces(init_pid)
+        if cgroup_path:
+            _enter_cgroup(cgroup_path, hosts)
+        if flags:
+            libc.setns(init_pidfd, flags)
+        libc.prctl(libc.PR_SET_DUMPABLE, 0)
+        if flags & libc.CLONE_NEWUSER:
+            init.become_root_of_user_namespace()
+        terminal_fd = _open_terminal(process, channel) if process.terminal else -1
+        if terminal_fd < 0 and not flags & libc.CLONE_NEWUSER:
+            enter.give_streams(process)
+        enter.close_others_on_exec(launch.preserve_fds)
+        path = enter.prepare(process, proc_fd, new_keyring=launch.new_keyring)
+        os.close(proc_fd)
+        listener = enter.restrict(process, program)
+        init.hand_over_listener(channel, listener)
+        if libc.clone(libc.CLONE_PARENT, shared.buffer) == 0:
+            enter.own_streams(process, terminal_fd)
+            if launch.die_with_parent:
+                libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL)
+            init.hand_over_listener(channel, enter.restrict_last(process, program))
+            enter.execute(path, process)
+    except BaseException as error:
+        init.report_failure(channel, error, None)
+    os._exit(0)
+
+
+def _enter_cgroup(path: str, hosts: cgroup.Hierarchies) -> None:
+    try:
+        cgroup.open_cgroup(path, hosts).add(os.getpid())
+    except OSError as error:
+        raise errors.Conflict(f"the container is no longer running: {error.strerror}") from error
 
 
 def _foreign_namespaces(pid: int) -> int:
@@ -269,33 +427,17 @@ def _foreign_namespaces(pid: int) -> int:
     return flags
 
 
-def _run_exec(
-    process: Process, init_pidfd: int, flags: int, channel: socket.socket, group: cgroup.Cgroup,
-    hosts: cgroup.Hierarchies, program: bytes,
-) -> None:  # fmt: skip
-    context = init.Context(None, channel, group, hosts, program)  # type: ignore[arg-type]
-    try:
-        libc.prctl(libc.PR_SET_PDEATHSIG, 9)
-        context.lsm_proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        init.set_oom_score(process, context.lsm_proc_fd)
-        init.await_parent(channel, b"c")
-        if flags:
-            libc.setns(init_pidfd, flags)
-        if flags & libc.CLONE_NEWUSER:
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
-        if process.terminal:
-            root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            path, flags = "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY
-            master = libc.openat2(root_fd, path, flags, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_SYMLINKS)
-            if os.fstat(master).st_rdev != os.makedev(5, 2):
-                raise errors.InvalidSpec("process.terminal: /dev/pts/ptmx in the container is not a terminal multiplexer")
-            context.terminal_fd = init.unlock_terminal(master, process)
-            init.hand_over_terminal(channel, master)
-        init.enter_process(process, context)
-    except BaseException as error:
-        init.report_failure(channel, error, None)
-    os._exit(1)
+def _open_terminal(process: Process, channel: sockets.socket) -> int:
+    """A pty of the container's devpts; its master goes to the parent."""
+    root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    resolve = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_SYMLINKS
+    master = libc.openat2(root_fd, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
+    os.close(root_fd)
+    if os.fstat(master).st_rdev != os.makedev(5, 2):
+        raise errors.InvalidSpec("process.terminal: /dev/pts/ptmx in the container is not a terminal multiplexer")
+    terminal_fd = init.unlock_terminal(master, process)
+    init.hand_over_terminal(channel, master)
+    return terminal_fd
 
 
 # -- the root file system ----------------------------------------------------------------------------

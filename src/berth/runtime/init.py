@@ -6,54 +6,90 @@
        |                                         |  root, mounts, devices ...
        |<--- "t" + descriptor of the pty --------|  only with a terminal
        |---- "c": you are in your cgroup ------->|
-       |                                         |  pivot_root, masks, capabilities, seccomp
+       |<--- "h": run the runtime's hooks -------|  only with prestart or createRuntime hooks
+       |---- "k": they succeeded --------------->|
+       |                                         |  pivot_root, masks, credentials
+       |<--- "r": ready -------------------------|  only with a gate: what follows waits for `start`,
+       |                                         |  which connects, says "s", and is then the parent
+       |<--- "n" + descriptor of the listener ---|  only with SCMP_ACT_NOTIFY
+       |                                         |  seccomp, capabilities
        |<--- end of file: execve succeeded ------|  the socket is close-on-exec
        |<--- "e" + JSON {kind, message} ---------|  or: why it did not
 
 Nothing is parsed or imported here: `run` executes operations that `runtime.plan` decided on.
 """
 
-import errno
 import fcntl
-import json
 import os
-import resource
 import select
-import signal
-import socket
 import stat
 import struct
 import termios
-from collections.abc import Callable
 
-from berth.errors import BerthError, CommandNotExecutable, CommandNotFound, InvalidSpec, StartFailed
-from berth.linux import capabilities, cgroup, confine, libc, mount
-from berth.runtime.plan import Operation, Plan, Process, rlimit_name
+from berth.errors import BerthError, InvalidSpec
+from berth.linux import cgroup, libc, mount, signals, sockets
+from berth.models.jsonlite import dumps
+from berth.runtime import enter, hooks
+from berth.runtime.plan import Operation, Plan, Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # asm-generic/ioctls.h; the same on every architecture berth knows
 _TIOCGPTPEER, _TIOCGPTN, _TIOCSPTLCK = 0x5441, 0x80045430, 0x40045431
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-# What Python ignores, and what launcher and monitor do.
-_IGNORED_SIGNALS = (
-    signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT,
-)  # fmt: skip
-_FDS_ABOVE_STDIO = 3
-_ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
+_MESSAGE_BYTES = 32768
+
+
+class Launch:
+    """How to start a container or an exec: what is not in the bundle.
+
+    standard_fds: what becomes 0, 1 and 2, or None for those there are (or a terminal). clone_flags:
+    more of them, e.g. CLONE_PARENT. seccomp_cache: directory of compiled filters, or ''. gate: a
+    listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
+    the program ends with who started it. on_cloned: called with init's pid before it may do anything.
+    on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
+    """
+
+    __slots__ = (
+        "clone_flags", "die_with_parent", "gate", "manager", "new_keyring", "on_cloned", "on_listener", "pivot", "preserve_fds",
+        "rootless", "seccomp_cache", "standard_fds", "state",
+    )  # fmt: skip
+
+    def __init__(self, seccomp_cache: str = "", *, clone_flags: int = 0, die_with_parent: bool = True) -> None:
+        self.seccomp_cache = seccomp_cache
+        self.clone_flags = clone_flags
+        self.die_with_parent = die_with_parent
+        self.standard_fds: tuple[int, int, int] | None = None
+        self.preserve_fds = 0
+        self.gate: sockets.socket | None = None
+        self.manager = "cgroupfs"
+        self.rootless = False
+        self.new_keyring = True
+        self.pivot = True
+        self.state: dict = {}
+        self.on_cloned: Callable[[int], None] = lambda pid: None
+        self.on_listener: Callable[[int], None] = os.close
 
 
 class Context:
     """What operations share. Descriptors are this process's until execve closes them."""
 
-    __slots__ = ("cgroup", "channel", "hosts", "lsm_proc_fd", "opened", "plan", "root_fd", "seccomp_program", "terminal_fd")
+    __slots__ = (
+        "cgroup", "channel", "hosts", "launch", "lsm_proc_fd", "opened", "plan", "root_fd", "seccomp_program", "terminal_fd",
+    )  # fmt: skip
 
     def __init__(
-        self, plan: Plan, channel: socket.socket, group: cgroup.Cgroup, hosts: cgroup.Hierarchies, seccomp_program: bytes
-    ) -> None:
+        self, plan: Plan, channel: sockets.socket, group: cgroup.Cgroup, hosts: cgroup.Hierarchies, seccomp_program: bytes,
+        launch: Launch,
+    ) -> None:  # fmt: skip
         self.plan = plan
         self.channel = channel
         self.cgroup = group
         self.hosts = hosts
         self.seccomp_program = seccomp_program
+        self.launch = launch
         self.root_fd = -1
         self.terminal_fd = -1
         self.lsm_proc_fd = -1
@@ -63,29 +99,97 @@ class Context:
 def run(context: Context) -> None:
     """Executes the plan and becomes the program; never returns."""
     operation: Operation | None = None
+    process = context.plan.process
     try:
-        _die_with_parent(context.channel)
+        die_with_parent(context.channel)
         # The host's procfs, opened while it still is the host's: see confine._write_attribute.
         context.lsm_proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        if context.plan.clone_flags & libc.CLONE_NEWUSER:
+        if context.plan.user_namespace:
             await_parent(context.channel, b"m")
             _open_host_paths(context)
-            _become_root_of_user_namespace()  # the parent has set the OOM score
+            become_root_of_user_namespace()  # the parent has set the OOM score
         else:
-            set_oom_score(context.plan.process, context.lsm_proc_fd)
+            enter.set_oom_score(process, context.lsm_proc_fd)
+        # Nothing in a container may trace us or look into our descriptors; execve makes it dumpable again.
+        # Not before the maps are written: an ordinary user may write those of a dumpable process only.
+        libc.prctl(libc.PR_SET_DUMPABLE, 0)
         for operation in context.plan.operations:
             OPERATIONS[operation.name](context, *operation.arguments)
         operation = None
         # A work directory of /proc/self/fd/N finds nothing (CVE-2024-21626).
         for fd in (context.root_fd, *context.opened.values()):
             os.close(fd)
-        enter_process(context.plan.process, context)
+        _enter_program(context)
     except BaseException as error:
         report_failure(context.channel, error, operation)
     os._exit(1)
 
 
-def report_failure(channel: socket.socket, error: BaseException, operation: Operation | None) -> None:
+def _enter_program(context: Context) -> None:
+    process, launch = context.plan.process, context.launch
+    enter.own_streams(process, context.terminal_fd)
+    if context.terminal_fd < 0 and not context.plan.user_namespace:
+        enter.give_streams(process)
+    enter.close_others_on_exec(launch.preserve_fds)
+    path = enter.prepare(process, context.lsm_proc_fd, new_keyring=launch.new_keyring)
+    if launch.gate is not None:
+        _await_start(context)
+    if found := context.plan.hooks.get("startContainer"):
+        _run_start_hooks(context, found)
+    # The change of uid has cleared it; a container that outlives its runtime lets go of it here.
+    libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL if launch.die_with_parent else 0)
+    hand_over_listener(context.channel, enter.restrict(process, context.seccomp_program))
+    hand_over_listener(context.channel, enter.restrict_last(process, context.seccomp_program))
+    enter.execute(path, process)
+
+
+def _await_start(context: Context) -> None:
+    """Tells `create` that all is ready, then waits for `start`, which hears of the rest."""
+    assert context.launch.gate is not None
+    # From now on we outlive who created us.
+    libc.prctl(libc.PR_SET_PDEATHSIG, 0)
+    context.channel.send(b"r")
+    context.channel.close()
+    fd, _ = context.launch.gate._accept()  # type: ignore[attr-defined]
+    context.channel = sockets.socket(fileno=fd)
+    context.launch.gate.close()
+    await_parent(context.channel, b"s")
+
+
+def _run_start_hooks(context: Context, found: "list[dict]") -> None:
+    """In a child that is as restricted as the program will be: these hooks are programs of the container."""
+    process = context.plan.process
+    reader, writer = sockets.channel()
+    pid = libc.clone(0)
+    if pid == 0:
+        try:
+            enter.restrict(process, context.seccomp_program)
+            enter.restrict_last(process, context.seccomp_program)
+            state = {**context.launch.state, "status": "created", "pid": os.getppid()}
+            hooks.run(found, "startContainer", state, enter.environment(process))
+        except BaseException as error:
+            report_failure(writer, error, None)
+        os._exit(0)
+    writer.close()
+    message, _ = sockets.receive(reader, 65536)
+    reader.close()
+    os.waitpid(pid, 0)
+    if message:
+        from berth import errors
+        from berth.models.jsonlite import loads
+
+        report = loads(message[1:].decode())
+        raise errors.from_wire(report["kind"], report["message"])
+
+
+def hand_over_listener(channel: sockets.socket, listener: "int | None") -> None:
+    """The descriptor on which a seccomp filter asks goes to the parent, who sends it where the bundle says."""
+    if listener is not None:
+        sockets.send(channel, b"n", [listener])
+        os.close(listener)
+
+
+def report_failure(channel: sockets.socket, error: BaseException, operation: Operation | None) -> None:
     """Tells the parent why; the kind goes along so that the exit code survives the way to the client."""
     if isinstance(error, BerthError):
         kind, message = type(error).__name__, str(error)
@@ -93,21 +197,24 @@ def report_failure(channel: socket.socket, error: BaseException, operation: Oper
         kind, message = "StartFailed", f"{operation.name} {_shown(operation)}: {error}"
     else:
         kind, message = "StartFailed", f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
-    channel.sendall(b"e" + json.dumps({"kind": kind, "message": message}).encode())
+    try:
+        channel.send(b"e" + dumps({"kind": kind, "message": message}).encode(errors="replace")[:_MESSAGE_BYTES])
+    except OSError:
+        pass  # nobody is left to hear it
 
 
 def _shown(operation: Operation) -> str:
     return " ".join(repr(a) for a in operation.arguments if isinstance(a, str))
 
 
-def await_parent(channel: socket.socket, word: bytes) -> None:
+def await_parent(channel: sockets.socket, word: bytes) -> None:
     """Blocks until the parent says `word`; ends quietly if the parent is gone."""
     if channel.recv(1) != word:
         os._exit(1)
 
 
-def _die_with_parent(channel: socket.socket) -> None:
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(channel: sockets.socket) -> None:
+    libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL)
     # The parent may have died before the call; then the channel is at its end already.
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLHUP)
@@ -115,8 +222,11 @@ def _die_with_parent(channel: socket.socket) -> None:
         os._exit(1)
 
 
-def _become_root_of_user_namespace() -> None:
-    os.setgroups([])
+def become_root_of_user_namespace() -> None:
+    try:
+        os.setgroups([])
+    except PermissionError:
+        pass  # a namespace made without rights: user_namespaces(7), /proc/PID/setgroups
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
@@ -377,9 +487,9 @@ def unlock_terminal(master: int, process: Process) -> int:
     return slave
 
 
-def hand_over_terminal(channel: socket.socket, master: int) -> None:
+def hand_over_terminal(channel: sockets.socket, master: int) -> None:
     """Sends the master to the parent and forgets it."""
-    socket.send_fds(channel, [b"t"], [master])
+    sockets.send(channel, b"t", [master])
     os.close(master)
 
 
@@ -392,10 +502,11 @@ def write_sysctl(context: Context, path: str, value: str) -> None:
 
 def raise_loopback(context: Context) -> None:
     """A new network namespace has `lo`, but switched off; netdevice(7)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        request = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
-        flags = struct.unpack_from("16sh", request)[1]
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)  # any socket takes these; netdevice(7)
+    request = fcntl.ioctl(sock.fileno(), _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
+    flags = struct.unpack_from("16sh", request)[1]
+    fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    sock.close()
 
 
 def set_hostname(context: Context, name: str) -> None:
@@ -404,6 +515,16 @@ def set_hostname(context: Context, name: str) -> None:
 
 def set_domainname(context: Context, name: str) -> None:
     libc.setdomainname(name)
+
+
+def run_create_hooks(context: Context) -> None:
+    """createRuntime's (and prestart's) in the parent, then createContainer's here; hooks.py says when which."""
+    found = context.plan.hooks
+    if any(point in found for point in hooks.RUNTIME_POINTS):
+        context.channel.send(b"h")
+        await_parent(context.channel, b"k")
+    state = {**context.launch.state, "status": "creating", "pid": os.getpid()}
+    hooks.run(found.get("createContainer") or [], "createContainer", state)
 
 
 def pivot(context: Context) -> None:
@@ -465,218 +586,11 @@ def make_root_readonly(context: Context) -> None:
     mount.set_attributes(context.root_fd, set_=libc.MOUNT_ATTR_RDONLY, clear=0)
 
 
-OPERATIONS: dict[str, Callable[..., None]] = {
+OPERATIONS: "dict[str, Callable[..., None]]" = {
     function.__name__: function
     for function in (
         prepare_root, mount_filesystem, bind_mount, enter_cgroup, mount_cgroup, make_device, make_link, open_console,
-        write_sysctl, raise_loopback, set_hostname, set_domainname, pivot, make_readonly, mask, set_root_propagation,
+        write_sysctl, raise_loopback, set_hostname, set_domainname, run_create_hooks, pivot, make_readonly, mask, set_root_propagation,
         make_root_readonly,
     )
 }  # fmt: skip
-
-
-# -- from here on the same for a container's first program and for exec -------------------------------
-
-
-def set_oom_score(process: Process, proc_fd: int) -> None:
-    """Writes oom_score_adj. Lowering it needs CAP_SYS_RESOURCE, so an unchanged value is not written."""
-    if process.oom_score_adj is None:
-        return
-    fd = os.open("oom_score_adj", os.O_RDWR | os.O_CLOEXEC, dir_fd=proc_fd)
-    try:
-        if int(os.read(fd, 16)) != process.oom_score_adj:
-            os.pwrite(fd, str(process.oom_score_adj).encode(), 0)
-    except OSError as error:
-        raise StartFailed(
-            f"cannot set oom_score_adj to {process.oom_score_adj}: {error.strerror}; "
-            "lowering it needs CAP_SYS_RESOURCE, which the engine does not have"
-        ) from None
-    finally:
-        os.close(fd)
-
-
-def enter_process(process: Process, context: Context) -> None:
-    """Gives up everything the program must not have, in the order in which each step still may."""
-    _standard_streams(process, context.terminal_fd)
-    _confine_by_modules(process, context.lsm_proc_fd)
-    if process.personality is not None:
-        libc.personality(process.personality)
-    _set_rlimits(process)
-    if process.no_new_privileges:
-        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    _change_directory(process.cwd)
-    if context.seccomp_program and not process.no_new_privileges:
-        # Without no-new-privileges the filter needs CAP_SYS_ADMIN, so it comes before the drop.
-        _install_seccomp(process, context.seccomp_program)
-    _set_credentials(process)
-    if process.umask is not None:
-        os.umask(process.umask)
-    else:
-        os.umask(0o022)
-    # Cleared by the change of uid, so set once more.
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in _IGNORED_SIGNALS:  # execve would pass that on, and `stop` would have no effect
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    if context.seccomp_program and process.no_new_privileges:
-        _install_seccomp(process, context.seccomp_program)
-    execute(process)
-
-
-def _standard_streams(process: Process, terminal_fd: int) -> None:
-    os.setsid()
-    if terminal_fd >= 0:
-        fcntl.ioctl(terminal_fd, termios.TIOCSCTTY, 0)
-        for number in range(_FDS_ABOVE_STDIO):
-            os.dup2(terminal_fd, number)
-    elif process.uid:
-        # A pipe belongs to who made it; /dev/stdout can be opened again only by its owner.
-        for number in range(_FDS_ABOVE_STDIO):
-            found = os.fstat(number)  # for a user namespace the parent has done it, with the host's rights
-            if stat.S_ISFIFO(found.st_mode) and found.st_uid != process.uid:
-                os.fchown(number, process.uid, -1)
-    libc.close_range(_FDS_ABOVE_STDIO, libc.CLOSE_RANGE_CLOEXEC)
-
-
-def _confine_by_modules(process: Process, proc_fd: int) -> None:
-    if process.apparmor_profile:
-        confine.apparmor_on_exec(process.apparmor_profile, proc_fd)
-    if process.selinux_label:
-        confine.selinux_on_exec(process.selinux_label, proc_fd)
-    if process.landlock:
-        confine.landlock_scope_abstract_sockets()
-    try:
-        libc.keyctl_join_session_keyring()
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EDQUOT):
-            raise
-
-
-def _set_rlimits(process: Process) -> None:
-    for number, soft, hard in process.rlimits:
-        try:
-            resource.setrlimit(number, (soft, hard))
-        except (ValueError, OSError):
-            have = resource.getrlimit(number)[1]
-            raise StartFailed(
-                f"cannot set ulimit {rlimit_name(number)} to {soft}:{hard}: the hard limit here is {have}, and raising "
-                "it needs CAP_SYS_RESOURCE, which the engine does not have; ask for less or start the engine with more"
-            ) from None
-
-
-def _change_directory(cwd: str) -> None:
-    try:
-        os.chdir(cwd)
-    except OSError as error:
-        raise StartFailed(f"cannot change to work directory {cwd!r}: {error.strerror}") from None
-    # A directory outside the root, got at through an inherited descriptor, has no path here: getcwd
-    # fails or says "(unreachable)" (CVE-2024-21626).
-    try:
-        inside = os.getcwd().startswith("/")
-    except OSError:
-        inside = False
-    if not inside:
-        raise StartFailed(f"work directory {cwd!r} is outside the container's root file system")
-
-
-def _install_seccomp(process: Process, program: bytes) -> None:
-    flags = int.from_bytes(program[:8], "little")
-    try:
-        libc.seccomp_set_filter(program[8:], flags)
-    except OSError as error:
-        raise StartFailed(f"cannot install the seccomp filter: {error}") from None
-
-
-def _set_credentials(process: Process) -> None:
-    limited = process.limits_capabilities
-    if limited:
-        capabilities.drop_bounding(process.bounding, _last_capability())
-        libc.prctl(libc.PR_SET_KEEPCAPS, 1)
-    os.setgroups(process.additional_gids)
-    os.setresgid(process.gid, process.gid, process.gid)
-    os.setresuid(process.uid, process.uid, process.uid)
-    if limited:
-        libc.capset(process.effective, process.permitted, process.inheritable)
-        capabilities.set_ambient(process.ambient)
-        libc.prctl(libc.PR_SET_KEEPCAPS, 0)
-
-
-_known_last_capability: list[int] = []
-
-
-def _last_capability() -> int:
-    return _known_last_capability[0]
-
-
-def remember_last_capability() -> None:
-    """Reads the kernel's highest capability once, in the launcher, while the host's /proc is there."""
-    _known_last_capability[:] = [capabilities.last_capability()]
-
-
-def execute(process: Process) -> None:
-    """execve, looking the name up in the container's PATH as execvp(3) does; raises what a person can act on."""
-    name = process.args[0]
-    environment = {}
-    for item in process.env:
-        key, _, value = item.partition("=")
-        environment[key] = value
-    if "/" in name:
-        _execve(name, process, environment)
-        return
-    search = environment.get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    denied = ""
-    for directory in search.split(":"):
-        candidate = f"{directory or '.'}/{name}"
-        try:
-            found = os.stat(candidate)
-        except OSError:
-            continue
-        if not stat.S_ISREG(found.st_mode) or not os.access(candidate, os.X_OK):
-            denied = denied or candidate
-            continue
-        _execve(candidate, process, environment)
-    if denied:
-        raise CommandNotExecutable(f"exec: {json.dumps(name)}: {denied}: permission denied")
-    raise CommandNotFound(f"exec: {json.dumps(name)}: executable file not found in $PATH")
-
-
-def _execve(path: str, process: Process, environment: dict[str, str]) -> None:
-    try:
-        os.execve(path, process.args, environment)
-    except OSError as error:
-        kind = CommandNotFound if error.errno in (errno.ENOENT, errno.ENOTDIR) else CommandNotExecutable
-        reason = (error.strerror or "").lower()
-        raise kind(f"exec: {json.dumps(path)}: {reason}{_why_not(path, error.errno or 0)}") from None
-
-
-def _why_not(path: str, error: int) -> str:
-    """What the kernel's errno hides: a missing interpreter, a directory, another machine's program."""
-    try:
-        found = os.stat(path)
-        if stat.S_ISDIR(found.st_mode):
-            return ": it is a directory"
-        if not found.st_mode & 0o111:
-            return ": it is not executable (chmod +x it in the image)"
-        with open(path, "rb") as file:
-            head = file.read(4096)
-    except OSError:
-        return ""
-    if head.startswith(b"#!"):
-        interpreter = head[2:].split(b"\n")[0].strip().split(b" ")[0].decode(errors="replace")
-        if error == errno.ENOENT:
-            return f": its interpreter {interpreter!r} does not exist in the container"
-        return ""
-    if head.startswith(b"\x7fELF") and len(head) >= 20:
-        machine = _ELF_MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
-        if error == errno.ENOEXEC:
-            return f": it is built for {machine}, this machine is {libc.MACHINE}"
-        if error == errno.ENOENT:
-            return f": its interpreter {_elf_interpreter(head)!r} does not exist in the container"
-    elif error == errno.ENOEXEC:
-        return ": it is neither an ELF program nor a script that starts with '#!'"
-    return ""
-
-
-def _elf_interpreter(head: bytes) -> str:
-    start = head.find(b"/lib")
-    return head[start : head.find(b"\0", start)].decode(errors="replace") if start >= 0 else "?"

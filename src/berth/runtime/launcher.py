@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from berth.linux import cgroup, libc
-from berth.runtime import init, monitor
+from berth.runtime import monitor
 
 MAX_MESSAGE_BYTES = 1 << 17
 _MAX_FDS = 64
@@ -41,7 +41,6 @@ def main(argv: list[str]) -> int:
     libc.set_process_name("berth-launcher")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine in the foreground
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps monitors
-    init.remember_last_capability()
     sock = socket.socket(fileno=int(argv[1]))
     sock.set_inheritable(False)
     hosts = cgroup.hierarchies()

@@ -108,7 +108,7 @@ class Plan:
     """clone_flags: namespaces to make; join: (flag, path) of those to enter; the rest as OCI names it."""
 
     __slots__ = (
-        "cgroup_path", "clone_flags", "gid_mappings", "join", "new_cgroup_namespace", "new_time_namespace",
+        "cgroup_path", "clone_flags", "gid_mappings", "hooks", "join", "new_cgroup_namespace", "new_time_namespace",
         "operations", "process", "resources", "root_path", "root_propagation", "time_offsets", "uid_mappings",
     )  # fmt: skip
 
@@ -136,7 +136,13 @@ class Plan:
         if self.resources.get("devices"):
             self.resources = {**self.resources, "devices": self.resources["devices"] + _DEFAULT_DEVICE_RULES}
         self.process = Process(spec["process"], linux, spec.get("annotations") or {})
+        self.hooks: dict[str, list[dict]] = {point: found for point, found in (spec.get("hooks") or {}).items() if found}
         self.operations = tuple(_operations(spec, linux, namespaces, self))
+
+    @property
+    def user_namespace(self) -> bool:
+        """Whether the container is in another user namespace than its runtime, a new one or one by path."""
+        return bool(self.clone_flags & libc.CLONE_NEWUSER) or any(flag == libc.CLONE_NEWUSER for flag, _ in self.join)
 
     def describe(self) -> str:
         """The whole plan, one operation a line."""
@@ -144,7 +150,7 @@ class Plan:
 
 
 def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan) -> list[Operation]:
-    in_user_namespace = bool(plan.clone_flags & libc.CLONE_NEWUSER)
+    in_user_namespace = plan.user_namespace
     found = [Operation("prepare_root", plan.root_path, _root_propagation(linux))]
     waited = False
     for index, entry in enumerate(spec.get("mounts") or []):
@@ -167,6 +173,8 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan)
             if "uts" not in namespaces:
                 raise InvalidSpec(f"{key}: cannot be set without a uts namespace")
             found.append(Operation(call, spec[key]))
+    if any(point in plan.hooks for point in ("prestart", "createRuntime", "createContainer")):
+        found.append(Operation("run_create_hooks"))
     found.append(Operation("pivot"))
     found += [Operation("make_readonly", path) for path in linux.get("readonlyPaths") or []]
     found += [Operation("mask", path) for path in linux.get("maskedPaths") or []]

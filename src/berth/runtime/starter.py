@@ -1,5 +1,7 @@
 """The starter: a short-lived child of the monitor that does the heavy part of a start, and ends.
 
+For an exec it is the joiner of `container.execute`; this is about a container's first program.
+
 It reads the bundle, plans, mounts the root file system and clones init with CLONE_PARENT, so that
 init is the monitor's child and not the starter's. What all this touches of the launcher's memory
 becomes private to the starter and goes with it: the monitor, which stays as long as the container,
@@ -17,6 +19,7 @@ import stat
 from berth import errors
 from berth.linux import cgroup, libc, mount
 from berth.runtime import container, external
+from berth.runtime.init import Launch
 from berth.runtime.plan import Plan, Process
 from berth.runtime.spec import load
 
@@ -38,6 +41,8 @@ def start(
     message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
 ) -> Result:
     """Starts what `message` describes, in a starter; raises the error that it reports."""
+    if message["kind"] == "exec" and not message["runtime"]:
+        return _execute(message, hosts, init_pidfd, standard_fds)
     if message["runtime"]:
         # runc and the like leave the container's first process to whoever takes orphans.
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
@@ -45,7 +50,7 @@ def start(
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _run(message, hosts, init_pidfd, standard_fds, theirs)
+        _run(message, hosts, standard_fds, theirs)
     theirs.close()
     with ours:
         report, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, 1)
@@ -70,12 +75,11 @@ def _reap_all() -> None:
 
 
 def _run(
-    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None,
-    channel: socket.socket,
-) -> None:  # fmt: skip
+    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, channel: socket.socket
+) -> None:
     try:
         if message["kind"] == "exec":
-            started, path = _start_exec(message, hosts, init_pidfd, standard_fds), ""
+            started, path = _start_external_exec(message, hosts, standard_fds), ""
         else:
             started, path = _start_container(message, hosts, standard_fds)
         report = b"s" + json.dumps({"pid": started.pid, "cgroup_path": path}).encode()
@@ -105,26 +109,33 @@ def _start_container(
     plan = Plan(spec, bundle)
     if plan.uid_mappings:
         _give_pipes(standard_fds, container.host_id(plan.uid_mappings, plan.process.uid))
-    started, group = container.start(plan, hosts, standard_fds, message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
+    launch = Launch(message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
+    launch.standard_fds = standard_fds
+    started, group = container.start(plan, hosts, launch)
     return started, group.path
 
 
-def _start_exec(
-    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
+def _start_external_exec(
+    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None
 ) -> container.Started:
-    if message["runtime"]:
-        _own_mount_namespace()
-        _suit_external_runtime(message, hosts)
-        pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
-        runtime = external_runtime(message)
-        return runtime.execute(message["id"], message["process"], standard_fds, message["state_dir"], pid_file)
+    _own_mount_namespace()
+    _suit_external_runtime(message, hosts)
+    pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
+    runtime = external_runtime(message)
+    return runtime.execute(message["id"], message["process"], standard_fds, message["state_dir"], pid_file)
+
+
+def _execute(
+    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
+) -> Result:
+    """Needs no starter: container.execute forks one of its own, which joins the container."""
     process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
     if message["uid_mappings"]:
         _give_pipes(standard_fds, container.host_id(message["uid_mappings"], process.uid))
-    return container.execute(
-        process, init_pidfd, message["pid"], message["cgroup_path"], hosts, standard_fds, message["seccomp_cache"],
-        clone_flags=libc.CLONE_PARENT,
-    )  # fmt: skip
+    launch = Launch(message["seccomp_cache"])
+    launch.standard_fds = standard_fds
+    started = container.execute(process, init_pidfd, message["pid"], message["cgroup_path"], hosts, launch)
+    return Result(started.pid, started.terminal_fd, "")
 
 
 def external_runtime(message: dict) -> external.ExternalRuntime:

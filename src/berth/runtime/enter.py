@@ -1,0 +1,282 @@
+"""From a process in the container's namespaces to its program: what init and exec have in common.
+
+    prepare        streams, limits, work directory, credentials; the program is looked up. What is
+                   still needed for the last step (CAP_SYS_ADMIN for a filter without no-new-privileges)
+                   stays permitted.
+    become         seccomp, the last capabilities, execve: the only calls that a filter must allow
+"""
+
+import errno
+import fcntl
+import os
+import resource
+import stat
+import termios
+
+from berth.errors import CommandNotExecutable, CommandNotFound, StartFailed
+from berth.linux import capabilities, confine, libc, signals
+from berth.models.jsonlite import dumps
+from berth.runtime.plan import Process, rlimit_name
+
+# What Python ignores, and what launcher and monitor do.
+_IGNORED_SIGNALS = (
+    signals.SIGPIPE, signals.SIGXFSZ, signals.SIGINT, signals.SIGTERM, signals.SIGCHLD, signals.SIGHUP, signals.SIGQUIT,
+)  # fmt: skip
+FDS_ABOVE_STDIO = 3
+_ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
+
+
+def set_oom_score(process: Process, proc_fd: int) -> None:
+    """Writes oom_score_adj. Lowering it needs CAP_SYS_RESOURCE, so an unchanged value is not written."""
+    if process.oom_score_adj is None:
+        return
+    fd = os.open("oom_score_adj", os.O_RDWR | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        if int(os.read(fd, 16)) != process.oom_score_adj:
+            os.pwrite(fd, str(process.oom_score_adj).encode(), 0)
+    except OSError as error:
+        raise StartFailed(
+            f"cannot set oom_score_adj to {process.oom_score_adj}: {error.strerror}; "
+            "lowering it needs CAP_SYS_RESOURCE, which the runtime does not have"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def prepare(process: Process, lsm_proc_fd: int, *, new_keyring: bool = True) -> str:
+    """Gives up all but what `become` needs, in the order in which each step still may; returns the program's path."""
+    _confine_by_modules(process, lsm_proc_fd)
+    if new_keyring:
+        _join_keyring()
+    if process.personality is not None:
+        libc.personality(process.personality)
+    _set_rlimits(process)
+    if process.no_new_privileges:
+        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    entered = _change_directory(process.cwd, may_try_again=process.uid != 0)
+    _take_ids(process)
+    if not entered:  # a directory that only its user may pass (a network file system that squashes root)
+        _change_directory(process.cwd, may_try_again=False)
+    os.umask(0o022 if process.umask is None else process.umask)
+    for number in _IGNORED_SIGNALS:  # execve would pass that on, and `stop` would have no effect
+        signals.handle(number, signals.SIG_DFL)
+    signals.mask(signals.SIG_SETMASK, [])
+    return find_program(process)
+
+
+def own_streams(process: Process, terminal_fd: int) -> None:
+    """A session of its own, with the terminal (or -1) as 0, 1 and 2."""
+    os.setsid()
+    if terminal_fd >= 0:
+        fcntl.ioctl(terminal_fd, termios.TIOCSCTTY, 0)
+        for number in range(FDS_ABOVE_STDIO):
+            os.dup2(terminal_fd, number)
+
+
+def give_streams(process: Process) -> None:
+    """Pipes to the program's user: a pipe belongs to who made it, and only its owner can open /dev/stdout again."""
+    for number in range(FDS_ABOVE_STDIO) if process.uid else ():
+        found = os.fstat(number)  # for a user namespace the parent has done it, with the host's rights
+        if stat.S_ISFIFO(found.st_mode) and found.st_uid != process.uid:
+            os.fchown(number, process.uid, -1)
+
+
+def close_others_on_exec(preserve_fds: int) -> None:
+    """No descriptor crosses execve but the standard streams and the first `preserve_fds` above them."""
+    libc.close_range(FDS_ABOVE_STDIO + preserve_fds, libc.CLOSE_RANGE_CLOEXEC)
+    for number in range(FDS_ABOVE_STDIO, FDS_ABOVE_STDIO + preserve_fds):
+        os.set_inheritable(number, True)
+
+
+def restrict(process: Process, program: bytes) -> "int | None":
+    """Filter and capabilities, in this order, without no-new-privileges. Returns the filter's listener, if it has one."""
+    listener = None
+    if program and not process.no_new_privileges:
+        # Without no-new-privileges the filter needs CAP_SYS_ADMIN, so it comes before the drop.
+        listener = _install_seccomp(program)
+    if process.limits_capabilities:
+        libc.capset(process.effective, process.permitted, process.inheritable)
+    return listener
+
+
+def restrict_last(process: Process, program: bytes) -> "int | None":
+    """The filter with no-new-privileges: nothing but execve has to pass it."""
+    return _install_seccomp(program) if program and process.no_new_privileges else None
+
+
+def _confine_by_modules(process: Process, proc_fd: int) -> None:
+    if process.apparmor_profile:
+        confine.apparmor_on_exec(process.apparmor_profile, proc_fd)
+    if process.selinux_label:
+        confine.selinux_on_exec(process.selinux_label, proc_fd)
+    if process.landlock:
+        confine.landlock_scope_abstract_sockets()
+
+
+def _join_keyring() -> None:
+    try:
+        libc.keyctl_join_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EDQUOT):
+            raise
+
+
+def _set_rlimits(process: Process) -> None:
+    for number, soft, hard in process.rlimits:
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, OSError):
+            have = resource.getrlimit(number)[1]
+            raise StartFailed(
+                f"cannot set ulimit {rlimit_name(number)} to {soft}:{hard}: the hard limit here is {have}, and raising "
+                "it needs CAP_SYS_RESOURCE, which the runtime does not have; ask for less or start it with more"
+            ) from None
+
+
+def _change_directory(cwd: str, *, may_try_again: bool) -> bool:
+    try:
+        os.chdir(cwd)
+    except PermissionError as error:
+        if may_try_again:
+            return False
+        raise StartFailed(f"cannot change to work directory {cwd!r}: {error.strerror}") from None
+    except OSError as error:
+        raise StartFailed(f"cannot change to work directory {cwd!r}: {error.strerror}") from None
+    # A directory outside the root, got at through an inherited descriptor, has no path here: getcwd
+    # fails or says "(unreachable)" (CVE-2024-21626).
+    try:
+        inside = os.getcwd().startswith("/")
+    except OSError:
+        inside = False
+    if not inside:
+        raise StartFailed(f"work directory {cwd!r} is outside the container's root file system")
+    return True
+
+
+def _take_ids(process: Process) -> None:
+    """User, groups, bounding, inheritable and ambient sets; what is permitted now stays permitted."""
+    if not process.limits_capabilities:
+        os.setgroups(process.additional_gids)
+        os.setresgid(process.gid, process.gid, process.gid)
+        os.setresuid(process.uid, process.uid, process.uid)
+        return
+    _, permitted, _ = libc.capget()
+    capabilities.drop_bounding(process.bounding)
+    libc.prctl(libc.PR_SET_KEEPCAPS, 1)
+    _set_groups(process)
+    os.setresgid(process.gid, process.gid, process.gid)
+    os.setresuid(process.uid, process.uid, process.uid)
+    libc.prctl(libc.PR_SET_KEEPCAPS, 0)
+    if missing := process.permitted & ~permitted:
+        names = ", ".join(capabilities.names_of(missing))
+        raise StartFailed(f"process.capabilities: {names} cannot be given: the runtime does not have it itself")
+    # A set may not hold more than it may pass on (capset(2)), so inheritable is set with permitted still whole.
+    libc.capset(permitted, permitted, process.inheritable)
+    capabilities.set_ambient(process.ambient)
+
+
+def _set_groups(process: Process) -> None:
+    try:
+        os.setgroups(process.additional_gids)
+    except PermissionError:
+        # A user namespace made without rights may not (user_namespaces(7): /proc/PID/setgroups is "deny").
+        if process.additional_gids:
+            raise StartFailed(
+                f"process.user.additionalGids: {process.additional_gids} cannot be set in a user namespace without newgidmap"
+            ) from None
+
+
+def _install_seccomp(program: bytes) -> "int | None":
+    flags = int.from_bytes(program[:8], "little")
+    try:
+        result = libc.seccomp_set_filter(program[8:], flags)
+    except OSError as error:
+        raise StartFailed(f"cannot install the seccomp filter: {error}") from None
+    return result if flags & libc.SECCOMP_FILTER_FLAG_NEW_LISTENER else None
+
+
+# -- the program ------------------------------------------------------------------------------------
+
+
+def environment(process: Process) -> "dict[str, str]":
+    """The program's; of two values for one name the last counts."""
+    return dict(item.partition("=")[::2] for item in process.env)
+
+
+def find_program(process: Process) -> str:
+    """The path to execute: the name looked up in the container's PATH as execvp(3) does."""
+    name = process.args[0]
+    if "/" in name:
+        _check_program(name)
+        return name
+    search = environment(process).get("PATH") or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    denied = ""
+    for directory in search.split(":"):
+        candidate = f"{directory or '.'}/{name}"
+        try:
+            found = os.stat(candidate)
+        except OSError:
+            continue
+        if stat.S_ISREG(found.st_mode) and os.access(candidate, os.X_OK):
+            return candidate
+        denied = denied or candidate
+    if denied:
+        raise CommandNotExecutable(f"exec: {dumps(name)}: {denied}: permission denied")
+    raise CommandNotFound(f"exec: {dumps(name)}: executable file not found in $PATH")
+
+
+def _check_program(path: str) -> None:
+    """What can be told before `start`: Docker expects a missing program to fail `create` already."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _failure(path, error) from None
+    if stat.S_ISDIR(found.st_mode) or not os.access(path, os.X_OK):
+        raise _failure(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def execute(path: str, process: Process) -> None:
+    """execve; raises what a person can act on."""
+    try:
+        os.execve(path, process.args, environment(process))
+    except OSError as error:
+        raise _failure(path, error) from None
+
+
+def _failure(path: str, error: OSError) -> StartFailed:
+    kind = CommandNotFound if error.errno in (errno.ENOENT, errno.ENOTDIR) else CommandNotExecutable
+    reason = (error.strerror or "").lower()
+    return kind(f"exec: {dumps(path)}: {reason}{_why_not(path, error.errno or 0)}")
+
+
+def _why_not(path: str, error: int) -> str:
+    """What the kernel's errno hides: a missing interpreter, a directory, another machine's program."""
+    try:
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return ": it is a directory"
+        if not found.st_mode & 0o111:
+            return ": it is not executable (chmod +x it in the image)"
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    if head.startswith(b"#!"):
+        interpreter = head[2:].split(b"\n")[0].strip().split(b" ")[0].decode(errors="replace")
+        if error == errno.ENOENT:
+            return f": its interpreter {interpreter!r} does not exist in the container"
+        return ""
+    if head.startswith(b"\x7fELF") and len(head) >= 20:
+        machine = _ELF_MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
+        if error == errno.ENOEXEC:
+            return f": it is built for {machine}, this machine is {libc.MACHINE}"
+        if error == errno.ENOENT:
+            return f": its interpreter {_elf_interpreter(head)!r} does not exist in the container"
+    elif error == errno.ENOEXEC:
+        return ": it is neither an ELF program nor a script that starts with '#!'"
+    return ""
+
+
+def _elf_interpreter(head: bytes) -> str:
+    start = head.find(b"/lib")
+    return head[start : head.find(b"\0", start)].decode(errors="replace") if start >= 0 else "?"
