@@ -332,11 +332,15 @@ def openat2(dirfd: int, path: str | bytes, flags: int, resolve: int, mode: int =
 
 # -- BPF, seccomp, Landlock -----------------------------------------------------------------------
 
-BPF_PROG_ATTACH = 8
 BPF_PROG_LOAD = 5
+BPF_PROG_ATTACH = 8
+BPF_PROG_DETACH = 9
+BPF_PROG_GET_FD_BY_ID = 13
+BPF_PROG_QUERY = 16
 BPF_PROG_TYPE_CGROUP_DEVICE = 15
 BPF_CGROUP_DEVICE = 6
 BPF_F_ALLOW_MULTI = 2
+BPF_F_REPLACE = 4
 
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
@@ -366,11 +370,36 @@ def bpf_load_cgroup_device(instructions: bytes) -> int:
     return _check(result, "bpf", "BPF_PROG_LOAD", f"{len(instructions) // 8} instructions")
 
 
-def bpf_attach(cgroup_fd: int, program_fd: int) -> None:
+def bpf_attach(cgroup_fd: int, program_fd: int, flags: int = BPF_F_ALLOW_MULTI, replace_fd: int = 0) -> None:
     """bpf(BPF_PROG_ATTACH) of a device program to a cgroup v2 directory"""
-    attributes = (ctypes.c_uint32 * 32)(cgroup_fd, program_fd, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)
+    attributes = (ctypes.c_uint32 * 32)(cgroup_fd, program_fd, BPF_CGROUP_DEVICE, flags, replace_fd)
     result = _syscall("bpf", BPF_PROG_ATTACH, ctypes.byref(attributes), ctypes.sizeof(attributes))
-    _check(result, "bpf", "BPF_PROG_ATTACH", cgroup_fd, program_fd)
+    _check(result, "bpf", "BPF_PROG_ATTACH", cgroup_fd, program_fd, flags, replace_fd)
+
+
+def bpf_detach(cgroup_fd: int, program_fd: int) -> None:
+    """bpf(BPF_PROG_DETACH) of a device program from a cgroup v2 directory"""
+    attributes = (ctypes.c_uint32 * 32)(cgroup_fd, program_fd, BPF_CGROUP_DEVICE)
+    result = _syscall("bpf", BPF_PROG_DETACH, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    _check(result, "bpf", "BPF_PROG_DETACH", cgroup_fd, program_fd)
+
+
+def bpf_query(cgroup_fd: int) -> tuple[int, list[int]]:
+    """bpf(BPF_PROG_QUERY) -> flags and identities of the device programs attached to this very cgroup"""
+    identities = (ctypes.c_uint32 * 64)()
+    attributes = (ctypes.c_uint32 * 32)(cgroup_fd, BPF_CGROUP_DEVICE)
+    address = ctypes.addressof(identities)
+    attributes[4], attributes[5], attributes[6] = address & 0xFFFFFFFF, address >> 32, len(identities)
+    result = _syscall("bpf", BPF_PROG_QUERY, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    _check(result, "bpf", "BPF_PROG_QUERY", cgroup_fd)
+    return attributes[3], list(identities[: attributes[6]])
+
+
+def bpf_program_fd(identity: int) -> int:
+    """bpf(BPF_PROG_GET_FD_BY_ID) -> descriptor"""
+    attributes = (ctypes.c_uint32 * 32)(identity)
+    result = _syscall("bpf", BPF_PROG_GET_FD_BY_ID, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    return _check(result, "bpf", "BPF_PROG_GET_FD_BY_ID", identity)
 
 
 LANDLOCK_CREATE_RULESET_VERSION = 1
