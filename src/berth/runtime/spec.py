@@ -1,162 +1,150 @@
 """Reads and checks an OCI bundle's `config.json`. Errors start with the JSON path of what is wrong.
 
 The specification stays a plain dict: unknown fields are kept, and a start needs no second model.
-Source: OCI runtime specification 1.2, config.md and config-linux.md.
+What may be in it is in the tables of `spec_fields`; here is the file around it, and what berth lacks.
+
+Source: OCI runtime specification 1.0 to 1.3, config.md and config-linux.md.
 """
 
 import json
 import os
+import stat
 
 from berth.errors import InvalidSpec, NotImplementedHere
+from berth.runtime import spec_fields
+from berth.runtime.spec_rules import BETWEEN, Problems
 
-_NO_ID = (1 << 32) - 1
-_NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
+# Far more than any client writes (Podman: 40 KiB); the parsed form takes some ten times that in memory.
+_MOST_BYTES = 16 << 20
+# The specification needs 9. What reads the file later (json.dumps of a state file) recurses as well.
+_MOST_LEVELS = 64
 
-# JSON path (without array indices) -> (type, required). Only fields that the runtime acts on.
-_FIELDS: dict[str, tuple[type, bool]] = {
-    "ociVersion": (str, True),
-    "root": (dict, True),
-    "root.path": (str, True),
-    "root.readonly": (bool, False),
-    "hostname": (str, False),
-    "domainname": (str, False),
-    "mounts": (list, False),
-    "process": (dict, True),
-    "process.args": (list, True),
-    "process.env": (list, False),
-    "process.cwd": (str, True),
-    "process.terminal": (bool, False),
-    "process.user": (dict, False),
-    "process.user.uid": (int, False),
-    "process.user.gid": (int, False),
-    "process.user.umask": (int, False),
-    "process.user.additionalGids": (list, False),
-    "process.capabilities": (dict, False),
-    "process.rlimits": (list, False),
-    "process.noNewPrivileges": (bool, False),
-    "process.oomScoreAdj": (int, False),
-    "process.apparmorProfile": (str, False),
-    "process.selinuxLabel": (str, False),
-    "linux": (dict, False),
-    "linux.namespaces": (list, False),
-    "linux.uidMappings": (list, False),
-    "linux.gidMappings": (list, False),
-    "linux.devices": (list, False),
-    "linux.cgroupsPath": (str, False),
-    "linux.resources": (dict, False),
-    "linux.sysctl": (dict, False),
-    "linux.seccomp": (dict, False),
-    "linux.maskedPaths": (list, False),
-    "linux.readonlyPaths": (list, False),
-    "linux.rootfsPropagation": (str, False),
-    "linux.timeOffsets": (dict, False),
-    "annotations": (dict, False),
+# Known to the specification, not to this runtime: JSON path -> what to say. An empty one asks for nothing.
+_NOT_HERE = {
+    "linux.intelRdt": "berth does not drive resctrl yet; leave it out",
+    "linux.personality.flags": "the specification has no flags yet that could be meant; leave them out",
 }
-_STRING_LISTS = ("process.args", "process.env", "linux.maskedPaths", "linux.readonlyPaths")
 
 
-def load(bundle: str) -> dict:
-    """The checked specification of the bundle directory; raises InvalidSpec."""
-    path = os.path.join(bundle, "config.json")
-    try:
-        with open(path, "rb") as file:
-            spec = json.loads(file.read())
-    except FileNotFoundError:
-        raise InvalidSpec(f"{path}: no such file; a bundle is a directory with config.json in it") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidSpec(f"{path}: not JSON: {error}") from None
+def load(bundle: str, config: str | None = None) -> dict:
+    """The checked specification of the bundle directory, or of the file `config` in place of its own.
+
+    Raises InvalidSpec with one line for each problem; NotImplementedHere for a field that berth lacks.
+    """
+    path = config or os.path.join(bundle, "config.json")
+    if config is None and not os.path.exists(path):
+        raise InvalidSpec(f"{path}: no such file; a bundle is a directory with config.json in it")
+    spec = read(path)
     check(spec)
-    return dict(spec)
+    return spec  # type: ignore[return-value]  # check has seen that it is a dict
+
+
+def read(path: str) -> object:
+    """The parsed JSON of a file (a config.json, a process, resources). Raises InvalidSpec."""
+    try:
+        # Without O_NONBLOCK the opening of a FIFO waits for a writer, who may never come.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InvalidSpec(f"{path}: cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidSpec(f"{path}: is not a regular file")
+        # Read and then measured: the size that fstat gives may be old by now, and is 0 in /proc.
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InvalidSpec(f"{path}: cannot be read: {error.strerror}") from None
+    finally:
+        os.close(fd)
+    return parse(data, path)
+
+
+def parse(data: bytes, name: str) -> object:
+    """The parsed JSON of `data`; `name` is what messages call it. Raises InvalidSpec.
+
+    A key that is there twice has its last value, as with Go, so that everybody reads the same.
+    """
+    if len(data) > _MOST_BYTES:
+        raise InvalidSpec(f"{name}: is larger than {_MOST_BYTES >> 20} MiB")
+    try:
+        document = json.loads(data.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidSpec(f"{name}: not JSON: byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise InvalidSpec(f"{name}: is nested more than {_MOST_LEVELS} levels deep") from None
+    except ValueError as error:
+        raise InvalidSpec(f"{name}: not JSON: {error}") from None
+    if _deeper_than(document, _MOST_LEVELS):
+        raise InvalidSpec(f"{name}: is nested more than {_MOST_LEVELS} levels deep")
+    return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _deeper_than(document: object, levels: int) -> bool:
+    """Goes down level by level, so the depth itself cannot hurt it."""
+    level: list[dict | list] = [document] if isinstance(document, (dict, list)) else []
+    for _ in range(levels):
+        if not level:
+            return False
+        level = [
+            item
+            for holder in level
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+            if isinstance(item, (dict, list))
+        ]
+    return bool(level)
 
 
 def check(spec: object) -> None:
-    """Raises InvalidSpec for the first field that cannot be used, NotImplementedHere for one berth lacks."""
+    """Raises InvalidSpec for all that is wrong with a config.json, NotImplementedHere for what berth lacks.
+
+    Never changes what it is given.
+    """
     if not isinstance(spec, dict):
-        raise InvalidSpec(f"config.json: expected an object, got {type(spec).__name__}")
-    for path, (kind, required) in _FIELDS.items():
-        _check_field(spec, path, kind, required)
-    version = spec["ociVersion"]
-    if not version.startswith("1."):
-        raise InvalidSpec(f"ociVersion: {version!r} is not a version 1 of the specification")
-    if not spec["process"]["args"]:
-        raise InvalidSpec("process.args: is empty; there is no program to run")
-    if not spec["process"]["cwd"].startswith("/"):
-        raise InvalidSpec(f"process.cwd: {spec['process']['cwd']!r} is not an absolute path")
-    _check_user(spec["process"].get("user") or {})
-    _check_mounts(spec.get("mounts") or [])
-    linux = spec.get("linux") or {}
-    _check_namespaces(linux.get("namespaces") or [])
-    _check_rlimits(spec["process"].get("rlimits") or [])
-    if linux.get("intelRdt"):
-        raise NotImplementedHere("linux.intelRdt: berth does not drive resctrl yet; leave it out")
-
-
-def _check_field(spec: dict, path: str, kind: type, required: bool) -> None:
-    parent, _, name = path.rpartition(".")
-    holder: object = spec
-    for part in parent.split(".") if parent else ():
-        holder = holder.get(part) if isinstance(holder, dict) else None
-    if not isinstance(holder, dict):
+        _check_alone(spec_fields.CONFIG, spec, "config.json")
         return
-    value = holder.get(name)
-    if value is None:
-        if required:
-            raise InvalidSpec(f"{path}: is missing")
-        return
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidSpec(f"{path}: expected {_word(kind)}, got {value!r}")
-    if path in _STRING_LISTS and isinstance(value, list):
-        for index, item in enumerate(value):
-            if not isinstance(item, str) or "\0" in item:
-                raise InvalidSpec(f"{path}[{index}]: expected a string without NUL, got {item!r}")
+    found = Problems()
+    spec_fields.CONFIG.check(spec, "", found)
+    for reads, rule in BETWEEN:
+        if not any(_touches(path, reads) for path in found.paths):
+            rule(spec, found)
+    found.raise_any()
+    for path, why in _NOT_HERE.items():
+        if _asks_for_something(_at(spec, path)):
+            raise NotImplementedHere(f"{path}: {why}")
 
 
-def _word(kind: type) -> str:
-    return {str: "a string", bool: "true or false", int: "a number", list: "an array", dict: "an object"}[kind]
+def check_process(process: object, path: str = "process") -> None:
+    """The same for a process alone, as `exec --process FILE` has it; raises InvalidSpec."""
+    _check_alone(spec_fields.PROCESS, process, path)
 
 
-def _check_user(user: dict) -> None:
-    # To setresuid(2), -1 (which is 4294967295) means "as it is", and it is 0.
-    ids = [(key, user.get(key)) for key in ("uid", "gid")]
-    ids += [(f"additionalGids[{index}]", gid) for index, gid in enumerate(user.get("additionalGids") or [])]
-    for key, value in ids:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _NO_ID):
-            raise InvalidSpec(f"process.user.{key}: {value!r} is not an id from 0 to {_NO_ID - 1}")
-    umask = user.get("umask")
-    if umask is not None and not 0 <= umask <= 0o777:
-        raise InvalidSpec(f"process.user.umask: {umask} is not a mask from 0 to {0o777}")
+def check_resources(resources: object, path: str = "linux.resources") -> None:
+    """The same for resources alone, as `update --resources FILE` has them; raises InvalidSpec."""
+    _check_alone(spec_fields.RESOURCES, resources, path)
 
 
-def _check_mounts(mounts: list) -> None:
-    for index, mount in enumerate(mounts):
-        if not isinstance(mount, dict):
-            raise InvalidSpec(f"mounts[{index}]: expected an object, got {mount!r}")
-        destination = mount.get("destination")
-        if not isinstance(destination, str) or not destination.startswith("/"):
-            raise InvalidSpec(f"mounts[{index}].destination: {destination!r} is not an absolute path")
-        options = mount.get("options") or []
-        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-            raise InvalidSpec(f"mounts[{index}].options: expected an array of strings, got {options!r}")
+def _check_alone(table: spec_fields.Object, value: object, path: str) -> None:
+    found = Problems()
+    table.check(value, path, found)
+    found.raise_any()
 
 
-def _check_namespaces(namespaces: list) -> None:
-    seen = set()
-    for index, namespace in enumerate(namespaces):
-        kind = namespace.get("type") if isinstance(namespace, dict) else None
-        if kind not in _NAMESPACES:
-            raise InvalidSpec(f"linux.namespaces[{index}].type: {kind!r} is not one of {', '.join(_NAMESPACES)}")
-        if kind in seen:
-            raise InvalidSpec(f"linux.namespaces[{index}].type: {kind!r} is listed twice")
-        seen.add(kind)
+def _touches(path: str, reads: tuple[str, ...]) -> bool:
+    """Whether a problem at `path` is about something that a rule reads, inside it or around it."""
+    return path.startswith(reads) or any(read.startswith(path) for read in reads)
 
 
-def _check_rlimits(rlimits: list) -> None:
-    for index, limit in enumerate(rlimits):
-        if not isinstance(limit, dict) or not isinstance(limit.get("type"), str):
-            raise InvalidSpec(f"process.rlimits[{index}].type: is missing")
-        for key in ("soft", "hard"):
-            value = limit.get(key)
-            if not isinstance(value, int) or not -1 <= value < 1 << 64:
-                raise InvalidSpec(f"process.rlimits[{index}].{key}: {value!r} is not an unsigned 64-bit number")
-        if limit["soft"] > limit["hard"] >= 0:
-            raise InvalidSpec(f"process.rlimits[{index}]: soft {limit['soft']} is above hard {limit['hard']}")
+def _at(value: object, path: str) -> object:
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _asks_for_something(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_asks_for_something, value.values()))
+    return bool(value)
