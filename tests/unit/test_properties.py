@@ -13,7 +13,7 @@ from berth.engine import bundle
 from berth.errors import BerthError
 from berth.linux import cgroup_v2, mount, seccomp, syscall_tables
 from berth.oci import reference
-from berth.runtime import frames, spec
+from berth.runtime import frames
 from bpf import AUDIT_X86_64, device_model, run_classic, run_device
 
 settings.register_profile("berth", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -122,28 +122,6 @@ def test_an_option_is_set_or_cleared_never_both(options: list[str]) -> None:
     for on, off in (("ro", "rw"), ("nosuid", "suid"), ("noexec", "exec")):
         last = next((o for o in reversed(options) if o in (on, off)), off)
         assert bool(parsed.flags & mount._SET[on]) == (last == on)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=5), c, max_size=3)
-)
-
-
-@given(st.sampled_from(sorted(spec._FIELDS)), JSON)
-def test_a_specification_is_right_or_refused_with_its_path(path: str, value: object) -> None:
-    document: dict = {"ociVersion": "1.0.2", "root": {"path": "r"}, "process": {"args": ["a"], "cwd": "/"}}
-    holder = document
-    *parents, name = path.split(".")
-    for part in parents:
-        holder = holder.setdefault(part, {})
-    holder[name] = value
-    try:
-        spec.check(document)
-    except BerthError as error:
-        message = str(error)
-    else:
-        return
-    assert message.startswith((path.split(".")[0], path))
 
 
 @given(st.lists(st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/d", "/proc/x", "/dev/shm/y"]).filter(lambda p: p != "/"), unique=True))

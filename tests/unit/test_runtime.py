@@ -50,69 +50,10 @@ def test_unknown_and_null_fields_pass() -> None:
     spec.check({**minimal(), "hooks": None, "x": 1, "mounts": None, "annotations": None, "linux": None})
 
 
-@pytest.mark.parametrize("path", ["ociVersion", "root", "process", "root.path", "process.args", "process.cwd"])
-def test_missing_fields_are_named(path: str) -> None:
-    with pytest.raises(InvalidSpec, match=rf"^{path}: is missing$"):
-        spec.check(changed(path, None))
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("ociVersion", 1, "ociVersion: expected a string, got 1"), ("ociVersion", "2.0.0", "ociVersion: '2.0.0'"),
-        ("root", [], "root: expected an object, got []"), ("root.readonly", "yes", "root.readonly: expected true or false, got 'yes'"),
-        ("process.args", "sh", "process.args: expected an array, got 'sh'"), ("process.args", [], "process.args: is empty"),
-        ("process.args", ["a", 1], "process.args[1]: expected a string"), ("process.args", ["a\0b"], "process.args[0]"),
-        ("process.env", ["A=1", None], "process.env[1]"), ("process.cwd", "tmp", "process.cwd: 'tmp' is not an absolute path"),
-        ("process.user.uid", True, "process.user.uid: expected a number, got True"),
-        ("process.user.uid", "0", "process.user.uid: expected a number"),
-        ("process.user.uid", -1, "process.user.uid: -1 is not an id"), ("process.user.gid", 4294967295, "process.user.gid: 4294967295"),
-        ("process.user.additionalGids", [0, -1], "process.user.additionalGids[1]: -1"),
-        ("process.user.additionalGids", ["x"], "process.user.additionalGids[0]: 'x'"),
-        ("process.user.umask", 0o1000, "process.user.umask: 512"),
-        ("process.oomScoreAdj", 1.5, "process.oomScoreAdj: expected a number, got 1.5"),
-        ("process.terminal", 1, "process.terminal: expected true or false"),
-        ("mounts", {}, "mounts: expected an array"), ("mounts", ["x"], "mounts[0]: expected an object"),
-        ("mounts", [{"destination": "/a"}, {"destination": "b"}], "mounts[1].destination: 'b'"),
-        ("mounts", [{}], "mounts[0].destination: None"),
-        ("mounts", [{"destination": "/a", "options": "ro"}], "mounts[0].options"),
-        ("mounts", [{"destination": "/a", "options": [1]}], "mounts[0].options"),
-        ("linux.namespaces", [{"type": "net"}], "linux.namespaces[0].type: 'net' is not one of pid, network"),
-        ("linux.namespaces", ["pid"], "linux.namespaces[0].type: None"),
-        ("linux.namespaces", [{"type": "pid"}, {"type": "pid"}], "linux.namespaces[1].type: 'pid' is listed twice"),
-        ("linux.maskedPaths", [3], "linux.maskedPaths[0]"), ("linux.sysctl", [], "linux.sysctl: expected an object"),
-        ("process.rlimits", [{}], "process.rlimits[0].type: is missing"),
-        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 1}], "process.rlimits[0].hard: None"),
-        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}], "process.rlimits[0]: soft 2 is above hard 1"),
-        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 1 << 64, "hard": 1}], "process.rlimits[0].soft"),
-    ],
-)  # fmt: skip
-def test_wrong_values_are_named_by_their_path(path: str, value: object, message: str) -> None:
-    with pytest.raises(InvalidSpec) as caught:
-        spec.check(changed(path, value))
-    assert str(caught.value).startswith(message)
-
-
-def test_what_berth_lacks_is_said() -> None:
-    with pytest.raises(NotImplementedHere, match=r"linux\.intelRdt"):
-        spec.check(changed("linux.intelRdt", {"closID": "x"}))
-
-
-@pytest.mark.parametrize("document", [None, [], "x", 3])
-def test_a_specification_is_an_object(document: object) -> None:
-    with pytest.raises(InvalidSpec, match=r"^config\.json: expected an object"):
-        spec.check(document)
-
-
 def test_load(tmp_path) -> None:
-    with pytest.raises(InvalidSpec, match="no such file"):
+    with pytest.raises(InvalidSpec, match="no such file; a bundle is a directory"):
         spec.load(str(tmp_path))
-    file = tmp_path / "config.json"
-    for text in ("{", "[" * 100_000, "\xff"):
-        file.write_bytes(text.encode("latin-1"))
-        with pytest.raises(InvalidSpec, match="not JSON"):
-            spec.load(str(tmp_path))
-    file.write_text(json.dumps({**minimal(), "kept": [1]}))
+    (tmp_path / "config.json").write_text(json.dumps({**minimal(), "kept": [1]}))
     assert spec.load(str(tmp_path))["kept"] == [1]
 
 

@@ -44,6 +44,8 @@ def read(path: str) -> object:
     try:
         # Without O_NONBLOCK the opening of a FIFO waits for a writer, who may never come.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise InvalidSpec(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InvalidSpec(f"{path}: cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     try:
