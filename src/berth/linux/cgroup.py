@@ -19,11 +19,10 @@ limit there is an error. Such a place depends on who asks, so a state file keeps
 import errno
 import os
 import select
-import signal
 import time
 
 from berth.errors import BerthError, Conflict, InvalidParameter, NotFound, NotImplementedHere, SystemFailure
-from berth.linux import cgroup_resources, cgroup_v1, cgroup_v2
+from berth.linux import cgroup_resources, cgroup_v1, cgroup_v2, signals
 
 MANAGERS = ("cgroupfs", "systemd", "disabled")
 
@@ -340,7 +339,7 @@ class Cgroup:
 
     def signal_all(self, number: int) -> None:
         """A signal to every process, also to those that come while others are signalled."""
-        if number == signal.SIGKILL:
+        if number == signals.SIGKILL:
             self.kill()
             return
         seen: set[int] = set()
@@ -357,7 +356,7 @@ class Cgroup:
         for turn in range(_KILL_ROUNDS):
             if turn:
                 self._hold()  # what forks faster than it is killed stands still from here on
-            new = self._signal(signal.SIGKILL, seen, again=True)
+            new = self._signal(signals.SIGKILL, seen, again=True)
             self._thaw_all()
             if not new:
                 return

@@ -8,7 +8,8 @@ of them is signalled.
 
 import errno
 import os
-import signal
+
+from berth.linux import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def signal_process(pid: int, number: int, belongs: "Callable[[str], bool]") -> N
         with open(f"/proc/{pid}/cgroup") as file:
             text = file.read()
         if belongs(text):
-            signal.pidfd_send_signal(pidfd, number)
+            signals.pidfd_send(pidfd, number)
     except (FileNotFoundError, ProcessLookupError):
         pass
     finally:

@@ -103,6 +103,12 @@ def parse_options(options: list[str]) -> Options:
     return parsed
 
 
+def option_names() -> list[str]:
+    """Every option that is not a file system's own."""
+    recursive = ("ratime", "rnoatime", "rrelatime", "rstrictatime", "rnorelatime", "rnostrictatime")
+    return [*_SET, *_CLEAR, *PROPAGATION, *_RECURSIVE_SET, *_RECURSIVE_CLEAR, *recursive, "idmap", "ridmap", "tmpcopyup"]
+
+
 def attributes(flags: int) -> int:
     """MS_* bits -> MOUNT_ATTR_* bits."""
     return sum(attr for flag, attr in _ATTR_OF_FLAG.items() if flags & flag)

@@ -31,6 +31,7 @@ handle = _signal.signal
 mask = _signal.pthread_sigmask
 wait = _signal.sigwaitinfo
 pidfd_send = _signal.pidfd_send_signal
+wake = _signal.set_wakeup_fd
 
 
 def number_of(text: str) -> int:

@@ -11,12 +11,15 @@ try:
     from _json import encode_basestring_ascii as _quote
     from _json import make_scanner as _make_scanner
 
+    def _refuse(name: str) -> float:
+        raise ValueError(f"{name} is no number in JSON")
+
     class _Context:
         strict = False
         object_hook = object_pairs_hook = None
         parse_float = float
         parse_int = int
-        parse_constant = float
+        parse_constant = staticmethod(_refuse)
 
     _scan = _make_scanner(_Context())  # type: ignore[arg-type]
 
@@ -51,7 +54,9 @@ def dumps(value: object) -> str:
         return "{" + ",".join(f"{_quote(str(k))}:{dumps(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(dumps, value)) + "]"
-    return repr(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def pretty(value: object, indent: str = "") -> str:

@@ -43,7 +43,7 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
     On failure nothing is left: the child is dead and the cgroup removed. Raises BerthError.
     """
     program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
-    group = cgroup.open_cgroup(plan.cgroup_path, hosts)
+    group = cgroup.open_cgroup(plan.cgroup_path, hosts, manager=launch.manager, rootless=launch.rootless)
     group.create()
     try:
         group.apply(plan.resources)
@@ -54,7 +54,7 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
             finally:
                 child.close()
             try:
-                launch.on_cloned(pid)
+                launch.on_cloned(pid, group)
                 if plan.clone_flags & libc.CLONE_NEWUSER:
                     _set_oom_score(plan.process, pid)
                     write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
@@ -328,7 +328,7 @@ def _keep(path: str, program: bytes) -> None:
 
 
 def execute(
-    process: Process, init_pidfd: int, init_pid: int, cgroup_path: str, hosts: cgroup.Hierarchies, launch: Launch
+    process: Process, init_pidfd: int, init_pid: int, group: "cgroup.Cgroup | None", launch: Launch
 ) -> Started:
     """Runs one more program in the container of `init_pidfd`; returns once it has execed, as a child of the caller.
 
@@ -339,7 +339,7 @@ def execute(
     joiner = os.fork()
     if joiner == 0:
         parent.close()
-        _join_and_execute(process, init_pidfd, init_pid, cgroup_path, hosts, launch, child, shared)
+        _join_and_execute(process, init_pidfd, init_pid, group, launch, child, shared)
     child.close()
     try:
         terminal_fd, _ = await_exec(parent, launch)
@@ -368,7 +368,7 @@ def _collect(pid: int) -> None:
 
 
 def _join_and_execute(
-    process: Process, init_pidfd: int, init_pid: int, cgroup_path: str, hosts: cgroup.Hierarchies, launch: Launch,
+    process: Process, init_pidfd: int, init_pid: int, group: "cgroup.Cgroup | None", launch: Launch,
     channel: sockets.socket, shared: libc.SharedPid,
 ) -> "NoReturn":  # fmt: skip
     try:
@@ -379,8 +379,8 @@ def _join_and_execute(
         proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         enter.set_oom_score(process, proc_fd)
         flags = _foreign_namespaces(init_pid)
-        if cgroup_path:
-            _enter_cgroup(cgroup_path, hosts)
+        if group:
+            _enter_cgroup(group)
         if flags:
             libc.setns(init_pidfd, flags)
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
@@ -405,9 +405,9 @@ def _join_and_execute(
     os._exit(0)
 
 
-def _enter_cgroup(path: str, hosts: cgroup.Hierarchies) -> None:
+def _enter_cgroup(group: cgroup.Cgroup) -> None:
     try:
-        cgroup.open_cgroup(path, hosts).add(os.getpid())
+        group.add(os.getpid())
     except OSError as error:
         raise errors.Conflict(f"the container is no longer running: {error.strerror}") from error
 

@@ -172,7 +172,8 @@ def _take_ids(process: Process) -> None:
         raise StartFailed(f"process.capabilities: {names} cannot be given: the runtime does not have it itself")
     # A set may not hold more than it may pass on (capset(2)), so inheritable is set with permitted still whole.
     libc.capset(permitted, permitted, process.inheritable)
-    capabilities.set_ambient(process.ambient)
+    # The kernel refuses what is not inheritable; Podman and `runc spec` write such sets, and runc lets them be.
+    capabilities.set_ambient(process.ambient & process.inheritable & permitted)
 
 
 def _set_groups(process: Process) -> None:

@@ -48,7 +48,8 @@ class Launch:
     standard_fds: what becomes 0, 1 and 2, or None for those there are (or a terminal). clone_flags:
     more of them, e.g. CLONE_PARENT. seccomp_cache: directory of compiled filters, or ''. gate: a
     listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
-    the program ends with who started it. on_cloned: called with init's pid before it may do anything.
+    the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
+    got far. gate and on_cloned are for a container's first program alone.
     on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
     """
 
@@ -69,7 +70,7 @@ class Launch:
         self.new_keyring = True
         self.pivot = True
         self.state: dict = {}
-        self.on_cloned: Callable[[int], None] = lambda pid: None
+        self.on_cloned: Callable[[int, cgroup.Cgroup], None] = lambda pid, group: None
         self.on_listener: Callable[[int], None] = os.close
 
 

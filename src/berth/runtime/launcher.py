@@ -7,7 +7,6 @@ monitor for it. It answers nothing: the monitor reports on the connection that c
 It ends when the engine does; its monitors go on.
 """
 
-import fcntl
 import gc
 import json
 import os
@@ -19,12 +18,10 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from berth.linux import cgroup, libc
-from berth.runtime import monitor
+from berth.runtime import monitor, sealed
 
 MAX_MESSAGE_BYTES = 1 << 17
 _MAX_FDS = 64
-_SEALED = "BERTH_LAUNCHER_SEALED"
-_F_SEAL_ALL = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def command(python: str, socket_fd: int) -> list[str]:
@@ -34,8 +31,7 @@ def command(python: str, socket_fd: int) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Entry point; argv[1] is the number of the engine's socket."""
-    if not os.environ.pop(_SEALED, ""):
-        _execute_sealed_copy(argv)
+    sealed.ensure(inheritable_fds=(int(argv[1]),))
     # Nothing in a container may trace us or look into our descriptors; execve makes it dumpable again.
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     libc.set_process_name("berth-launcher")
@@ -84,24 +80,6 @@ def _become_monitor(data: bytes, fds: list[int], hosts: cgroup.Hierarchies) -> N
     except BaseException as error:
         os.write(2, f"berth-monitor: {type(error).__name__}: {error}\n".encode())
     os._exit(status)
-
-
-def _execute_sealed_copy(argv: list[str]) -> None:
-    """Runs this program again from a sealed copy of the interpreter in memory.
-
-    A container whose program is `/proc/self/exe` would otherwise hold the host's interpreter open,
-    and could write to it once we are gone (CVE-2019-5736). The copy cannot be written by anybody.
-    """
-    copy = os.memfd_create("berth", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open("/proc/self/exe", "rb") as source:
-        size = os.fstat(source.fileno()).st_size
-        while os.sendfile(copy, source.fileno(), None, size):
-            pass
-    fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _F_SEAL_ALL)
-    os.set_inheritable(int(argv[1]), True)
-    # argv[0] stays the interpreter's real name: it is how Python finds its library.
-    arguments = command(sys.executable, int(argv[1]))
-    os.execve(copy, arguments, {**os.environ, _SEALED: "1"})
 
 
 if __name__ == "__main__":

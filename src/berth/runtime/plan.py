@@ -15,6 +15,7 @@ _CLONE_FLAGS = {
     "pid": libc.CLONE_NEWPID, "network": libc.CLONE_NEWNET, "mount": libc.CLONE_NEWNS, "ipc": libc.CLONE_NEWIPC,
     "uts": libc.CLONE_NEWUTS, "user": libc.CLONE_NEWUSER, "cgroup": libc.CLONE_NEWCGROUP, "time": libc.CLONE_NEWTIME,
 }  # fmt: skip
+NAMESPACE_KINDS = tuple(_CLONE_FLAGS)
 
 # config-linux.md#default-devices: path, major, minor
 _DEFAULT_DEVICES = (

@@ -7,9 +7,8 @@ distant parts of the file, and name them, so that one wrong field is not complai
 Source: OCI runtime specification 1.0 to 1.3; what the kernel refuses is named where it does.
 """
 
-import json
-
 from berth.errors import InvalidSpec
+from berth.models import jsonlite
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def show(value: object) -> str:
     if isinstance(value, list):
         return "an array" if value else "[]"
     try:
-        text = json.dumps(value)
+        text = jsonlite.dumps(value)
     except (TypeError, ValueError):  # an int of more digits than Python prints; not from JSON at all
         return f"a {type(value).__name__}"
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}... ({len(text)} characters)"

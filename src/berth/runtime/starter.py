@@ -132,9 +132,10 @@ def _execute(
     process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
     if message["uid_mappings"]:
         _give_pipes(standard_fds, container.host_id(message["uid_mappings"], process.uid))
+    group = cgroup.open_cgroup(message["cgroup_path"], hosts)
     launch = Launch(message["seccomp_cache"])
     launch.standard_fds = standard_fds
-    started = container.execute(process, init_pidfd, message["pid"], message["cgroup_path"], hosts, launch)
+    started = container.execute(process, init_pidfd, message["pid"], group, launch)
     return Result(started.pid, started.terminal_fd, "")
 
 
