@@ -14,7 +14,7 @@ from berth.models import jsonlite
 from berth.runtime import spec_fields
 from berth.runtime.spec_rules import BETWEEN, Problems
 
-# Far more than any client writes (Podman: 40 KiB); the parsed form takes some ten times that in memory.
+# Far more than any client writes (Podman: 20 KiB). The parsed form can take thirty times that in memory.
 _MOST_BYTES = 16 << 20
 # The specification needs 9. What reads the file later (json.dumps of a state file) recurses as well.
 _MOST_LEVELS = 64

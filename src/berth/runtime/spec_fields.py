@@ -156,47 +156,49 @@ def _all_text(values: list) -> bool:
         return False
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # as os.fsencode in a UTF-8 locale: bytes of a file name pass
+
+
 def _encodes(value: str) -> bool:
     try:
-        value.encode("utf-8", "surrogateescape")  # what os.fsencode does, so bytes of a file name pass
+        _bytes(value)
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _is_path(value: object) -> bool:
-    return _is_text(value) and value[:1] == "/"  # type: ignore[index]
+def _text(expected: str, fits: "Callable[[str], bool]") -> Kind:
+    """Text that fits besides; so each test below may take for granted that it has text before it."""
+    return Kind(expected, lambda value: type(value) is str and _is_text(value) and fits(value))
 
 
-def _is_variable(value: object) -> bool:
-    # environ(7). runc refuses an entry without "=" or with an empty name, so no client depends on one.
-    return _is_text(value) and value.find("=") > 0  # type: ignore[attr-defined]
+def _or_nothing(kind: Kind) -> Kind:
+    """Go's empty string for an absent one."""
+    return Kind(kind.expected, lambda value: value == "" or kind.accepts(value))
 
 
-def _is_host_name(value: object) -> bool:
-    return _is_text(value) and len(value.encode("utf-8", "surrogateescape")) <= 64  # type: ignore[attr-defined]
-
-
-def _is_version(value: object) -> bool:
+def _is_version(text: str) -> bool:
     """SemVer 2.0.0 with major 1: `1.0.2`, `1.0.2-dev`, `1.3.0-rc.1+build.5`."""
-    if type(value) is not str or not value.isascii():
-        return False
-    core, plus, build = value.partition("+")
+    core, plus, build = text.partition("+")
     core, dash, pre = core.partition("-")
     parts = core.split(".")
     numbers = len(parts) == 3 and all(part.isdigit() and (part == "0" or part[0] != "0") for part in parts)
-    return numbers and parts[0] == "1" and all(not mark or _are_identifiers(text) for mark, text in ((dash, pre), (plus, build)))
+    marks = ((dash, pre), (plus, build))
+    return text.isascii() and numbers and parts[0] == "1" and all(not mark or _are_identifiers(rest) for mark, rest in marks)
 
 
 def _are_identifiers(text: str) -> bool:
     return all(part and part.replace("-", "a").isalnum() for part in text.split("."))
 
 
-def _is_cpu_list(value: object) -> bool:
+def _is_host_name(text: str) -> bool:
+    return len(_bytes(text)) <= 64  # __NEW_UTS_LEN
+
+
+def _is_cpu_list(text: str) -> bool:
     """The kernel's list format (Documentation/admin-guide/kernel-parameters): `0-3,7`, `0-15:2/4`."""
-    if type(value) is not str or not value.isascii():
-        return False
-    return not value or all(_is_cpu_range(part.strip(" ")) for part in value.split(","))
+    return text.isascii() and (not text or all(_is_cpu_range(part.strip(" ")) for part in text.split(",")))
 
 
 def _is_cpu_range(text: str) -> bool:
@@ -209,45 +211,20 @@ def _is_cpu_range(text: str) -> bool:
     return (not dash or int(first) <= int(last)) and (not colon or 0 < int(used) <= int(size))
 
 
-def _is_device_name(value: object) -> bool:
+def _is_device_name(text: str) -> bool:
     # net/core/dev.c, dev_valid_name(): shorter than IFNAMSIZ, not a directory, no '/', ':' or space. A
     # control character could forge a line of a cgroup file.
-    if not _is_text(value) or value in ("", ".", ".."):
-        return False
-    name: str = value  # type: ignore[assignment]
-    return len(name.encode("utf-8", "surrogateescape")) < 16 and not any(c in "/:" or c.isspace() or c < " " for c in name)
+    short = len(_bytes(text)) < 16
+    return short and text not in ("", ".", "..") and not any(c in "/:" or c.isspace() or c < " " for c in text)
 
 
-def _is_sysctl(value: object) -> bool:
-    # Both separators at once: an empty part is what '..' turns into when it becomes a path below /proc/sys.
-    return _is_text(value) and all(value.replace("/", ".").split("."))  # type: ignore[attr-defined]
+def _is_file_name(text: str) -> bool:
+    return text not in ("", ".", "..") and "/" not in text
 
 
-def _is_cgroup_path(value: object) -> bool:
-    return _is_text(value) and ".." not in value.split("/") and "\n" not in value  # type: ignore[attr-defined, operator]
-
-
-def _is_file_name(value: object) -> bool:
-    return _is_text(value) and value not in ("", ".", "..") and "/" not in value  # type: ignore[operator]
-
-
-def _is_word(value: object) -> bool:
-    return _is_file_name(value) and not any(c.isspace() for c in value)  # type: ignore[attr-defined]
-
-
-def _is_page_size(value: object) -> bool:
+def _is_page_size(text: str) -> bool:
     # It becomes part of a file's name (hugetlb.2MB.max), so nothing else may be in it.
-    if type(value) is not str or not value.isascii() or value[-2:] not in ("KB", "MB", "GB"):
-        return False
-    return value[:-2].isdigit() and value[0] != "0"
-
-
-def _is_line(value: object) -> bool:
-    return _is_text(value) and "\n" not in value  # type: ignore[operator]
-
-
-def _is_memory_schema(value: object) -> bool:
-    return value == "" or (_is_line(value) and value[:3] == "MB:")  # type: ignore[index]
+    return text.isascii() and text[-2:] in ("KB", "MB", "GB") and text[:-2].isdigit() and text[0] != "0"
 
 
 def _number(low: int, high: int, expected: str = "") -> Kind:
@@ -261,27 +238,31 @@ def _one_of(names: str, words: str = "") -> Kind:
 
 
 TEXT = Kind("a string without NUL", _is_text)
-NAME = Kind("a string that is not empty and has no NUL", lambda value: _is_text(value) and value != "")
+NAME = _text("a string that is not empty and has no NUL", bool)
+LINE = _text("a string without NUL and line breaks", lambda text: "\n" not in text)
 ANY_TEXT = Kind("a string", lambda value: type(value) is str and (value.isascii() or _encodes(value)))
 NOTE_NAME = Kind("a string that is not empty", lambda value: ANY_TEXT.accepts(value) and value != "")
-PATH = Kind("an absolute path", _is_path)
-PATH_OR_NOTHING = Kind("an absolute path", lambda value: value == "" or _is_path(value))
 FLAG = Kind("true or false", lambda value: type(value) is bool)
-VERSION = Kind("a version 1 of the specification, such as 1.2.0", _is_version)
-VARIABLE = Kind("NAME=VALUE without NUL", _is_variable)
-HOST_NAME = Kind("a name of at most 64 bytes without NUL", _is_host_name)  # __NEW_UTS_LEN
-CPU_LIST = Kind("a list of numbers and ranges such as 0-3,7", _is_cpu_list)
-DEVICE_NAME = Kind("a network device's name: 1 to 15 bytes without '/', ':' and spaces", _is_device_name)
-DEVICE_NAME_OR_NOTHING = Kind(DEVICE_NAME.expected, lambda value: value == "" or _is_device_name(value))
-SYSCTL_NAME = Kind("a sysctl's name such as net.ipv4.ip_forward", _is_sysctl)
-CGROUP_PATH = Kind("a path without '..' and line breaks", _is_cgroup_path)
-CGROUP_FILE = Kind("a file name such as memory.high", _is_file_name)
-RDMA_DEVICE = Kind("a device's name without '/' and spaces", _is_word)
-PAGE_SIZE = Kind("a page size such as 64KB, 2MB or 1GB", _is_page_size)
-LINE = Kind("a string without NUL and line breaks", _is_line)
-RDT_CLASS = Kind("a directory's name", lambda value: value == "" or _is_file_name(value))
-RDT_MEMORY = Kind("one line that begins with MB:", _is_memory_schema)
-ACCESS = Kind("some of the letters r, w and m", lambda value: type(value) is str and not value.strip("rwm"))
+PATH = _text("an absolute path", lambda text: text[:1] == "/")
+PATH_OR_NOTHING = _or_nothing(PATH)
+VERSION = _text("a version 1 of the specification, such as 1.2.0", _is_version)
+# environ(7). runc refuses an entry without "=" or with an empty name, so no client depends on one.
+VARIABLE = _text("NAME=VALUE without NUL", lambda text: text.find("=") > 0)
+HOST_NAME = _text("a name of at most 64 bytes without NUL", _is_host_name)
+CPU_LIST = _text("a list of numbers and ranges such as 0-3,7", _is_cpu_list)
+DEVICE_NAME = _text("a network device's name: 1 to 15 bytes without '/', ':' and spaces", _is_device_name)
+DEVICE_NAME_OR_NOTHING = _or_nothing(DEVICE_NAME)
+# Both separators at once: an empty part is what '..' turns into on its way to a path below /proc/sys.
+SYSCTL_NAME = _text("a sysctl's name such as net.ipv4.ip_forward", lambda text: all(text.replace("/", ".").split(".")))
+CGROUP_PATH = _text("a path without '..' and line breaks", lambda text: ".." not in text.split("/") and "\n" not in text)
+CGROUP_FILE = _text("a file name such as memory.high", _is_file_name)
+RDMA_DEVICE = _text(
+    "a device's name without '/' and spaces", lambda text: _is_file_name(text) and not any(map(str.isspace, text))
+)
+PAGE_SIZE = _text("a page size such as 64KB, 2MB or 1GB", _is_page_size)
+RDT_CLASS = _or_nothing(_text("a directory's name", _is_file_name))
+RDT_MEMORY = _or_nothing(_text("one line that begins with MB:", lambda text: text[:3] == "MB:" and "\n" not in text))
+ACCESS = _text("some of the letters r, w and m", lambda text: not text.strip("rwm"))
 
 # -- numbers, as wide as their Go types -----------------------------------------------------------------
 
@@ -334,10 +315,9 @@ SCHEDULER_FLAG = _one_of(
 IO_CLASS = _one_of("IOPRIO_CLASS_RT IOPRIO_CLASS_BE IOPRIO_CLASS_IDLE")
 CLOCK = _one_of("monotonic boottime")
 DEVICE_TYPE = _one_of("c b u p")
-DEVICE_RULE_TYPE = Kind("one of a, b, c", lambda value: value in ("a", "b", "c", ""))
-# The recursive ones are not in the specification; runc has them, and Docker and Podman write them.
-_PROPAGATION = _one_of("private rprivate slave rslave shared rshared unbindable runbindable")
-PROPAGATION = Kind(_PROPAGATION.expected, lambda value: value == "" or _PROPAGATION.accepts(value))
+DEVICE_RULE_TYPE = _or_nothing(_one_of("a b c"))
+# The recursive ones are not in the specification; runc and crun take them.
+PROPAGATION = _or_nothing(_one_of("private rprivate slave rslave shared rshared unbindable runbindable"))
 MEMORY_MODE = _one_of(
     "MPOL_DEFAULT MPOL_BIND MPOL_INTERLEAVE MPOL_WEIGHTED_INTERLEAVE MPOL_PREFERRED MPOL_PREFERRED_MANY MPOL_LOCAL"
 )
@@ -423,7 +403,7 @@ RESOURCES = Object({
         },
         rules.burst_within_quota, rules.runtime_within_period,
     ),
-    "pids": Object({"limit": INT64_OR_ALL}),  # required until 1.2, a pointer since 1.3
+    "pids": Object({"limit": INT64_OR_ALL}),  # the text requires it; without it nothing is asked for, which is no harm
     "blockIO": Object({
         "weight": UINT16, "leafWeight": UINT16,
         "weightDevice": Array(Object(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Rule = Callable[[Any, str, "Problems"], None]
 
 _MOST_LINES = 20
+_MOST_PROBLEMS = 1000  # after which nobody reads on, and neither does the check
 _MOST_CHARACTERS = 80
 _NO_ID = (1 << 32) - 1
 
@@ -33,11 +34,16 @@ class Problems:
         self.paths: list[str] = []
 
     def says(self, path: str, text: str) -> None:
-        """Reports `text` about what stands at `path`; the path is the start of the line."""
+        """Reports `text` about what stands at `path`; the path is the start of the line.
+
+        Raises InvalidSpec itself once there are so many that the file is not what it was taken for.
+        """
         self.count += 1
         if self.count <= _MOST_LINES:
             self.lines.append(f"{path}: {text}")
         self.paths.append(path)
+        if self.count == _MOST_PROBLEMS:
+            self.raise_any()
 
     def wrong(self, path: str, expected: str, value: object) -> None:
         """Reports a value that is not what was expected."""
@@ -51,7 +57,8 @@ class Problems:
         """Raises InvalidSpec with one line for each problem, the first twenty of them."""
         if self.count:
             more = self.count - len(self.lines)
-            raise InvalidSpec("\n".join([*self.lines, *([f"and {more} more"] if more else [])]))
+            least = "at least " if self.count == _MOST_PROBLEMS else ""
+            raise InvalidSpec("\n".join([*self.lines, *([f"and {least}{more} more"] if more else [])]))
 
 
 def show(value: object) -> str:
