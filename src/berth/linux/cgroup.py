@@ -658,14 +658,16 @@ class CgroupV2(Cgroup):
     def _enable_controllers(self) -> None:
         """Switches every controller on from the root down to the group's parent.
 
-        One write for all of them; the kernel takes all or none, so one by one if it takes none.
+        One write for all of them; the kernel takes all or none, so one by one if it takes none. A group
+        with processes keeps its controllers: it could hand down some, but then nothing below it takes a
+        process ("domain invalid"). The limit that needs the controller will say so, the others need not fail.
         """
         parent = self._root
         for part in self.path.strip("/").split("/"):
             enabled = read_file(f"{parent}/cgroup.subtree_control").split()
             missing = [name for name in read_file(f"{parent}/cgroup.controllers").split() if name not in enabled]
-            if missing and not _enable(parent, missing) and len(missing) > 1:
-                for name in missing:
+            if missing and not self._is_occupied(parent) and not _enable(parent, missing):
+                for name in missing if len(missing) > 1 else ():
                     _enable(parent, [name])
             parent = f"{parent}/{part}"
             if parent != self.directory:
@@ -687,13 +689,17 @@ class CgroupV2(Cgroup):
         if resources.get("devices"):
             self._filter_devices(resources["devices"])
 
+    def _is_occupied(self, directory: str) -> bool:
+        """Whether there are processes in it; the real root, which has no type, may have them and hand down all the same."""
+        return os.path.exists(f"{directory}/cgroup.type") and bool(read_file(f"{directory}/cgroup.procs"))
+
     def _no_controller(self, controller: str, what: str) -> str:
         text = f"cgroup controller {controller!r} is not available in {self.path} on this host; {what} needs it"
         above = os.path.dirname(self.directory)
         while len(above) >= len(self._root):
             if controller in read_file(f"{above}/cgroup.controllers").split():
                 text += f": {above} has it but does not hand it down"
-                if read_file(f"{above}/cgroup.procs"):
+                if self._is_occupied(above):
                     text += ", as there are processes in it"
                 break
             above = os.path.dirname(above)
@@ -794,8 +800,7 @@ def _enable(parent: str, names: list[str]) -> bool:
     try:
         write_file(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in names))
     except OSError as error:
-        # EBUSY: processes in the parent ("no internal processes"); EACCES: not delegated. The limit that
-        # needs the controller will say so, the others need not fail.
+        # EBUSY: processes in the parent ("no internal processes"); EACCES: not delegated.
         if error.errno not in (errno.EBUSY, errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM):
             raise
         return False

@@ -137,8 +137,10 @@ _CPUSET = (
 
 def cpuset(read: "Read") -> dict:
     flags = {name: number(read(f"cpuset.{name}")) for name in _CPUSET}
-    sets = _without_zeros({"cpus": ranges(read("cpuset.cpus")), "mems": ranges(read("cpuset.mems"))})
-    return {**sets, **flags}
+    cpus, mems = ranges(read("cpuset.cpus")), ranges(read("cpuset.mems"))
+    found: dict[str, object] = {"cpus": cpus} if cpus else {}
+    found["cpu_exclusive"] = flags.pop("cpu_exclusive")
+    return found | ({"mems": mems} if mems else {}) | flags
 
 
 # -- memory ----------------------------------------------------------------------------------------
@@ -291,12 +293,18 @@ class OomNotifier:
         if self._v1:
             return self._read_v1()
         try:
-            texts = [os.pread(fd, 4096, 0).decode() for fd in self._fds]
+            texts = [os.pread(fd, 4096, 0).decode() for fd in self._fds[:2]]
         except OSError:
             return None
         count = pairs(texts[0]).get("oom_kill", 0)
         new, self._count = count - self._count, count
-        return None if new == 0 and "populated 0" in texts[1] else new
+        if "populated 0" in texts[1]:
+            if new == 0:
+                return None
+            if len(self._fds) == 2:  # the end has been read together with events: say it the next time
+                self._fds.append(os.eventfd(1, os.EFD_CLOEXEC))
+                self._epoll.register(self._fds[2], select.EPOLLIN)
+        return new
 
     def _read_v1(self) -> int | None:
         try:
