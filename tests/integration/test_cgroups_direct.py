@@ -20,7 +20,7 @@ import pytest
 from harness import BUSYBOX, GROUPS, wait_until
 
 from berth.errors import BerthError, Conflict, NotImplementedHere, SystemFailure
-from berth.linux import cgroup, cgroup_stats, cgroup_tree
+from berth.linux import cgroup, cgroup_base, cgroup_stats, cgroup_tree
 
 pytestmark = [pytest.mark.root]
 v1 = pytest.mark.skipif(not os.path.isdir(f"{GROUPS}/memory"), reason="needs cgroup v1")
@@ -330,7 +330,7 @@ def test_freezing(group: cgroup.Cgroup, run: Callable[..., subprocess.Popen[byte
 
 @v1
 def test_what_does_not_thaw_is_told(group: cgroup.Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cgroup, "_FREEZE_S", 0.05)
+    monkeypatch.setattr(cgroup_base, "FREEZE_S", 0.05)
     below = cgroup.open_cgroup(f"{group.path}/below", cgroup.hierarchies())
     below.create()
     group.freeze(True)

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, sys.argv[1])
 
 from berth import errors
-from berth.linux import cgroup, cgroup_stats, cgroup_v2, libc
+from berth.linux import cgroup, cgroup_base, cgroup_stats, cgroup_v2, libc
 
 MEBI = 1 << 20
 TOP = "/sys/fs/cgroup"
@@ -191,12 +191,12 @@ def freezing() -> dict:
     below = make("freezing/below")
     start(below)
     group.freeze(True)
-    patience, cgroup._FREEZE_S = cgroup._FREEZE_S, 0.05
+    patience, cgroup_base.FREEZE_S = cgroup_base.FREEZE_S, 0.05
     try:
         below.freeze(False)
     except errors.SystemFailure as error:
         found["parent"] = str(error)
-    cgroup._FREEZE_S = patience
+    cgroup_base.FREEZE_S = patience
     group.kill()
     found["killed"] = process.wait(10)
     end(group)

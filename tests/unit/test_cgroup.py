@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from berth.errors import Conflict, InvalidParameter, InvalidSpec, NotFound, NotImplementedHere, SystemFailure
-from berth.linux import cgroup, cgroup_resources, cgroup_tree, cgroup_v1, cgroup_v2, libc
+from berth.linux import cgroup, cgroup_base, cgroup_resources, cgroup_tree, cgroup_v1, cgroup_v2, libc
 from bpf import device_model, run_device
 
 V2_ONLY = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n"
@@ -463,7 +463,7 @@ def test_a_pair_is_written_in_the_order_that_the_kernel_takes(monkeypatch: pytes
             raise OSError(22, "Invalid argument")
         written.append(os.path.basename(path))
 
-    monkeypatch.setattr(cgroup, "write_file", write)
+    monkeypatch.setattr(cgroup_base, "write_file", write)
     group = cgroup.CgroupV2("/x", cgroup.Hierarchies({}, "/u"))
     group._write_all([(f"/u/x/{name}", "1", "it") for name in order])
     assert written == order[::-1]
@@ -473,7 +473,7 @@ def test_a_pair_that_is_wrong_in_any_order_names_the_first(monkeypatch: pytest.M
     def write(path: str, value: str) -> None:
         raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(cgroup, "write_file", write)
+    monkeypatch.setattr(cgroup_base, "write_file", write)
     group = cgroup.CgroupV2("/x", cgroup.Hierarchies({}, "/u"))
     with pytest.raises(SystemFailure, match=r"cannot set a: '1' to cpu\.max: Invalid argument"):
         group._write_all([("/u/x/cpu.max", "1", "a"), ("/u/x/cpu.max.burst", "1", "b")])
@@ -513,7 +513,7 @@ def test_a_tree_deeper_than_a_path_may_be_is_removed(tmp_path: Path) -> None:
         os.close(fd)
         fd = below
     os.close(fd)
-    assert cgroup._remove(top)
+    assert cgroup_base.remove_directory(top)
     assert not os.path.exists(top)
 
 

@@ -406,7 +406,7 @@ def mount_cgroup(context: Context, destination: str, flags: int) -> None:
         at = f"{destination}/{base}"
         if mount_point not in seen:
             seen.add(mount_point)
-            group = mount_point + context.cgroup.path
+            group = context.cgroup.directory_at(mount_point)
             inner = _target(context, at, directory=True)
             _bind(context, group if os.path.isdir(group) else mount_point, inner, False, read_only, 0, 0, 0, 0)
             os.close(inner)
