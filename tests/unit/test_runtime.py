@@ -77,12 +77,12 @@ def test_order_of_a_plan() -> None:
     assert names(document) == [
         "prepare_root", "mount_filesystem", "enter_cgroup", "mount_cgroup", "bind_mount",
         *["make_device"] * 6, *["make_link"] * 5, "open_console", "raise_loopback", "write_sysctl", "set_hostname", "set_domainname",
-        "pivot", "make_readonly", "mask", "set_root_propagation", "make_root_readonly",
+        "pivot", "make_readonly", "mask", "set_root_propagation", "make_root_readonly", "enter_cgroup",
     ]  # fmt: skip
 
 
-def test_the_smallest_plan_still_enters_its_cgroup_before_the_pivot() -> None:
-    assert names(minimal()) == ["prepare_root", *["make_device"] * 6, *["make_link"] * 5, "enter_cgroup", "raise_loopback", "pivot"]
+def test_the_smallest_plan_enters_its_cgroup_last() -> None:
+    assert names(minimal()) == ["prepare_root", *["make_device"] * 6, *["make_link"] * 5, "raise_loopback", "pivot", "enter_cgroup"]
 
 
 def test_every_planned_operation_can_be_executed() -> None:
@@ -281,7 +281,7 @@ def test_a_plan_can_be_read() -> None:
     lines = plan.Plan({**minimal(), "hostname": "box"}, "/b").describe().splitlines()
     assert lines[0].startswith("prepare_root('/b/rootfs', ")
     assert "set_hostname('box')" in lines
-    assert lines[-1] == "pivot()"
+    assert lines[-2:] == ["pivot()", "enter_cgroup(False, 'always')"]
 
 
 def test_names_of_limits() -> None:

@@ -20,7 +20,7 @@ from berth.engine.logs import LogReader, timestamp_s
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
 from berth.engine.state import Record
 from berth.engine.tasks import Tasks
-from berth.linux import cgroup
+from berth.linux import cgroup, grace
 from berth.oci import reference
 from berth.runtime import frames
 from berth.runtime.container import host_id
@@ -187,11 +187,11 @@ class ContainerService:
         return container, warnings
 
     def _warm_up(self) -> None:
-        """A start follows a create within milliseconds: spend them, see cgroup.warm_up."""
+        """A start follows a create within milliseconds: spend them, see linux.grace."""
         now_s = time.monotonic()
         if now_s - self._warmed_s > 0.005:
             self._warmed_s = now_s
-            self._tasks.in_thread(cgroup.warm_up, self.host.hosts)
+            self._tasks.in_thread(grace.wait, self.host.hosts.v1)
 
     def _check_shared(self, host: dict) -> None:
         for key in ("PidMode", "IpcMode", "NetworkMode"):

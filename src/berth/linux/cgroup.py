@@ -28,7 +28,7 @@ from berth.linux.cgroup_place import Hierarchies, clean_path, hierarchies, parse
 
 __all__ = [
     "MANAGERS", "Cgroup", "CgroupV1", "CgroupV2", "Hierarchies", "NoCgroup", "clean_path", "hierarchies", "open_cgroup",
-    "parse_mountinfo", "parse_own", "read_file", "reopen", "warm_up", "write_file",
+    "parse_mountinfo", "parse_own", "read_file", "reopen", "write_file",
 ]  # fmt: skip
 
 MANAGERS = ("cgroupfs", "systemd", "disabled")
@@ -218,6 +218,16 @@ class CgroupV2(Cgroup):
     def _lines(self) -> dict[str, str]:
         return {"": self._shown + self.path}
 
+    def open_to_clone_into(self) -> int:
+        try:
+            return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
+    def contains(self, pid: int) -> bool:
+        own = parse_own(read_file(f"/proc/{pid}/cgroup"))
+        return own.get("") == self._lines()[""]
+
     def create(self) -> None:
         try:
             self._enable_controllers()
@@ -367,21 +377,3 @@ def _remove_quietly(directories: list[str]) -> None:
             os.rmdir(directory)
         except OSError:
             continue
-
-
-def warm_up(hosts: Hierarchies) -> None:
-    """Pays now for what the next move of a process into a cgroup would wait for.
-
-    The first move after a quiet spell waits for an RCU grace period (cgroup_threadgroup_rwsem, 8 to
-    20 ms measured); those soon after it do not. Moving this process to where it already is counts.
-    """
-    text = read_file("/proc/self/cgroup")
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        mount_point = hosts.v1.get(controllers.split(",")[0]) if controllers else hosts.v2
-        if mount_point:
-            try:
-                write_file(f"{mount_point}{path}/cgroup.procs", str(os.getpid()))
-            except OSError:
-                continue
-            return

@@ -152,6 +152,14 @@ class Cgroup:
                 return True
         return False
 
+    def open_to_clone_into(self) -> int:
+        """A descriptor for clone3(2) that puts a child here at birth, the caller's; -1 where that does not suffice."""
+        return -1
+
+    def contains(self, pid: int) -> bool:
+        """Whether a process that was cloned into the group is in it already."""
+        return False
+
     def pids(self) -> list[int]:
         """Every process in the group and in the groups the container made below it."""
         from berth.linux import cgroup_tree

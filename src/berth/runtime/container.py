@@ -60,9 +60,10 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
                     write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
                 if plan.user_namespace:
                     tell(parent, b"m")
-                # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
-                # grace period (cgroup_threadgroup_rwsem), some 10 ms.
-                group.add(pid)
+                if not group.contains(pid):
+                    # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
+                    # grace period (cgroup_threadgroup_rwsem), some 10 ms; see linux.grace.
+                    group.add(pid)
                 tell(parent, b"c")
                 started = Started(pid, _await_ready(parent, plan, launch, pid))
                 return started, group
@@ -83,7 +84,7 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
     if disposable:
         _enter_namespaces(plan)
     if disposable or not (plan.join or plan.new_time_namespace):
-        pid = libc.clone(plan.clone_flags | launch.clone_flags)
+        pid = _clone_init(plan.clone_flags | launch.clone_flags, context.cgroup)
         if pid == 0:
             parent.close()
             _become_init(context)
@@ -96,7 +97,7 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
         parent.close()
         try:
             _enter_namespaces(plan)
-            if libc.clone(plan.clone_flags | libc.CLONE_PARENT, shared.buffer) == 0:
+            if _clone_init(plan.clone_flags | libc.CLONE_PARENT, context.cgroup, shared) == 0:
                 _become_init(context)
         except BaseException as error:
             init.report_failure(context.channel, error, None)
@@ -109,6 +110,20 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
         await_exec(parent, launch)
         raise errors.SystemFailure("the process that joins the container's namespaces was killed")
     return pid
+
+
+def _clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None" = None) -> int:
+    """Init is born in its cgroup where the kernel can do that (v2), which waits for no grace period."""
+    buffer = shared.buffer if shared else None
+    cgroup_fd = group.open_to_clone_into()
+    if cgroup_fd >= 0:
+        try:
+            return libc.clone_into_cgroup(flags, cgroup_fd, buffer)
+        except OSError:
+            pass  # Linux 5.6; or what `add` explains better
+        finally:
+            os.close(cgroup_fd)
+    return libc.clone(flags, buffer)
 
 
 def _become_init(context: init.Context) -> "NoReturn":
@@ -315,9 +330,10 @@ def _keep(path: str, program: bytes) -> None:
 # -- exec -----------------------------------------------------------------------------------------
 #
 #   parent (monitor, or a cold runtime)      joiner                               program
-#      |  fork                                 |                                    |
-#      |                                       |  enters cgroup and namespaces      |
+#      |  clone, puts it into the cgroup       |                                    |
+#      |                                       |  enters the namespaces             |
 #      |<--- "t" + descriptor of the pty ------|  only with a terminal              |
+#      |---- "c": you are in the cgroup ------>|                                    |
 #      |                                       |  credentials, seccomp, ...         |
 #      |                                       |  clone(CLONE_PARENT), ends ------->|
 #      |<--- end of file, or "e" + JSON --------------------------------------------|  execve
@@ -336,20 +352,23 @@ def execute(
     """
     parent, child = sockets.channel()
     shared = libc.SharedPid()
-    joiner = os.fork()
+    joiner = _clone_init(0, group) if group else libc.clone(0)
     if joiner == 0:
         parent.close()
-        _join_and_execute(process, init_pidfd, init_pid, group, launch, child, shared)
+        _join_and_execute(process, init_pidfd, init_pid, launch, child, shared)
     child.close()
     try:
+        if group and not group.contains(joiner):
+            _add(group, joiner, init_pid)
+        tell(parent, b"c")
         terminal_fd, _ = await_exec(parent, launch)
     except BaseException:
+        parent.close()  # a joiner that waits for a word ends now
         _collect(joiner)
         if shared.value:
             _collect(shared.value)
         raise
-    finally:
-        parent.close()
+    parent.close()
     _collect(joiner)
     pid = shared.value
     shared.close()
@@ -368,9 +387,8 @@ def _collect(pid: int) -> None:
 
 
 def _join_and_execute(
-    process: Process, init_pidfd: int, init_pid: int, group: "cgroup.Cgroup | None", launch: Launch,
-    channel: sockets.socket, shared: libc.SharedPid,
-) -> "NoReturn":  # fmt: skip
+    process: Process, init_pidfd: int, init_pid: int, launch: Launch, channel: sockets.socket, shared: libc.SharedPid
+) -> "NoReturn":
     try:
         # Ends with the parent, should that be killed while we wait for something.
         init.die_with_parent(channel)
@@ -379,8 +397,6 @@ def _join_and_execute(
         proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         enter.set_oom_score(process, proc_fd)
         flags = _foreign_namespaces(init_pid)
-        if group:
-            _enter_cgroup(group)
         if flags:
             libc.setns(init_pidfd, flags)
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
@@ -392,6 +408,7 @@ def _join_and_execute(
         enter.close_others_on_exec(launch.preserve_fds)
         path = enter.prepare(process, proc_fd, new_keyring=launch.new_keyring)
         os.close(proc_fd)
+        init.await_parent(channel, b"c")
         listener = enter.restrict(process, program)
         init.hand_over_listener(channel, listener)
         if libc.clone(libc.CLONE_PARENT, shared.buffer) == 0:
@@ -405,9 +422,9 @@ def _join_and_execute(
     os._exit(0)
 
 
-def _enter_cgroup(group: cgroup.Cgroup) -> None:
+def _add(group: cgroup.Cgroup, joiner: int, init_pid: int) -> None:
     try:
-        group.add(os.getpid())
+        group.add(joiner, beside=init_pid)
     except OSError as error:
         raise errors.Conflict(f"the container is no longer running: {error.strerror}") from error
 

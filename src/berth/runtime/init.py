@@ -78,7 +78,7 @@ class Context:
     """What operations share. Descriptors are this process's until execve closes them."""
 
     __slots__ = (
-        "cgroup", "channel", "hosts", "launch", "lsm_proc_fd", "opened", "plan", "root_fd", "seccomp_program", "terminal_fd",
+        "cgroup", "channel", "hosts", "in_cgroup", "launch", "lsm_proc_fd", "opened", "plan", "root_fd", "seccomp_program", "terminal_fd",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +91,7 @@ class Context:
         self.hosts = hosts
         self.seccomp_program = seccomp_program
         self.launch = launch
+        self.in_cgroup = False
         self.root_fd = -1
         self.terminal_fd = -1
         self.lsm_proc_fd = -1
@@ -380,8 +381,12 @@ def _target(context: Context, destination: str, *, directory: bool) -> int:
     return fd
 
 
-def enter_cgroup(context: Context, new_namespace: bool) -> None:
+def enter_cgroup(context: Context, new_namespace: bool, when: str) -> None:
+    """Waits until the parent has put us into the container's cgroup, which then is the root of a new namespace."""
+    if context.in_cgroup or (when != "always" and context.hosts.version == 1 and context.launch.manager != "systemd"):
+        return
     await_parent(context.channel, b"c")
+    context.in_cgroup = True
     if new_namespace:
         libc.unshare(libc.CLONE_NEWCGROUP)
 

@@ -153,18 +153,14 @@ class Plan:
 def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan) -> list[Operation]:
     in_user_namespace = plan.user_namespace
     found = [Operation("prepare_root", plan.root_path, _root_propagation(linux))]
-    waited = False
     for index, entry in enumerate(spec.get("mounts") or []):
-        if entry.get("type") in ("cgroup", "cgroup2") and not waited:
-            # A cgroup mount shows the tree from the namespace's root, so the parent must have put us there.
-            found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))
-            waited = True
+        if entry.get("type") in ("cgroup", "cgroup2"):
+            # A v2 mount shows the tree from the namespace's root, so the parent must have put us there.
+            found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "where the mount needs it"))
         found.append(_mount(index, entry))
     found += _devices(linux, in_user_namespace)
     if plan.process.terminal:
         found.append(Operation("open_console"))
-    if not waited:
-        found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))
     if plan.clone_flags & libc.CLONE_NEWNET:
         found.append(Operation("raise_loopback"))
     found += [Operation("write_sysctl", name, value) for name, value in _sysctls(linux, namespaces)]
@@ -175,6 +171,7 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan)
                 raise InvalidSpec(f"{key}: cannot be set without a uts namespace")
             found.append(Operation(call, spec[key]))
     if any(point in plan.hooks for point in ("prestart", "createRuntime", "createContainer")):
+        found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "always"))  # hooks look at /proc/PID/cgroup
         found.append(Operation("run_create_hooks"))
     found.append(Operation("pivot"))
     found += [Operation("make_readonly", path) for path in linux.get("readonlyPaths") or []]
@@ -184,6 +181,8 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan)
         found.append(Operation("set_root_propagation", mount.PROPAGATION[propagation]))
     if spec["root"].get("readonly"):
         found.append(Operation("make_root_readonly"))
+    # As late as can be: the parent waits for the kernel meanwhile (container.start).
+    found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "always"))
     return found
 
 
