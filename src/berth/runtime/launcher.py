@@ -10,6 +10,7 @@ It ends when the engine does; its monitors go on.
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,7 +18,7 @@ import sys
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from berth.linux import cgroup, libc
+from berth.linux import cgroup, cgroup_tree, grace, libc  # noqa: F401 - cgroup_tree is warmed up for monitors
 from berth.runtime import monitor, sealed
 
 MAX_MESSAGE_BYTES = 1 << 17
@@ -65,6 +66,9 @@ def serve(sock: socket.socket, hosts: cgroup.Hierarchies) -> int:
             _become_monitor(data, fds, hosts)
         for fd in fds:
             os.close(fd)
+        if hosts.version == 1 and not select.select([sock], [], [], 0)[0]:
+            # Nobody else asks: the grace period that the new start's move into its cgroup needs begins now.
+            grace.wait(hosts.v1)
 
 
 def _become_monitor(data: bytes, fds: list[int], hosts: cgroup.Hierarchies) -> None:

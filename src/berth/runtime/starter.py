@@ -17,7 +17,7 @@ import socket
 import stat
 
 from berth import errors
-from berth.linux import cgroup, grace, libc, mount
+from berth.linux import cgroup, libc, mount
 from berth.runtime import container, external
 from berth.runtime.init import Launch
 from berth.runtime.plan import Plan, Process
@@ -52,8 +52,6 @@ def start(
         ours.close()
         _run(message, hosts, standard_fds, theirs)
     theirs.close()
-    if hosts.version == 1:
-        grace.wait(hosts.v1)
     with ours:
         report, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, 1)
     os.waitpid(pid, 0)
