@@ -348,7 +348,10 @@ class Manager:
             self._bus.send(_OBJECT, "org.freedesktop.DBus.Properties", "Get", "ss", (_MANAGER, name), destination=_DESTINATION)
             for name in ("Version", "ControlGroup")
         ]
-        values = [self._bus.reply(serial) for serial in serials]
+        try:
+            values = [self._bus.reply(serial) for serial in serials]
+        except dbus.MethodError as error:
+            raise SystemFailure(f"systemd does not answer at {self._bus.name}: {error.text}") from error
         (_, version), (_, group) = values[0][0], values[1][0]
         digits = str(version).lstrip("v").split(".")[0].split("-")[0].split("~")[0]
         return int(digits) if digits.isdecimal() else 0, str(group).rstrip("/")
@@ -550,7 +553,7 @@ class SystemdCgroup(_Interface):
     def _apply_files(self, resources: dict) -> None:
         self.files.apply({**resources, "devices": None} if self._rootless else resources)
 
-    def add(self, pid: int) -> None:
+    def add(self, pid: int, beside: int = 0) -> None:
         """The first process of a new scope starts it; others join."""
         if self._unborn:
             with self._manager() as manager:
@@ -561,11 +564,11 @@ class SystemdCgroup(_Interface):
             self._apply_files(self._resources)
             if self._hosts.version == 2:
                 return
-        elif self.unit.is_slice and self._resources:
-            self._apply_files(self._resources)
-            self._resources = {}
         try:
-            self.files.add(pid)
+            if beside:
+                self.files.add(pid, beside)  # type: ignore[call-arg,unused-ignore]
+            else:
+                self.files.add(pid)
         except PermissionError:
             # Moving takes the right to write to the common ancestor, which a user's session may not have.
             with self._manager() as manager:

@@ -1,10 +1,13 @@
 """D-Bus as far as talking to systemd needs it: codec, SASL EXTERNAL, calls and signals on a unix socket.
 
     client                                            peer (systemd itself, or a bus)
-      | NUL AUTH EXTERNAL, DATA, BEGIN                  |   one write: nothing waits for the handshake
-      | [Hello] [AddMatch] call call ...  ------------->|
+      | NUL AUTH EXTERNAL, DATA, BEGIN    ------------->|
       |<------------- DATA, OK guid                     |
+      | [Hello] [AddMatch] call call ...  ------------->|   one write for all that is queued
       |<------------- returns, errors, signals, in any order
+
+Calls wait for the OK, though a bus takes them with BEGIN: systemd (257, tried) reads them together with
+the handshake then, sees no more bytes come, and never looks at them.
 
 The identity is left empty: the peer takes it from the socket (SO_PEERCRED), which is right in a user
 namespace too, where the uid here is not the uid there.
@@ -378,7 +381,7 @@ class Connection:
         self.name = name.replace("\0", "@")
         self.bus = bus
         self.patience_s = patience_s
-        self._out = bytearray(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")
+        self._out = bytearray()
         self._in = bytearray()
         self._authenticated = False
         self._serial = 0
@@ -454,10 +457,12 @@ class Connection:
         deadline = time.monotonic() + self.patience_s
         try:
             self._wait_until(deadline)
+            if not self._authenticated:
+                self._socket.sendall(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")
+                while not self._authenticated:
+                    self._authenticated = self._handshake_line(deadline)
             out, self._out = bytes(self._out), bytearray()
             self._socket.sendall(out)
-            while not self._authenticated:
-                self._authenticated = self._handshake_line(deadline)
             while True:
                 found = self._next(deadline)
                 if found.kind in (RETURN, ERROR) and found.reply_serial in self._pending:
@@ -495,13 +500,14 @@ class Connection:
             if len(self._in) > _LARGEST_LINE:
                 raise DataLoss(f"what listens at {self.name} does not speak D-Bus: {bytes(self._in[:40])!r}")
             self._fill(deadline)
-        line, _, rest = self._in.partition(b"\r\n")
-        self._in = rest
-        if line.split(b" ")[0] == b"REJECTED":
+        line, _, rest = bytes(self._in).partition(b"\r\n")
+        self._in = bytearray(rest)
+        word = line.partition(b" ")[0]
+        if word == b"REJECTED":
             raise Forbidden(f"D-Bus at {self.name} does not accept uid {os.geteuid()}")
-        if line.split(b" ")[0] not in (b"DATA", b"OK"):
-            raise DataLoss(f"what listens at {self.name} does not speak D-Bus: {bytes(line[:40])!r}")
-        return line.startswith(b"OK")
+        if word not in (b"DATA", b"OK"):
+            raise DataLoss(f"what listens at {self.name} does not speak D-Bus: {line[:40]!r}")
+        return word == b"OK"
 
     def _next(self, deadline: float) -> Message:
         while len(self._in) < _HEAD:
