@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, f"{sys.argv[1]}/src")
 
 from berth.errors import BerthError
-from berth.linux import cgroup, cgroup_systemd
+from berth.linux import cgroup, cgroup_systemd, dbus
 
 MEBI = 1 << 20
 USER = 1000
@@ -249,6 +249,7 @@ def as_user(action: Callable[[], dict]) -> dict:
     here, there = os.pipe()
     pid = os.fork()
     if pid == 0:
+        faulthandler.dump_traceback_later(30, exit=True)
         try:
             os.setgroups([])
             os.setresgid(USER, USER, USER)
@@ -300,18 +301,25 @@ def user() -> dict:
 
 
 def user_over_the_bus() -> dict:
-    address = f"unix:path={RUNTIME}/bus"
-    run("dbus-daemon", "--session", "--fork", f"--address={address}", user=True)
-    run("systemctl", "kill", "--kill-whom=main", "-s", "USR1", f"user@{USER}.service")  # connects to the bus now
-    end = time.monotonic() + 10
-    while (
-        "org.freedesktop.systemd1" not in run("busctl", "--user", "list", "--acquired", "--no-legend", user=True)
-        and time.monotonic() < end
-    ):
-        time.sleep(0.05)
+    # What the package dbus-user-session would bring; systemd goes to no bus but that of these units.
+    with open("/etc/systemd/user/dbus.socket", "w") as file:
+        file.write("[Socket]\nListenStream=%t/bus\n")
+    with open("/etc/systemd/user/dbus.service", "w") as file:
+        daemon = "/usr/bin/dbus-daemon --session --address=systemd: --nofork --nopidfile --systemd-activation"
+        file.write(f"[Unit]\nRequires=dbus.socket\n[Service]\nType=notify\nExecStart={daemon}\n")
+    run("systemctl", "--user", "daemon-reload", user=True)
+    run("systemctl", "--user", "start", "dbus.socket", "dbus.service", user=True)
 
     def action() -> dict:
-        os.environ["DBUS_SESSION_BUS_ADDRESS"] = address
+        os.environ["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={RUNTIME}/bus"
+        bus, end = "org.freedesktop.DBus", time.monotonic() + 10
+        with dbus.connect([(f"{RUNTIME}/bus", True)]) as peer:
+            while time.monotonic() < end:
+                asked = peer.send(
+                    "/org/freedesktop/DBus", bus, "NameHasOwner", "s", ("org.freedesktop.systemd1",), destination=bus
+                )
+                if peer.reply(asked)[0]:
+                    break
         with only([pair for pair in cgroup_systemd.addresses(rootless=True) if pair[1]]):
             return one_of_the_user()
 
