@@ -24,8 +24,8 @@ def run_classic(program: bytes, arch: int, number: int, *arguments: int) -> int:
             accumulator &= k
         elif operation == 0x05:
             at += k
-        elif operation in (0x15, 0x25, 0x35):
-            holds = {0x15: accumulator == k, 0x25: accumulator > k, 0x35: accumulator >= k}[operation]
+        elif operation in (0x15, 0x25, 0x35, 0x45):
+            holds = {0x15: accumulator == k, 0x25: accumulator > k, 0x35: accumulator >= k, 0x45: bool(accumulator & k)}[operation]
             at += if_true if holds else if_false
         elif operation == 0x06:
             return k

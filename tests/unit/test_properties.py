@@ -38,11 +38,12 @@ def test_seccomp_compares_64_bits(operator: str, index: int, value: int, two: in
     assert run_classic(program, AUDIT_X86_64, 1, *arguments) == 0
 
 
-@given(st.sets(st.sampled_from(sorted(syscall_tables.X86_64))), st.integers(0, 600))
+@given(st.sets(st.sampled_from(sorted(syscall_tables.numbers("X86_64"))), min_size=1), st.integers(0, 600))
 def test_seccomp_finds_every_number(names: set[str], number: int) -> None:
     profile = {"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [{"names": sorted(names), "action": "SCMP_ACT_ALLOW"}]}
     program = seccomp.compile_profile(profile, "x86_64")
-    expected = ALLOW if number in {syscall_tables.X86_64[name] for name in names} else 0x80000000
+    table = syscall_tables.numbers("X86_64")
+    expected = ALLOW if number in {table[name] for name in names} else 0x80000000
     assert run_classic(program, AUDIT_X86_64, number) == expected
 
 

@@ -6,6 +6,7 @@ numbers are not listed is refused, never guessed.
 """
 
 import ctypes
+import errno
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -359,18 +360,43 @@ BPF_F_ALLOW_MULTI = 2
 BPF_F_REPLACE = 4
 
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_GET_ACTION_AVAIL = 2
+SECCOMP_FILTER_FLAG_TSYNC = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
+SECCOMP_FILTER_FLAG_TSYNC_ESRCH = 16
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 32
+
+
+class SockFprog(ctypes.Structure):
+    """struct sock_fprog of seccomp(2)."""
+
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
 def seccomp_set_filter(program: bytes, flags: int) -> int:
-    """seccomp(SECCOMP_SET_MODE_FILTER); `program` is an array of struct sock_filter, 8 bytes each."""
+    """seccomp(SECCOMP_SET_MODE_FILTER); `program` is an array of struct sock_filter, 8 bytes each.
 
-    class SockFprog(ctypes.Structure):
-        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
+    Returns the listener's descriptor with SECCOMP_FILTER_FLAG_NEW_LISTENER (the kernel makes it
+    close-on-exec), else 0.
+    """
     fprog = SockFprog(len(program) // 8, program)
     result = _syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
+    if result > 0 and flags & SECCOMP_FILTER_FLAG_TSYNC and not flags & SECCOMP_FILTER_FLAG_NEW_LISTENER:
+        # Not a failure in the kernel's return value, but no thread has the filter then, the caller's included.
+        raise OSError(errno.ESRCH, f"seccomp(TSYNC): thread {result} cannot be given the filter")
     return _check(result, "seccomp", "SECCOMP_SET_MODE_FILTER", hex(flags), f"{len(program) // 8} instructions")
+
+
+def seccomp_has_action(action: int) -> bool:
+    """seccomp(SECCOMP_GET_ACTION_AVAIL); `action` is a SECCOMP_RET_* without data"""
+    return _syscall("seccomp", SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(ctypes.c_uint32(action))) == 0
+
+
+def seccomp_has_flag(flag: int) -> bool:
+    """seccomp(SECCOMP_SET_MODE_FILTER) without a program: EFAULT if it knows the flag, EINVAL if not"""
+    if flag == SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV:
+        flag |= SECCOMP_FILTER_FLAG_NEW_LISTENER  # EINVAL alone
+    return _syscall("seccomp", SECCOMP_SET_MODE_FILTER, flag, None) != 0 and ctypes.get_errno() == errno.EFAULT
 
 
 def bpf_load_cgroup_device(instructions: bytes) -> int:

@@ -21,7 +21,8 @@ def describe() -> dict:
             "capabilities": capabilities.names_of(capabilities.bounding_set()),
             "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
             "seccomp": {
-                "enabled": True, "actions": sorted(seccomp._ACTIONS), "archs": sorted(seccomp._AUDIT_ARCH), "knownFlags": sorted(seccomp._FLAGS),
+                "enabled": True, "actions": sorted(seccomp.ACTIONS), "operators": list(seccomp.OPERATORS),
+                "archs": sorted(seccomp.ARCHITECTURES), "knownFlags": sorted(seccomp.FLAGS), "supportedFlags": sorted(seccomp.FLAGS),
             },
             "apparmor": {"enabled": confine.apparmor_enabled()},
             "selinux": {"enabled": confine.selinux_enabled()},

@@ -104,7 +104,7 @@ def _make_gate(container: Container) -> sockets.socket:
 
 
 def _send_listener(container: Container, document: dict, fd: int) -> None:
-    from berth.runtime import notify  # type: ignore[attr-defined]
+    from berth.runtime import notify
 
     profile = document["linux"]["seccomp"]
     try:
