@@ -189,6 +189,7 @@ def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
             terminal_fd = fds[0]
         elif word == b"n" and fds:
             launch.on_listener(fds[0])
+            tell(channel, b"g")
         elif word == b"e":
             if terminal_fd >= 0:
                 os.close(terminal_fd)
@@ -311,6 +312,7 @@ def seccomp_program(profile: dict | None, cache: str) -> bytes:
 
     flags = struct.pack("<Q", seccomp.filter_flags(profile))
     program = flags + seccomp.compile_profile(profile, libc.MACHINE)
+    seccomp.check_kernel(profile, libc.seccomp_has_action, libc.seccomp_has_flag)
     if path:
         _keep(path, program)
     return program

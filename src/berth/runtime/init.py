@@ -11,8 +11,10 @@
        |                                         |  pivot_root, masks, credentials
        |<--- "r": ready -------------------------|  only with a gate: what follows waits for `start`,
        |                                         |  which connects, says "s", and is then the parent
+       |                                         |  seccomp
        |<--- "n" + descriptor of the listener ---|  only with SCMP_ACT_NOTIFY
-       |                                         |  seccomp, capabilities
+       |---- "g": the agent has it ------------->|
+       |                                         |  capabilities
        |<--- end of file: execve succeeded ------|  the socket is close-on-exec
        |<--- "e" + JSON {kind, message} ---------|  or: why it did not
 
@@ -189,6 +191,7 @@ def hand_over_listener(channel: sockets.socket, listener: "int | None") -> None:
     if listener is not None:
         sockets.send(channel, b"n", [listener])
         os.close(listener)
+        await_parent(channel, b"g")
 
 
 def report_failure(channel: sockets.socket, error: BaseException, operation: Operation | None) -> None:
