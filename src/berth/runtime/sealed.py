@@ -23,6 +23,9 @@ def ensure(inheritable_fds: "tuple[int, ...]" = ()) -> None:
     """Returns in a sealed interpreter: at once, or after it has executed the same command line in one."""
     if is_sealed():
         return
+    from berth.runtime import sealer
+
+    sealer.keep(_NAME)  # so that the next command does not come here
     copy = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     source = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     size = os.fstat(source).st_size

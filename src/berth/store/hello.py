@@ -1,10 +1,11 @@
 """The image that berth carries: one static program of a few hundred bytes, assembled here.
 
-It writes a greeting and ends. ELF with one loadable segment, no libc, no section headers; the two
-handfuls of instructions are spelled out below for each machine.
+It writes a greeting and ends; the two handfuls of instructions are spelled out below for each machine.
 """
 
 import struct
+
+from berth.linux import elf
 
 GREETING = b"""
 Hello from berth!
@@ -25,27 +26,13 @@ Next, give it a whole system (as root, with debootstrap installed):
 
 """
 
-_BASE_ADDRESS = 0x400000
-_ELF_HEADER_BYTES, _PROGRAM_HEADER_BYTES = 64, 56
-_CODE_OFFSET = _ELF_HEADER_BYTES + _PROGRAM_HEADER_BYTES
-_ELF_MACHINE = {"x86_64": 62, "aarch64": 183}
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def program(machine: str) -> bytes:
     """The ELF file for `machine` (x86_64 or aarch64); KeyError for any other."""
     code = {"x86_64": _code_x86_64, "aarch64": _code_aarch64}[machine](len(GREETING))
-    body = code + GREETING
-    size = _CODE_OFFSET + len(body)
-    entry = _BASE_ADDRESS + _CODE_OFFSET
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        b"\x7fELF\x02\x01\x01", 2, _ELF_MACHINE[machine], 1, entry, _ELF_HEADER_BYTES, 0, 0,
-        _ELF_HEADER_BYTES, _PROGRAM_HEADER_BYTES, 1, 64, 0, 0,
-    )  # fmt: skip
-    readable_executable = 5
-    load = struct.pack("<IIQQQQQQ", 1, readable_executable, 0, _BASE_ADDRESS, _BASE_ADDRESS, size, size, 0x1000)
-    return header + load + body
+    return elf.executable(machine, code + GREETING)
 
 
 def _code_x86_64(length: int) -> bytes:

@@ -8,11 +8,11 @@ if __name__ == "__main__":
 
     from berth.runtime import sealed
 
-    if not sealed.VERBS.isdisjoint(sys.argv[1:]) and not sealed.is_sealed():
+    if not sealed.VERBS.isdisjoint(sys.argv[1:]):
+        sealed.ensure()  # now, while hardly anything is imported: it may start the interpreter again
         from berth.linux import grace
 
-        grace.begin()  # while the interpreter starts again and imports the rest
-        sealed.ensure()
+        grace.begin()  # while the rest is imported
     from berth.cli.oci.main import main
 
     code = main(sys.argv[1:])
