@@ -78,7 +78,7 @@ def reference(profile: dict, abi: str, bits: int, number: int, arguments: list[i
     return default
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(PROFILE, st.lists(VALUES, min_size=6, max_size=6), st.sampled_from(sorted(ABIS)))
 def test_the_program_decides_what_the_rules_say(profile: dict, arguments: list[int], machine: str) -> None:
     try:
@@ -94,7 +94,7 @@ def test_the_program_decides_what_the_rules_say(profile: dict, arguments: list[i
             assert run_classic(program, arch, number | bit, *have) == expected, (abi, number)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(sorted(syscall_tables.numbers("X86_64"))), min_size=1, max_size=200, unique=True))
 def test_far_targets_in_large_programs(names: list[str]) -> None:
     """Every name with a test of its own, so that jumps go beyond the 255 instructions a conditional one reaches."""
@@ -123,7 +123,7 @@ JSON = st.recursive(
 KEYS = ["defaultAction", "defaultErrnoRet", "architectures", "flags", "listenerPath", "listenerMetadata", "syscalls"]
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), JSON), st.booleans())
 def test_hostile_profiles_are_refused_by_path(wild: dict, with_default: bool) -> None:
     profile = {"defaultAction": "SCMP_ACT_ALLOW", **wild} if with_default else wild
