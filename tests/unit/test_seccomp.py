@@ -242,6 +242,14 @@ def test_the_narrower_of_two_rules_goes_first_wherever_it_stands(first: tuple, s
         assert run_classic(program, AUDIT_X86_64, 0, 3, 3, 3) == LOG
 
 
+def test_of_rules_that_are_as_narrow_the_first_counts() -> None:
+    for one, other in (((0, "MASKED_EQ", 1, 0), (0, "MASKED_EQ", 2, 0)), ((0, "GE", 2), (0, "GT", 2)), ((0, "LE", 9), (0, "LT", 9))):
+        for first, second in ((one, other), (other, one)):
+            rules = [rule("LOG", first), rule("TRAP", second)]
+            program = seccomp.compile_profile({"defaultAction": "SCMP_ACT_KILL", "syscalls": rules}, "x86_64")
+            assert run_classic(program, AUDIT_X86_64, 0, 4) == LOG
+
+
 def test_two_actions_for_one_condition_are_a_contradiction() -> None:
     rules = [rule("LOG", (0, "EQ", 3)), rule("TRAP", (0, "EQ", 3))]
     with pytest.raises(InvalidSpec, match=r"linux\.seccomp\.syscalls\[1\]\.args: an earlier rule has another action"):

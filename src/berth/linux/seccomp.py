@@ -466,7 +466,7 @@ def _tree(program: _Program, ranges: list[tuple[int, int]]) -> int:
 
 def _chain(program: _Program, chain: dict[tuple[Condition, ...], int], default: int, narrow: bool) -> int:
     target = ~default
-    for conditions in sorted(chain, key=_precedence, reverse=True):
+    for conditions in reversed(sorted(chain, key=_precedence)):  # of equals the first in the profile stays first
         if len(program.code) > _MAX_INSTRUCTIONS:
             raise _too_long(len(program.code))
         failed, target = target, ~chain[conditions]
