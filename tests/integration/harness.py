@@ -128,8 +128,8 @@ class Engine:
         launchers = set(children(self.process.pid))
         found = []
         for pid in all_pids() - own:
-            if but_engine and pid in launchers:
-                continue
+            if but_engine and (pid in launchers or comm(pid) == "berth-spare"):
+                continue  # the launcher keeps one monitor ready
             text = read(f"/proc/{pid}/cmdline") + read(f"/proc/{pid}/mountinfo")
             if self.top in text or (launchers and parent(pid) in launchers):
                 found.append(f"{pid} {comm(pid)}")

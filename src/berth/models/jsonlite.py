@@ -7,12 +7,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+def _refuse(name: object) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _no_value(value: object) -> None:
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
 try:
     from _json import encode_basestring_ascii as _quote
+    from _json import make_encoder as _make_encoder
     from _json import make_scanner as _make_scanner
-
-    def _refuse(name: str) -> float:
-        raise ValueError(f"{name} is no number in JSON")
 
     class _Context:
         strict = False
@@ -22,6 +28,8 @@ try:
         parse_constant = staticmethod(_refuse)
 
     _scan = _make_scanner(_Context())  # type: ignore[arg-type]
+    # markers, default, encoder, indent, separators, sort_keys, skipkeys, allow_nan: as json.encoder calls it
+    _encode = _make_encoder(None, _no_value, _quote, None, ":", ",", False, False, True)
 
     def loads(text: str) -> "Any":
         """The value; ValueError where there is none or something follows it."""
@@ -33,30 +41,19 @@ try:
             raise ValueError(f"more than one JSON value: {text[end : end + 80]!r}")
         return value
 
+    def dumps(value: object) -> str:
+        """Compact JSON of dict, list, tuple, str, int, float, bool and None; TypeError for anything else."""
+        return "".join(_encode(value, 0))
+
 except ImportError:
     import json
 
     loads = json.loads  # type: ignore[assignment]
+
+    def dumps(value: object) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
     _quote = json.dumps
-
-
-def dumps(value: object) -> str:
-    """Compact JSON of dict, list, tuple, str, int, float, bool and None."""
-    if value is None:
-        return "null"
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
-    if isinstance(value, str):
-        return _quote(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_quote(str(k))}:{dumps(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(dumps, value)) + "]"
-    if isinstance(value, int | float):
-        return repr(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def pretty(value: object, indent: str = "") -> str:

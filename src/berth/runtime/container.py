@@ -42,11 +42,12 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
 
     On failure nothing is left: the child is dead and the cgroup removed. Raises BerthError.
     """
-    program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
     group = cgroup.open_cgroup(plan.cgroup_path, hosts, manager=launch.manager, rootless=launch.rootless)
     group.create()
     try:
+        launch.on_group_made()
         group.apply(plan.resources)
+        program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
         parent, child = sockets.channel()
         try:
             try:
@@ -63,7 +64,7 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
                 if not group.contains(pid):
                     # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
                     # grace period (cgroup_threadgroup_rwsem), some 10 ms; see linux.grace.
-                    group.add(pid)
+                    _add(group, pid)
                 tell(parent, b"c")
                 started = Started(pid, _await_ready(parent, plan, launch, pid))
                 return started, group
@@ -357,20 +358,27 @@ def execute(
     joiner = _clone_init(0, group) if group else libc.clone(0)
     if joiner == 0:
         parent.close()
-        _join_and_execute(process, init_pidfd, init_pid, launch, child, shared)
+        join_and_execute(process, init_pidfd, init_pid, launch, child, shared)
     child.close()
+    return await_joined(parent, joiner, shared, group, init_pid, launch)
+
+
+def await_joined(
+    channel: sockets.socket, joiner: int, shared: libc.SharedPid, group: "cgroup.Cgroup | None", init_pid: int, launch: Launch
+) -> Started:
+    """The parent's side once there is a joiner: its cgroup, and what it reports. Closes channel and page."""
     try:
         if group and not group.contains(joiner):
             _add(group, joiner, init_pid)
-        tell(parent, b"c")
-        terminal_fd, _ = await_exec(parent, launch)
+        tell(channel, b"c")
+        terminal_fd, _ = await_exec(channel, launch)
     except BaseException:
-        parent.close()  # a joiner that waits for a word ends now
+        channel.close()  # a joiner that waits for a word ends now
         _collect(joiner)
         if shared.value:
             _collect(shared.value)
         raise
-    parent.close()
+    channel.close()
     _collect(joiner)
     pid = shared.value
     shared.close()
@@ -388,9 +396,10 @@ def _collect(pid: int) -> None:
         pass
 
 
-def _join_and_execute(
+def join_and_execute(
     process: Process, init_pidfd: int, init_pid: int, launch: Launch, channel: sockets.socket, shared: libc.SharedPid
 ) -> "NoReturn":
+    """The joiner; draws on nothing of the parent's but the channel and the page for the program's pid."""
     try:
         # Ends with the parent, should that be killed while we wait for something.
         init.die_with_parent(channel)
@@ -424,11 +433,13 @@ def _join_and_execute(
     os._exit(0)
 
 
-def _add(group: cgroup.Cgroup, joiner: int, init_pid: int) -> None:
+def _add(group: cgroup.Cgroup, pid: int, beside: int = 0) -> None:
     try:
-        group.add(joiner, beside=init_pid)
+        group.add(pid, beside=beside)
+    except ProcessLookupError:
+        pass  # it has failed already, and said why: await_exec reads it
     except OSError as error:
-        raise errors.Conflict(f"the container is no longer running: {error.strerror}") from error
+        raise errors.Conflict(f"the container's cgroup is gone: {error.strerror}") from error
 
 
 def _foreign_namespaces(pid: int) -> int:

@@ -42,10 +42,11 @@ class Connection:
 
 
 class Monitor:
-    """message: what the launcher received; see `engine.launcher`, which writes it."""
+    """message: what the launcher received, which engine.containers and engine.execs write; waiting: does the start."""
 
-    def __init__(self, message: dict, hosts: cgroup.Hierarchies, fds: list[int]) -> None:
+    def __init__(self, message: dict, hosts: cgroup.Hierarchies, fds: list[int], waiting: starter.Starter) -> None:
         self.message = message
+        self.starter: starter.Starter | None = waiting
         self.hosts = hosts
         self.is_exec = message["kind"] == "exec"
         self.init_pidfd = fds.pop(0) if self.is_exec else -1
@@ -83,8 +84,10 @@ class Monitor:
         self._listen()
         child_fds = self._make_pipes()
         try:
-            started = starter.start(self.message, self.hosts, self.init_pidfd, child_fds)
+            assert self.starter is not None
+            started = self.starter.start(self.message, self.init_pidfd, child_fds)
         finally:
+            self.starter = None
             for fd in child_fds or ():
                 os.close(fd)
         self.pid = started.pid

@@ -8,6 +8,7 @@ becomes private to the starter and goes with it: the monitor, which stays as lon
 keeps half of what it would need otherwise (bench/README.md).
 
     monitor ── fork ──▶ starter ── clone(CLONE_PARENT) ──▶ init, a child of the monitor
+       ◀── "w": the cgroup is made ──┘
        ◀── "s" + JSON {pid, cgroup_path}, terminal ──┘  or "e" + JSON {kind, message}
 """
 
@@ -17,13 +18,15 @@ import socket
 import stat
 
 from berth import errors
-from berth.linux import cgroup, libc, mount
+from berth.linux import cgroup, grace, libc, mount
 from berth.runtime import container, external
 from berth.runtime.init import Launch
 from berth.runtime.plan import Plan, Process
 from berth.runtime.spec import load
 
+MAX_MESSAGE_BYTES = 1 << 17
 _MESSAGE_BYTES = 65536
+_GROUP_MADE = b"w"
 
 
 class Result:
@@ -37,32 +40,68 @@ class Result:
         self.cgroup_path = cgroup_path
 
 
-def start(
-    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
-) -> Result:
-    """Starts what `message` describes, in a starter; raises the error that it reports."""
-    if message["kind"] == "exec" and not message["runtime"]:
-        return _execute(message, hosts, init_pidfd, standard_fds)
-    if message["runtime"]:
-        # runc and the like leave the container's first process to whoever takes orphans.
-        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _run(message, hosts, standard_fds, theirs)
-    theirs.close()
-    with ours:
-        report, fds, _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, 1)
-    os.waitpid(pid, 0)
-    if report[:1] == b"s":
-        values = json.loads(report[1:])
-        return Result(values["pid"], fds[0] if fds else -1, values["cgroup_path"])
-    _reap_all()
-    if report[:1] == b"e":
-        values = json.loads(report[1:])
-        raise errors.from_wire(values["kind"], values["message"])
-    raise errors.SystemFailure("the container's starter was killed")
+class Starter:
+    """A starter that waits to be told what to start; owns the channel to it.
+
+    Forked before anybody asks for it (launcher.Spare), so that a start need not wait for the fork.
+    """
+
+    def __init__(self, hosts: cgroup.Hierarchies) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._hosts = hosts
+        self._shared = libc.SharedPid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._channel.close()
+            _wait_and_run(theirs, hosts, self._shared)
+        theirs.close()
+        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
+
+    def start(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None) -> Result:
+        """Starts what `message` describes; raises the error that the starter reports."""
+        if message["kind"] == "exec" and not message["runtime"]:
+            return self._execute(message, init_pidfd, standard_fds)
+        if message["runtime"]:
+            # runc and the like leave the container's first process to whoever takes orphans.
+            libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+        with self._channel:
+            socket.send_fds(self._channel, [json.dumps(message).encode()], standard_fds or ())
+            report, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
+            if report == _GROUP_MADE:
+                # The grace period that init's move into the group needs begins now, while the starter goes
+                # on. Not earlier: it keeps the kernel from making a group (cgroup_mutex).
+                grace.wait(self._hosts.v1)
+                report, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
+        os.waitpid(self._pid, 0)
+        if report[:1] == b"s":
+            values = json.loads(report[1:])
+            return Result(values["pid"], fds[0] if fds else -1, values["cgroup_path"])
+        _reap_all()
+        if report[:1] == b"e":
+            values = json.loads(report[1:])
+            raise errors.from_wire(values["kind"], values["message"])
+        raise errors.SystemFailure("the container's starter was killed")
+
+    def _execute(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None) -> Result:
+        """An exec: the starter becomes the joiner of container.py."""
+        if message["uid_mappings"]:
+            uid = (message["process"].get("user") or {}).get("uid") or 0
+            _give_pipes(standard_fds, container.host_id(message["uid_mappings"], uid))
+        group = cgroup.open_cgroup(message["cgroup_path"], self._hosts)
+        if self._hosts.version == 2:
+            # Into a v2 group a joiner is cloned, which waits for no grace period; this one is there already.
+            self.dismiss()
+            started = container.execute(*_joining(message, init_pidfd, standard_fds, group))
+        else:
+            fds = [init_pidfd, *(standard_fds or ())]
+            socket.send_fds(self._channel, [json.dumps(message).encode()], fds)
+            started = container.await_joined(self._channel, self._pid, self._shared, group, message["pid"], Launch())
+        return Result(started.pid, started.terminal_fd, "")
+
+    def dismiss(self) -> None:
+        """Lets a starter go that nobody needs."""
+        self._channel.close()
+        os.waitpid(self._pid, 0)
 
 
 def _reap_all() -> None:
@@ -74,14 +113,21 @@ def _reap_all() -> None:
         pass
 
 
-def _run(
-    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, channel: socket.socket
-) -> None:
+def _wait_and_run(channel: socket.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
     try:
+        data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 4)
+        if not data:
+            os._exit(0)  # dismissed, or the monitor is gone
+        message = json.loads(data)
+        init_pidfd = fds.pop(0) if message["kind"] == "exec" and not message["runtime"] else -1
+        standard_fds = (fds[0], fds[1], fds[2]) if fds else None
+        if init_pidfd >= 0:
+            process, _, pid, _, launch = _joining(message, init_pidfd, standard_fds, None)
+            container.join_and_execute(process, init_pidfd, pid, launch, channel, shared)
         if message["kind"] == "exec":
             started, path = _start_external_exec(message, hosts, standard_fds), ""
         else:
-            started, path = _start_container(message, hosts, standard_fds)
+            started, path = _start_container(message, hosts, standard_fds, channel)
         report = b"s" + json.dumps({"pid": started.pid, "cgroup_path": path}).encode()
         socket.send_fds(channel, [report], [started.terminal_fd] if started.terminal_fd >= 0 else [])
     except BaseException as error:
@@ -90,7 +136,7 @@ def _run(
 
 
 def _start_container(
-    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None
+    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, channel: socket.socket
 ) -> tuple[container.Started, str]:
     bundle = message["bundle"]
     spec = load(bundle)
@@ -111,6 +157,8 @@ def _start_container(
         _give_pipes(standard_fds, container.host_id(plan.uid_mappings, plan.process.uid))
     launch = Launch(message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
     launch.standard_fds = standard_fds
+    if hosts.version == 1:
+        launch.on_group_made = lambda: channel.sendall(_GROUP_MADE)
     started, group = container.start(plan, hosts, launch)
     return started, group.path
 
@@ -125,18 +173,14 @@ def _start_external_exec(
     return runtime.execute(message["id"], message["process"], standard_fds, message["state_dir"], pid_file)
 
 
-def _execute(
-    message: dict, hosts: cgroup.Hierarchies, init_pidfd: int, standard_fds: tuple[int, int, int] | None
-) -> Result:
-    """Needs no starter: container.execute forks one of its own, which joins the container."""
+def _joining(
+    message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None, group: cgroup.Cgroup | None
+) -> tuple[Process, int, int, cgroup.Cgroup | None, Launch]:
+    """The arguments of container.execute that `message` stands for."""
     process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
-    if message["uid_mappings"]:
-        _give_pipes(standard_fds, container.host_id(message["uid_mappings"], process.uid))
-    group = cgroup.open_cgroup(message["cgroup_path"], hosts)
     launch = Launch(message["seccomp_cache"])
     launch.standard_fds = standard_fds
-    started = container.execute(process, init_pidfd, message["pid"], group, launch)
-    return Result(started.pid, started.terminal_fd, "")
+    return process, init_pidfd, message["pid"], group, launch
 
 
 def external_runtime(message: dict) -> external.ExternalRuntime:
