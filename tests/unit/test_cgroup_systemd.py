@@ -243,6 +243,8 @@ def test_start_and_stop(systemd: Systemd, group: cgroup_systemd.SystemdCgroup) -
     group.create()
     assert group.path == "/base/user.slice/berth-x.scope"
     group.apply({})
+    Path(group.files.directories[0]).mkdir(parents=True)  # another's unit of the same name, say
+    assert (group.open_to_clone_into(), group.contains(77)) == (-1, False)
     assert systemd.names() == []  # nothing before there is a process
     group.add(77)
     name, (unit, mode, given, aux) = systemd.calls[-1]

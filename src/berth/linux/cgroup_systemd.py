@@ -582,6 +582,13 @@ class SystemdCgroup(_Interface):
             if found and path.endswith(f"/{self.unit.name}") and "/../" not in path and path != self.files.path:
                 self._locate(path)
 
+    def open_to_clone_into(self) -> int:
+        """-1 before the scope is there: a directory of that name would be somebody else's unit."""
+        return -1 if self._unborn else self.files.open_to_clone_into()
+
+    def contains(self, pid: int) -> bool:
+        return not self._unborn and self.files.contains(pid)
+
     def kill(self) -> None:
         if not self._unborn:
             self.files.kill()
