@@ -565,11 +565,10 @@ class SystemdCgroup(_Interface):
             if self._hosts.version == 2:
                 return
         try:
-            if beside:
-                self.files.add(pid, beside)  # type: ignore[call-arg,unused-ignore]
-            else:
-                self.files.add(pid)
-        except PermissionError:
+            self.files.add(pid, beside)
+        except SystemFailure as error:
+            if not isinstance(error.__cause__, PermissionError):
+                raise
             # Moving takes the right to write to the common ancestor, which a user's session may not have.
             with self._manager() as manager:
                 manager.attach(self.unit.name, pid)
