@@ -27,7 +27,7 @@ USER = 1000
 RUNTIME = f"/run/user/{USER}"
 RESOURCES = {
     "memory": {"limit": 64 * MEBI, "swap": 96 * MEBI, "reservation": 32 * MEBI},
-    "cpu": {"shares": 512, "quota": 50_000, "period": 200_000},
+    "cpu": {"shares": 512, "quota": 50_000, "period": 200_000, "cpus": "0"},
     "pids": {"limit": 17},
     "devices": [
         {"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
@@ -35,7 +35,7 @@ RESOURCES = {
     ],
     "unified": {"memory.high": str(48 * MEBI)},
 }  # fmt: skip
-FILES = ("memory.max", "memory.swap.max", "memory.low", "memory.high", "cpu.weight", "cpu.max", "pids.max")
+FILES = ("memory.max", "memory.swap.max", "memory.low", "memory.high", "cpu.weight", "cpu.max", "pids.max", "cpuset.cpus")
 SHOWN = (
     "LoadState", "ActiveState", "Description", "Slice", "ControlGroup", "Delegate", "MemoryMax", "MemoryLow", "MemoryHigh",
     "MemorySwapMax", "CPUWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "TasksMax", "DevicePolicy", "DeviceAllow",
