@@ -247,6 +247,9 @@ def test_start_and_stop(systemd: Systemd, group: cgroup_systemd.SystemdCgroup) -
     assert (group.open_to_clone_into(), group.contains(77)) == (-1, False)
     assert systemd.names() == []  # nothing before there is a process
     group.add(77)
+    saved = group.saved()
+    assert (saved["manager"], saved["path"], saved["rootless"]) == ("systemd", "/base/user.slice/berth-x.scope", True)
+    assert cgroup_systemd.open_cgroup(saved["path"], cgroup.Hierarchies({}, "/x")).unit.name == "berth-x.scope"
     name, (unit, mode, given, aux) = systemd.calls[-1]
     assert (name, unit, mode, aux) == ("StartTransientUnit", "berth-x.scope", "fail", [])
     properties = dict(given)

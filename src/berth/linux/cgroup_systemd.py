@@ -581,6 +581,10 @@ class SystemdCgroup(_Interface):
             if found and path.endswith(f"/{self.unit.name}") and "/../" not in path and path != self.files.path:
                 self._locate(path)
 
+    def saved(self) -> dict:
+        """For `reopen`: by the real path, so that nobody has to be asked for it."""
+        return {**self.files.saved(), "manager": "systemd", "rootless": self._rootless}
+
     def open_to_clone_into(self) -> int:
         """-1 before the scope is there: a directory of that name would be somebody else's unit."""
         return -1 if self._unborn else self.files.open_to_clone_into()
