@@ -42,14 +42,20 @@ def _own() -> dict[str, str]:
 # -- where a group is ------------------------------------------------------------------------------
 
 
-def open_cgroup(path: str, hosts: Hierarchies, *, manager: str = "cgroupfs", rootless: bool = False) -> "Cgroup":
-    """The manager for the group `path`, see above for where it is; makes nothing yet."""
+def open_cgroup(
+    path: str, hosts: Hierarchies, *, manager: str = "cgroupfs", rootless: bool = False,
+    annotations: "dict[str, str] | None" = None,
+) -> "Cgroup":  # fmt: skip
+    """The manager for the group `path`, see above for where it is; makes nothing yet.
+
+    annotations: of the bundle; `org.systemd.property.*` are for the systemd manager.
+    """
     if manager == "disabled":
         return NoCgroup(path, "the cgroup manager is 'disabled'")
     if manager == "systemd":
-        from berth.linux import cgroup_systemd  # type: ignore[attr-defined,unused-ignore]
+        from berth.linux import cgroup_systemd
 
-        group: Cgroup = cgroup_systemd.open_cgroup(path, hosts)
+        group: Cgroup = cgroup_systemd.open_cgroup(path, hosts, rootless=rootless, annotations=annotations)
         return group
     if manager != "cgroupfs":
         raise InvalidParameter(f"cgroup manager {manager!r} must be one of {', '.join(MANAGERS)}")
@@ -77,7 +83,7 @@ def open_cgroup(path: str, hosts: Hierarchies, *, manager: str = "cgroupfs", roo
 def reopen(saved: dict, hosts: Hierarchies) -> "Cgroup":
     """The group of which a state file has kept `saved()`: the same directories, whoever asks."""
     if saved["manager"] != "cgroupfs":
-        return open_cgroup(saved["path"], hosts, manager=saved["manager"])
+        return open_cgroup(saved["path"], hosts, manager=saved["manager"], rootless=saved["rootless"])
     if hosts.version == 2:
         return CgroupV2(saved["paths"][""][len(hosts.v2) :], hosts, saved["rootless"])
     return CgroupV1(saved["path"], hosts, dict(saved["paths"]), saved["rootless"])

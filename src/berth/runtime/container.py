@@ -42,7 +42,9 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
 
     On failure nothing is left: the child is dead and the cgroup removed. Raises BerthError.
     """
-    group = cgroup.open_cgroup(plan.cgroup_path, hosts, manager=launch.manager, rootless=launch.rootless)
+    group = cgroup.open_cgroup(
+        plan.cgroup_path, hosts, manager=launch.manager, rootless=launch.rootless, annotations=launch.state.get("annotations")
+    )
     group.create()
     try:
         launch.on_group_made()
