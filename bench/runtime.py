@@ -1,6 +1,6 @@
 """How long the runtime takes: berth cold and warm against runc and crun, alternating, on the same bundle.
 
-    .venv/bin/python bench/runtime.py [--rounds 40] [--many 100] [--phases]
+    .venv/bin/python bench/runtime.py [--rounds 40] [--many 100] [--quiet 0.05]
 
 The bundle has all of runc's default namespaces and mounts, a cgroup namespace, limits, masked paths and
 Docker's capabilities with berth's default seccomp profile. Cold is a process of `berth-oci`, `runc` or
@@ -34,7 +34,6 @@ CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CA
                 "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
                 "CAP_AUDIT_WRITE"]  # fmt: skip
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
-QUIET_S = 0.05
 BERTH, GROUP = str(ROOT / "berth-oci"), "/berth-bench"
 
 
@@ -127,7 +126,7 @@ def command(words: list[str]) -> Callable[[], None]:
     return run
 
 
-def alternate(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def alternate(cases: dict[str, Callable[[], None]], rounds: int, quiet_s: float) -> dict[str, float]:
     """Median milliseconds of each case, one of each in turn; the first two rounds do not count.
 
     Before each there is a quiet spell, as between a person's commands: the kernel makes who moves a process
@@ -136,7 +135,7 @@ def alternate(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, fl
     samples: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds + 2):
         for name, case in cases.items():
-            time.sleep(QUIET_S)
+            time.sleep(quiet_s)
             start = time.perf_counter()
             case()
             if number > 1:
@@ -151,7 +150,7 @@ def ratio(medians: dict[str, float], ours: str, theirs: str) -> None:
     print(f"  ratio {ours} / {theirs}: {medians[ours] / medians[theirs]:.2f} (aim: at most 1)")
 
 
-def bench_run(directory: Path, warm: Warm, rounds: int) -> None:
+def bench_run(directory: Path, warm: Warm, rounds: int, quiet_s: float) -> None:
     bundle = make_bundle(directory, "run", ["/bin/true"])
     state = f"{directory}/state"
     cases = {
@@ -161,12 +160,12 @@ def bench_run(directory: Path, warm: Warm, rounds: int) -> None:
         "crun run": command([shutil.which("crun") or "crun", "--root", f"{state}-crun", "run", "-b", str(bundle), "x"]),
     }
     print(f"run /bin/true, {rounds} rounds:")
-    medians = alternate(cases, rounds)
+    medians = alternate(cases, rounds, quiet_s)
     ratio(medians, "berth-oci run (cold)", "runc run")
     ratio(medians, "launcher (warm)", "crun run")
 
 
-def bench_exec(directory: Path, warm: Warm, rounds: int) -> None:
+def bench_exec(directory: Path, warm: Warm, rounds: int, quiet_s: float) -> None:
     bundle = make_bundle(directory, "exec", ["/bin/sleep", "1000"])
     crun, state = shutil.which("crun") or "crun", f"{directory}/exec-crun"
     connection = warm.run(bundle, "exec")
@@ -188,7 +187,8 @@ def bench_exec(directory: Path, warm: Warm, rounds: int) -> None:
 
     try:
         print(f"exec /bin/true in a running container, {rounds} rounds:")
-        medians = alternate({"launcher (warm)": execute, "crun exec": command([crun, "--root", state, "exec", "y", "/bin/true"])}, rounds)
+        theirs = command([crun, "--root", state, "exec", "y", "/bin/true"])
+        medians = alternate({"launcher (warm)": execute, "crun exec": theirs}, rounds, quiet_s)
         ratio(medians, "launcher (warm)", "crun exec")
     finally:
         os.kill(report["pid"], 9)
@@ -198,7 +198,7 @@ def bench_exec(directory: Path, warm: Warm, rounds: int) -> None:
         subprocess.run([crun, "--root", state, "delete", "-f", "y"], check=False)
 
 
-def bench_many(directory: Path, warm: Warm, count: int, rounds: int) -> None:
+def bench_many(directory: Path, warm: Warm, count: int, rounds: int, quiet_s: float) -> None:
     bundles = [make_bundle(directory, f"many{number}", ["/bin/true"]) for number in range(count)]
     crun, state = shutil.which("crun") or "crun", f"{directory}/many-crun"
 
@@ -215,7 +215,7 @@ def bench_many(directory: Path, warm: Warm, count: int, rounds: int) -> None:
                 sys.exit("crun failed")
 
     print(f"{count} at once, {rounds} rounds (milliseconds for all of them):")
-    medians = alternate({"launcher (warm)": berth_all, "crun run": crun_all}, rounds)
+    medians = alternate({"launcher (warm)": berth_all, "crun run": crun_all}, rounds, quiet_s)
     for name, value in medians.items():
         print(f"  {name}: {value / count:.2f} ms each")
     ratio(medians, "launcher (warm)", "crun run")
@@ -250,6 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--many", type=int, default=100)
+    parser.add_argument("--quiet", type=float, default=0.05, metavar="SECONDS", help="before each run; 0 for none")
     parser.add_argument("--only", choices=("run", "exec", "many"))
     options = parser.parse_args()
     without_v2_hierarchy()
@@ -259,11 +260,11 @@ def main() -> None:
         warm = Warm(directory)
         try:
             if options.only in (None, "run"):
-                bench_run(directory, warm, options.rounds)
+                bench_run(directory, warm, options.rounds, options.quiet)
             if options.only in (None, "exec"):
-                bench_exec(directory, warm, options.rounds)
+                bench_exec(directory, warm, options.rounds, options.quiet)
             if options.only in (None, "many"):
-                bench_many(directory, warm, options.many, max(3, options.rounds // 10))
+                bench_many(directory, warm, options.many, max(3, options.rounds // 10), options.quiet)
         finally:
             warm.close()
         left_behind(directory)
