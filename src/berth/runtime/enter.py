@@ -1,9 +1,9 @@
 """From a process in the container's namespaces to its program: what init and exec have in common.
 
-    prepare        streams, limits, work directory, credentials; the program is looked up. What is
-                   still needed for the last step (CAP_SYS_ADMIN for a filter without no-new-privileges)
-                   stays permitted.
-    become         seccomp, the last capabilities, execve: the only calls that a filter must allow
+    prepare          streams, limits, work directory, credentials; the program is looked up. What is still
+                     needed (CAP_SYS_ADMIN for a filter without no-new-privileges) stays permitted.
+    restrict         that filter, then the capabilities: from here on we have what the program will have
+    restrict_last    a filter with no-new-privileges, which nothing but execve has to pass
 """
 
 import errno
@@ -44,7 +44,7 @@ def set_oom_score(process: Process, proc_fd: int) -> None:
 
 
 def prepare(process: Process, lsm_proc_fd: int, *, new_keyring: bool = True) -> str:
-    """Gives up all but what `become` needs, in the order in which each step still may; returns the program's path."""
+    """Gives up all but what `restrict` needs, in the order in which each step still may; returns the program's path."""
     _confine_by_modules(process, lsm_proc_fd)
     if new_keyring:
         _join_keyring()

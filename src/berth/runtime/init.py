@@ -8,13 +8,11 @@
        |---- "c": you are in your cgroup ------->|
        |<--- "h": run the runtime's hooks -------|  only with prestart or createRuntime hooks
        |---- "k": they succeeded --------------->|
-       |                                         |  pivot_root, masks, credentials
+       |                                         |  pivot_root, masks, credentials, seccomp, capabilities
+       |<--- "n" + descriptor of the listener ---|  only with SCMP_ACT_NOTIFY (after "r" with no-new-privileges)
+       |---- "g": the agent has it ------------->|
        |<--- "r": ready -------------------------|  only with a gate: what follows waits for `start`,
        |                                         |  which connects, says "s", and is then the parent
-       |                                         |  seccomp
-       |<--- "n" + descriptor of the listener ---|  only with SCMP_ACT_NOTIFY
-       |---- "g": the agent has it ------------->|
-       |                                         |  capabilities
        |<--- end of file: execve succeeded ------|  the socket is close-on-exec
        |<--- "e" + JSON {kind, message} ---------|  or: why it did not
 
@@ -137,13 +135,14 @@ def _enter_program(context: Context) -> None:
         enter.give_streams(process)
     enter.close_others_on_exec(launch.preserve_fds)
     path = enter.prepare(process, context.lsm_proc_fd, new_keyring=launch.new_keyring)
+    # The change of uid has cleared it; a container that outlives its runtime lets go of it here.
+    libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL if launch.die_with_parent else 0)
+    # Before the wait: who shares our pid namespace can see us from now on with no more than the program will have.
+    hand_over_listener(context.channel, enter.restrict(process, context.seccomp_program))
     if launch.gate is not None:
         _await_start(context)
     if found := context.plan.hooks.get("startContainer"):
         _run_start_hooks(context, found)
-    # The change of uid has cleared it; a container that outlives its runtime lets go of it here.
-    libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL if launch.die_with_parent else 0)
-    hand_over_listener(context.channel, enter.restrict(process, context.seccomp_program))
     hand_over_listener(context.channel, enter.restrict_last(process, context.seccomp_program))
     enter.execute(path, process)
 
@@ -151,8 +150,6 @@ def _enter_program(context: Context) -> None:
 def _await_start(context: Context) -> None:
     """Tells `create` that all is ready, then waits for `start`, which hears of the rest."""
     assert context.launch.gate is not None
-    # From now on we outlive who created us.
-    libc.prctl(libc.PR_SET_PDEATHSIG, 0)
     context.channel.send(b"r")
     context.channel.close()
     fd, _ = context.launch.gate._accept()  # type: ignore[attr-defined]
@@ -168,7 +165,6 @@ def _run_start_hooks(context: Context, found: "list[dict]") -> None:
     pid = libc.clone(0)
     if pid == 0:
         try:
-            enter.restrict(process, context.seccomp_program)
             enter.restrict_last(process, context.seccomp_program)
             state = {**context.launch.state, "status": "created", "pid": os.getppid()}
             hooks.run(found, "startContainer", state, enter.environment(process))
