@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("httptools", reason="the HTTP parser of the engine")
 
 from berth import errors
-from berth.api import routes, streams
+from berth.api import images, request, routes, streams, system
 from berth.api.http1 import Exchange
 
 
@@ -34,7 +34,7 @@ def resolved(method: str, path: str) -> tuple[str, dict[str, str], str]:
     ],
 )  # fmt: skip
 def test_match(pattern: str, path: str, expected: dict | None) -> None:
-    assert routes.match(pattern.split("/"), path.split("/")) == expected
+    assert request.match(pattern.split("/"), path.split("/")) == expected
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_kinds_cross_process_borders() -> None:
     ],
 )  # fmt: skip
 def test_filters(text: str, expected: dict) -> None:
-    assert routes.parse_filters(text) == expected
+    assert request.parse_filters(text) == expected
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "1", '"x"', "null", '{"a":1}', '{"a":"bc"}', '{"a":null}', "[" * 100_000])
 def test_filters_that_are_none(text: str) -> None:
     with pytest.raises(errors.InvalidParameter, match=r"^invalid filters: "):
-        routes.parse_filters(text)
+        request.parse_filters(text)
 
 
 EVENT = {
@@ -120,7 +120,7 @@ EVENT = {
     ],
 )  # fmt: skip
 def test_event_filters(filters: dict, expected: bool) -> None:
-    assert routes.event_matches(EVENT, filters) is expected
+    assert system.event_matches(EVENT, filters) is expected
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_event_filters(filters: dict, expected: bool) -> None:
     [("debian:12", "debian", True), ("debian:12", "debian:1*", True), ("debian:12", "deb", False), ("a/b:1", "a/*", True), ("a/b:1", "b", False)],
 )
 def test_reference_filter(name: str, pattern: str, expected: bool) -> None:
-    assert routes.reference_matches(name, pattern) is expected
+    assert images.reference_matches(name, pattern) is expected
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_reference_filter(name: str, pattern: str, expected: bool) -> None:
     ],
 )  # fmt: skip
 def test_changes(changes: list[str], expected: dict) -> None:
-    assert routes.apply_changes(changes) == expected
+    assert images.apply_changes(changes) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_changes(changes: list[str], expected: dict) -> None:
 )
 def test_changes_that_cannot_be(change: str) -> None:
     with pytest.raises(errors.InvalidParameter, match="change"):
-        routes.apply_changes([change])
+        images.apply_changes([change])
 
 
 # -- streams -------------------------------------------------------------------------------------

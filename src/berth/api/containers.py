@@ -1,0 +1,217 @@
+"""Container endpoints: life, list, inspect, attach, logs."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from berth import errors
+from berth.api import streams
+from berth.api.http1 import Exchange
+from berth.api.request import Route, parse_filters
+from berth.engine import views
+from berth.engine.containers import Container
+from berth.engine.logs import parse_time
+from berth.engine.service import Engine
+from berth.runtime import frames
+
+
+class Containers:
+    """Handlers; they see the engine's services and the exchange, no kernel and no files."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def routes(self) -> list[Route]:
+        return [
+            ("POST", "/containers/create", self.container_create), ("GET", "/containers/json", self.container_list),
+            ("GET", "/containers/{id}/json", self.container_inspect),
+            ("POST", "/containers/{id}/start", self.container_start),
+            ("POST", "/containers/{id}/stop", self.container_stop),
+            ("POST", "/containers/{id}/restart", self.container_restart),
+            ("POST", "/containers/{id}/kill", self.container_kill),
+            ("POST", "/containers/{id}/pause", self.container_pause),
+            ("POST", "/containers/{id}/unpause", self.container_unpause),
+            ("POST", "/containers/{id}/rename", self.container_rename),
+            ("POST", "/containers/{id}/wait", self.container_wait),
+            ("POST", "/containers/{id}/attach", self.container_attach),
+            ("POST", "/containers/{id}/resize", self.container_resize),
+            ("GET", "/containers/{id}/logs", self.container_logs),
+            ("DELETE", "/containers/{id}", self.container_remove),
+        ]
+
+    def _container(self, exchange: Exchange) -> Container:
+        return self._engine.containers.find(exchange.parameters["id"])
+
+    async def container_create(self, exchange: Exchange) -> None:
+        config = await exchange.json()
+        host = config.get("HostConfig") or {}
+        if not isinstance(host, dict):
+            raise errors.InvalidParameter("HostConfig: expected an object")
+        host = {key: value for key, value in host.items() if value is not None}
+        networks = (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+        for name in networks:
+            if name not in ("default", "none", "host", host.get("NetworkMode")):
+                raise errors.NotImplementedHere(f"network {name!r}: this version of berth has the networks none and host")
+        container, warnings = await self._engine.containers.create(exchange.query.get("name", ""), config, host)
+        exchange.respond(201, {"Id": container.record.id, "Warnings": warnings})
+
+    async def container_list(self, exchange: Exchange) -> None:
+        service = self._engine.containers
+        filters = parse_filters(exchange.query.get("filters", ""))
+        limit = exchange.number("limit")
+        everything = exchange.flag("all") or bool(limit and limit > 0) or bool(set(filters) & {"status", "exited"})
+        found = [c for c in service.all() if everything or c.record.running]
+        found = [c for c in found if self._matches(c, filters)]
+        if limit and limit > 0:
+            found = found[:limit]
+        payloads = [views.summary(c.record, service.image_name(c.record)) for c in found]
+        if exchange.flag("size"):
+            for payload, container in zip(payloads, found, strict=True):
+                image = self._engine.images.find(container.record.image_id)
+                size = await asyncio.to_thread(_tree_bytes, f"{service.directory(container)}/upper")
+                payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
+        exchange.respond(200, payloads)
+
+    def _matches(self, container: Container, filters: dict[str, list[str]]) -> bool:
+        record = container.record
+        labels = record.config.get("Labels") or {}
+        checks: dict[str, Callable[[str], bool]] = {
+            "id": lambda v: record.id.startswith(v),
+            "name": lambda v: v.lstrip("^/").rstrip("$") == record.name if v.endswith("$") else v.lstrip("^/") in record.name,
+            "status": lambda v: record.status == v,
+            "exited": lambda v: record.status == "exited" and str(record.exit_code) == v,
+            "ancestor": lambda v: record.image_name in (v, f"{v}:latest") or record.image_id.removeprefix("sha256:").startswith(v),
+            "label": lambda v: (labels.get(v.partition("=")[0]) == v.partition("=")[2]) if "=" in v else v in labels,
+            "network": lambda v: v == ("none" if views.network_mode(record) == "default" else views.network_mode(record)),
+            "before": lambda v: record.created_ns < self._engine.containers.find(v).record.created_ns,
+            "since": lambda v: record.created_ns > self._engine.containers.find(v).record.created_ns,
+            "volume": lambda v: any(v in (m["Source"], m["Destination"]) for m in views.mount_points(record)),
+            "health": lambda v: v == "none", "publish": lambda v: False, "expose": lambda v: False,
+            "is-task": lambda v: v in ("0", "false"), "isolation": lambda v: v == "default",
+        }  # fmt: skip
+        for key, values in filters.items():
+            if key not in checks:
+                raise errors.InvalidParameter(f"invalid filter '{key}'")
+            combine = all if key == "label" else any
+            if values and not combine(checks[key](value) for value in values):
+                return False
+        return True
+
+    async def container_inspect(self, exchange: Exchange) -> None:
+        container = self._container(exchange)
+        payload = self._engine.containers.inspect(container)
+        if exchange.flag("size"):
+            image = self._engine.images.find(container.record.image_id)
+            size = await asyncio.to_thread(_tree_bytes, f"{self._engine.containers.directory(container)}/upper")
+            payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
+        exchange.respond(200, payload)
+
+    async def container_start(self, exchange: Exchange) -> None:
+        await self._engine.containers.start(self._container(exchange))
+        exchange.respond(204)
+
+    async def container_stop(self, exchange: Exchange) -> None:
+        await self._engine.containers.stop(self._container(exchange), exchange.number("t"), exchange.query.get("signal", ""))
+        exchange.respond(204)
+
+    async def container_restart(self, exchange: Exchange) -> None:
+        await self._engine.containers.restart(self._container(exchange), exchange.number("t"), exchange.query.get("signal", ""))
+        exchange.respond(204)
+
+    async def container_kill(self, exchange: Exchange) -> None:
+        await self._engine.containers.kill(self._container(exchange), exchange.query.get("signal", ""))
+        exchange.respond(204)
+
+    async def container_pause(self, exchange: Exchange) -> None:
+        await self._engine.containers.pause(self._container(exchange))
+        exchange.respond(204)
+
+    async def container_unpause(self, exchange: Exchange) -> None:
+        await self._engine.containers.unpause(self._container(exchange))
+        exchange.respond(204)
+
+    async def container_rename(self, exchange: Exchange) -> None:
+        await self._engine.containers.rename(self._container(exchange), exchange.query.get("name", ""))
+        exchange.respond(204)
+
+    async def container_remove(self, exchange: Exchange) -> None:
+        await self._engine.containers.remove(self._container(exchange), force=exchange.flag("force"))
+        exchange.respond(204)
+
+    async def container_wait(self, exchange: Exchange) -> None:
+        container = self._container(exchange)
+        future = self._engine.containers.wait_registered(container, exchange.query.get("condition", ""))
+        # The head goes out at once: Docker's clients take it as "the wait is in place" before they start.
+        exchange.start_stream("application/json")
+        code = await future
+        await exchange.send_json({"StatusCode": code, **({"Error": {"Message": e}} if (e := _wait_error(container)) else {})})
+        exchange.end_stream()
+
+    async def container_attach(self, exchange: Exchange) -> None:
+        container = self._container(exchange)
+        record = container.record
+        tty = bool(record.config.get("Tty"))
+        keys = streams.parse_detach_keys(exchange.query.get("detachKeys", ""))
+        stdin = exchange.flag("stdin") and bool(record.config.get("OpenStdin"))
+        wants = frames.WANT_STDIN if stdin else 0
+        wants |= frames.WANT_STDOUT if exchange.flag("stdout") else 0
+        wants |= frames.WANT_STDERR if exchange.flag("stderr") else 0
+        monitor = await self._engine.containers.attach(container, wants) if exchange.flag("stream") else None
+        modern = exchange.version and int(exchange.version[2:]) >= 42
+        client = exchange.hijack(streams.MULTIPLEXED if modern and not tty else streams.RAW)
+        if exchange.flag("logs"):
+            logs = self._engine.containers.logs(container, follow=False, tail=None, since_s=0, until_s=0)
+            async for stream, data, _ in logs:
+                if wants & (frames.WANT_STDERR if stream == "stderr" else frames.WANT_STDOUT):
+                    await client.write(data if tty else streams.multiplexed(stream, data))
+        if monitor is None:
+            client.close()
+            return
+        once = bool(record.config.get("StdinOnce"))
+        await streams.relay(client, monitor, stdin=stdin, close_stdin=once, tty=tty, detach_keys=keys)
+
+    async def container_resize(self, exchange: Exchange) -> None:
+        rows, columns = exchange.number("h") or 0, exchange.number("w") or 0
+        await self._engine.containers.resize(self._container(exchange), rows, columns)
+        exchange.respond(200)
+
+    async def container_logs(self, exchange: Exchange) -> None:
+        container = self._container(exchange)
+        chosen = {name for name in ("stdout", "stderr") if exchange.flag(name)}
+        if not chosen:
+            raise errors.InvalidParameter("Bad parameters: you must choose at least one stream")
+        tail_text = exchange.query.get("tail", "all") or "all"
+        tail = int(tail_text) if tail_text.isdigit() else None
+        follow, timestamps = exchange.flag("follow"), exchange.flag("timestamps")
+        tty = bool(container.record.config.get("Tty"))
+        entries = self._engine.containers.logs(
+            container, follow=follow, tail=tail, since_s=parse_time(exchange.query.get("since", "")),
+            until_s=parse_time(exchange.query.get("until", "")),
+        )  # fmt: skip
+        modern = exchange.version and int(exchange.version[2:]) >= 42
+        exchange.start_stream(streams.MULTIPLEXED if modern and not tty else streams.RAW)
+        batch = bytearray()
+        async for stream, data, stamp in entries:
+            if stream in chosen:
+                data = f"{stamp} ".encode() + data if timestamps else data
+                batch += data if tty else streams.multiplexed(stream, data)
+            if len(batch) > 32768 or follow:
+                await exchange.send(bytes(batch))
+                batch.clear()
+        await exchange.send(bytes(batch))
+        exchange.end_stream()
+
+
+def _tree_bytes(path: str) -> int:
+    total = 0
+    for directory, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.lstat(f"{directory}/{name}").st_size
+            except OSError:
+                continue
+    return total
+
+
+def _wait_error(container: Container) -> str:
+    return container.record.error if container.record.error and container.record.status != "exited" else ""

@@ -1,0 +1,76 @@
+"""Exec endpoints: create, start with its streams, resize, inspect."""
+
+import asyncio
+
+from berth import errors
+from berth.api import streams
+from berth.api.http1 import Exchange
+from berth.api.request import Route
+from berth.engine.service import Engine
+from berth.runtime import frames
+
+
+class Execs:
+    """Handlers; they see the engine's services and the exchange, no kernel and no files."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def routes(self) -> list[Route]:
+        return [
+            ("POST", "/containers/{id}/exec", self.exec_create),
+            ("POST", "/exec/{id}/start", self.exec_start), ("POST", "/exec/{id}/resize", self.exec_resize),
+            ("GET", "/exec/{id}/json", self.exec_inspect),
+        ]  # fmt: skip
+
+    async def exec_create(self, exchange: Exchange) -> None:
+        container = self._engine.containers.find(exchange.parameters["id"])
+        exec_ = self._engine.execs.create(container, await exchange.json())
+        exchange.respond(201, {"Id": exec_.id})
+
+    async def exec_start(self, exchange: Exchange) -> None:
+        exec_ = self._engine.execs.find(exchange.parameters["id"])
+        request = await exchange.json()
+        config = exec_.config
+        size = request.get("ConsoleSize") or config.get("ConsoleSize") or [0, 0]
+        wants = frames.WANT_STDIN if config.get("AttachStdin") else 0
+        wants |= frames.WANT_STDOUT if config.get("AttachStdout") else 0
+        wants |= frames.WANT_STDERR if config.get("AttachStderr") else 0
+        detach = bool(request.get("Detach"))
+        tty = bool(config.get("Tty"))
+        modern = exchange.version and int(exchange.version[2:]) >= 42
+        content_type = streams.MULTIPLEXED if modern and not tty else streams.RAW
+        try:
+            monitor = await self._engine.execs.start(exec_, 0 if detach else wants, (size[0], size[1]))
+        except errors.StartFailed as error:
+            if detach or "upgrade" not in exchange.headers:
+                raise
+            # A client that asked for a stream gets the reason there, and the exit code when it inspects.
+            client = exchange.hijack(content_type)
+            text = f"{error}\r\n".encode()
+            await client.write(text if tty else streams.multiplexed("stdout", text))
+            client.close()
+            return
+        if detach:
+            monitor.close()
+            exchange.respond(200)
+            return
+        client = exchange.hijack(content_type)
+        keys = streams.parse_detach_keys(config.get("DetachKeys") or "")
+        stdin = bool(config.get("AttachStdin"))
+        await streams.relay(client, monitor, stdin=stdin, close_stdin=True, tty=tty, detach_keys=keys)
+
+    async def exec_resize(self, exchange: Exchange) -> None:
+        exec_ = self._engine.execs.find(exchange.parameters["id"])
+        await self._engine.execs.resize(exec_, exchange.number("h") or 0, exchange.number("w") or 0)
+        exchange.respond(200)
+
+    async def exec_inspect(self, exchange: Exchange) -> None:
+        exec_ = self._engine.execs.find(exchange.parameters["id"])
+        if exec_.exit_code is None and exec_.running and exec_.control is not None:
+            # The streams end with the program; its status may be one frame behind them.
+            try:
+                await asyncio.wait_for(exec_.ended.wait(), 0.05)
+            except TimeoutError:
+                pass
+        exchange.respond(200, self._engine.execs.inspect(exec_))

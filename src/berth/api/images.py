@@ -1,0 +1,248 @@
+"""Image endpoints: list, inspect, history, import, load, save, tag, remove."""
+
+import asyncio
+import fnmatch
+import json
+import logging
+import os
+import shlex
+import threading
+from collections.abc import Callable
+from typing import IO, Any
+
+from berth import errors
+from berth.api.http1 import Body, Disconnected, Exchange
+from berth.api.request import Route, parse_filters
+from berth.engine import views
+from berth.engine.service import Engine
+from berth.linux import libc
+from berth.oci import reference
+
+log = logging.getLogger("berth.api")
+
+
+class Images:
+    """Handlers; they see the engine's services and the exchange, no kernel and no files."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def routes(self) -> list[Route]:
+        return [
+            ("GET", "/images/json", self.image_list), ("POST", "/images/create", self.image_create),
+            ("POST", "/images/load", self.image_load), ("GET", "/images/get", self.image_save),
+            ("GET", "/images/{name...}/json", self.image_inspect), ("GET", "/images/{name...}/get", self.image_save),
+            ("GET", "/images/{name...}/history", self.image_history),
+            ("POST", "/images/{name...}/tag", self.image_tag), ("DELETE", "/images/{name...}", self.image_remove),
+        ]  # fmt: skip
+
+    async def image_list(self, exchange: Exchange) -> None:
+        images = self._engine.images
+        filters = parse_filters(exchange.query.get("filters", ""))
+        payloads = []
+        for image in images.all():
+            labels = (image.config.get("config") or {}).get("Labels") or {}
+            names = images.names_of(image.id)
+            if filters.get("reference"):
+                names = [n for n in names if any(reference_matches(n, pattern) for pattern in filters["reference"])]
+                if not names:
+                    continue
+            if filters.get("dangling"):
+                if (filters["dangling"][0] in ("true", "1")) == bool(names):
+                    continue
+            if not all((labels.get(v.partition("=")[0]) == v.partition("=")[2]) if "=" in v else v in labels for v in filters.get("label", [])):
+                continue
+            users = sum(c.record.image_id == image.id for c in self._engine.containers.all())
+            payloads.append(views.image_summary(image.id, image.config, names, images.size_bytes(image), users))
+        exchange.respond(200, payloads)
+
+    async def image_inspect(self, exchange: Exchange) -> None:
+        images = self._engine.images
+        image = images.find(exchange.parameters["name"])
+        layers = [layer.diff for layer in images.layers_of(image)]
+        exchange.respond(200, views.image_inspect(image.id, image.config, images.names_of(image.id), images.size_bytes(image), layers))
+
+    async def image_history(self, exchange: Exchange) -> None:
+        images = self._engine.images
+        image = images.find(exchange.parameters["name"])
+        sizes = iter(images.layers_of(image))
+        found = []
+        for entry in image.config.get("history") or []:
+            size = 0 if entry.get("empty_layer") else next(sizes).size_bytes
+            found.append({
+                "Id": "<missing>", "Created": views.created_s(entry), "CreatedBy": entry.get("created_by", ""), "Tags": None,
+                "Size": size, "Comment": entry.get("comment", ""),
+            })  # fmt: skip
+        found.reverse()
+        if found:
+            found[0] |= {"Id": image.id, "Tags": images.names_of(image.id) or None}
+        exchange.respond(200, found)
+
+    async def image_tag(self, exchange: Exchange) -> None:
+        repository, tag = exchange.query.get("repo", ""), exchange.query.get("tag", "")
+        name = f"{repository}:{tag}" if tag else repository
+        await asyncio.to_thread(self._engine.images.tag, exchange.parameters["name"], name)
+        image = self._engine.images.find(name)
+        self._engine.events.publish("image", "tag", image.id, {"name": name})
+        exchange.respond(201)
+
+    async def image_remove(self, exchange: Exchange) -> None:
+        name = exchange.parameters["name"]
+        identity = self._engine.images.find(name).id
+        in_use = self._engine.containers.images_in_use()
+        removed = await asyncio.to_thread(lambda: self._engine.images.remove(name, force=exchange.flag("force"), in_use=in_use))
+        for item in removed:
+            action = "untag" if "Untagged" in item else "delete"
+            if action == "untag" or item.get("Deleted") == identity:
+                self._engine.events.publish("image", action, identity, {"name": next(iter(item.values()))})
+        exchange.respond(200, removed)
+
+    async def image_create(self, exchange: Exchange) -> None:
+        source = exchange.query.get("fromSrc", "")
+        if not source:
+            name = exchange.query.get("fromImage", "")
+            tag = exchange.query.get("tag", "")
+            full = reference.parse(f"{name}@{tag}" if ":" in tag else f"{name}:{tag}" if tag else name).familiar
+            raise errors.NotFound(
+                f"pull access denied for {full}: it is not in this engine's store, and this version of berth cannot "
+                "pull from registries yet; bring it in with load or import"
+            )
+        if source != "-":
+            raise errors.NotImplementedHere(f"import from {source!r}: berth reads the archive from the client; use '-' or a file")
+        repository, tag = exchange.query.get("repo", ""), exchange.query.get("tag", "")
+        name = f"{repository}:{tag}" if repository and tag else repository
+        if name:
+            reference.parse(name)
+        config = apply_changes(exchange.query_lists.get("changes", []))
+        message = exchange.query.get("message", "") or "Imported from -"
+        platform = exchange.query.get("platform", "")
+        machine = platform.split("/")[1] if platform.count("/") else libc.MACHINE
+        images = self._engine.images
+        image = await in_thread_with_body(
+            exchange.body, lambda stream: images.import_filesystem(stream, name, message, config, machine)
+        )
+        self._engine.events.publish("image", "import", image.id, {"name": name or image.id})
+        exchange.start_stream("application/json")
+        await exchange.send_json({"status": image.id})
+        exchange.end_stream()
+
+    async def image_load(self, exchange: Exchange) -> None:
+        loaded = await in_thread_with_body(exchange.body, self._engine.images.load)
+        exchange.start_stream("application/json")
+        for name, identity in loaded:
+            text = f"Loaded image: {name}\n" if name else f"Loaded image ID: {identity}\n"
+            self._engine.events.publish("image", "load", identity, {"name": name or identity})
+            await exchange.send_json({"stream": text})
+        exchange.end_stream()
+
+    async def image_save(self, exchange: Exchange) -> None:
+        names = [exchange.parameters["name"]] if "name" in exchange.parameters else exchange.query_lists.get("names", [])
+        if not names:
+            raise errors.InvalidParameter("no image named: query parameter 'names' is empty")
+        for name in names:
+            self._engine.images.saved_names(name)
+        exchange.start_stream("application/x-tar")
+        read_end, write_end = os.pipe()
+        failure: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                with os.fdopen(write_end, "wb") as out:
+                    self._engine.images.save(names, out)
+            except BrokenPipeError:
+                pass
+            except BaseException as error:
+                failure.append(error)
+
+        worker = threading.Thread(target=write, daemon=True)
+        worker.start()
+        with os.fdopen(read_end, "rb", buffering=0) as source:
+            while data := await asyncio.to_thread(source.read, 1 << 18):
+                await exchange.send(data)
+        await asyncio.to_thread(worker.join)
+        if failure:
+            log.error("save failed: %s", failure[0])
+            raise Disconnected  # the client sees a cut-off stream, not a short archive that looks whole
+        exchange.end_stream()
+
+
+# -- pure helpers -----------------------------------------------------------------------------------------
+
+
+def reference_matches(name: str, pattern: str) -> bool:
+    """Docker's `reference` filter: a shell pattern on the name, with or without the tag."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition(":")[0], pattern)
+
+
+_CHANGES = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
+
+
+def apply_changes(changes: list[str]) -> dict[str, Any]:
+    """`--change` instructions -> an image's `config` section; InvalidParameter for any other instruction."""
+    config: dict[str, Any] = {}
+    for change in changes:
+        word, _, rest = change.strip().partition(" ")
+        word, rest = word.upper(), rest.strip()
+        if word not in _CHANGES or not rest:
+            raise errors.InvalidParameter(f"{word or change!r} is not a valid change command; known: {', '.join(_CHANGES)}")
+        if word in ("CMD", "ENTRYPOINT", "VOLUME"):
+            try:
+                value = json.loads(rest) if rest.startswith("[") else None
+            except (ValueError, RecursionError):
+                value = [None]
+            if value is not None and not all(isinstance(item, str) for item in value):
+                raise errors.InvalidParameter(f"--change {change!r}: not a JSON list of strings")
+            if word == "VOLUME":
+                config["Volumes"] = {**config.get("Volumes", {}), **{path: {} for path in value or rest.split()}}
+            else:
+                config[word.capitalize()] = value if value is not None else ["/bin/sh", "-c", rest]
+        elif word in ("ENV", "LABEL"):
+            try:
+                words = shlex.split(rest) if "=" in rest.split()[0] else []
+            except ValueError as error:
+                raise errors.InvalidParameter(f"--change {change!r}: {error}") from None
+            pairs = [item.partition("=")[::2] for item in words] or [rest.partition(" ")[::2]]
+            if word == "ENV":
+                config["Env"] = config.get("Env", []) + [f"{key}={value}" for key, value in pairs]
+            else:
+                config["Labels"] = {**config.get("Labels", {}), **dict(pairs)}
+        elif word == "EXPOSE":
+            ports: dict[str, dict] = {port if "/" in port else f"{port}/tcp": {} for port in rest.split()}
+            config["ExposedPorts"] = {**config.get("ExposedPorts", {}), **ports}
+        elif word == "ONBUILD":
+            config["OnBuild"] = [*config.get("OnBuild", []), rest]
+        else:
+            config[{"USER": "User", "WORKDIR": "WorkingDir", "STOPSIGNAL": "StopSignal"}[word]] = rest
+    return config
+
+
+async def in_thread_with_body(body: Body, work: Callable[[IO[bytes]], Any]) -> Any:
+    """Runs `work` in a thread on a stream of the request's body. The body of a client that went away is an error."""
+    read_end, write_end = os.pipe()
+
+    def run() -> Any:
+        with os.fdopen(read_end, "rb") as stream:
+            return work(stream)
+
+    worker = asyncio.ensure_future(asyncio.to_thread(run))
+    try:
+        try:
+            while data := await body.read():
+                await asyncio.to_thread(_write_all, write_end, data)
+        except BrokenPipeError:
+            pass  # the work has seen enough, or failed: it says which
+        except Disconnected:
+            os.close(write_end)
+            write_end = -1
+            await asyncio.gather(worker, return_exceptions=True)
+            raise
+    finally:
+        if write_end >= 0:
+            os.close(write_end)
+    return await worker
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
