@@ -1,10 +1,12 @@
 """Fixtures: a root file system, and one engine for the whole session."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 from harness import BUSYBOX, Engine, make_rootfs_tar
+from oci import Oci
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,3 +66,21 @@ def up(engine: Engine) -> Iterator[Callable[..., str]]:
 
     yield start
     engine.rm(*started)
+
+
+@pytest.fixture
+def oci() -> Iterator[Oci]:
+    """./berth-oci with a state directory of its own; at the end nothing of it may be left."""
+    runtime = Oci()
+    yield runtime
+    runtime.finish()
+
+
+@pytest.fixture
+def runc() -> Iterator[Oci]:
+    """Debian's runc, for the same bundles."""
+    if not shutil.which("runc"):
+        pytest.skip("needs Debian's runc")
+    runtime = Oci("runc")
+    yield runtime
+    runtime.finish()
