@@ -10,8 +10,10 @@ import contextlib
 import faulthandler
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -334,8 +336,46 @@ def without_systemd() -> dict:
         os.rename("/run/systemd/hidden", "/run/systemd/system")
 
 
+def oci(*words: str) -> dict[str, Any]:
+    """One verb of berth-oci with the systemd manager. Into files: what a container inherits would hold a pipe open."""
+    command = ["python3", "-IS", f"{sys.argv[1]}/src/berth/cli/oci/__main__.py", "--systemd-cgroup", *words]
+    with tempfile.TemporaryFile("w+") as out:
+        code = subprocess.run(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False).returncode
+        out.seek(0)
+        return {"code": code, "text": out.read().strip()}
+
+
+def whole_container() -> dict:
+    """A container of berth-oci from create to delete, as Podman and containerd would have it with this manager."""
+    with tempfile.TemporaryDirectory() as bundle:
+        os.makedirs(f"{bundle}/rootfs/bin")
+        for part in ("proc", "dev"):
+            os.mkdir(f"{bundle}/rootfs/{part}")
+        shutil.copy("/bin/busybox", f"{bundle}/rootfs/bin/busybox")
+        namespaces = [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")]
+        spec = {
+            "ociVersion": "1.1.0", "root": {"path": "rootfs"}, "mounts": [{"destination": "/proc", "type": "proc"}],
+            "process": {"args": ["/bin/busybox", "sleep", "1000"], "cwd": "/", "env": []},
+            "linux": {"namespaces": namespaces, "cgroupsPath": "system.slice:berth:whole",
+                      "resources": {"memory": {"limit": 64 * MEBI}, "pids": {"limit": 20}}},
+        }  # fmt: skip
+        with open(f"{bundle}/config.json", "w") as file:
+            json.dump(spec, file)
+        found: dict[str, Any] = {"create": oci("create", "-b", bundle, "--pid-file", f"{bundle}/pid", "whole")}
+        pid = int(read(f"{bundle}/pid") or 0)
+        found |= {"group": group_of(pid), "shown": show("berth-whole.scope"), "start": oci("start", "whole")}
+        found["program"] = read(f"/proc/{pid}/comm")
+        oci("exec", "-d", "--pid-file", f"{bundle}/exec", "whole", "/bin/busybox", "sleep", "999")
+        found["exec_group"] = group_of(int(read(f"{bundle}/exec") or 0))
+        found["update"] = oci("update", "--memory", "128m", "whole")
+        found["updated"] = show("berth-whole.scope")["MemoryMax"]
+        found["delete"] = oci("delete", "--force", "whole")
+        return found | {"left": units(), "gone": not os.path.exists(f"/proc/{pid}")}
+
+
 FEATURES: tuple[Callable[[], dict], ...] = (
-    scope, names, again_after_failure, refused, annotated, over_the_bus, speed, user, user_over_the_bus, without_systemd,
+    scope, names, again_after_failure, refused, annotated, over_the_bus, speed, whole_container, user, user_over_the_bus,
+    without_systemd,
 )  # fmt: skip
 
 

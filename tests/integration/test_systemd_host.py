@@ -184,3 +184,14 @@ def test_a_host_without_systemd_is_told(findings: dict[str, Any]) -> None:
     kind, text = _of(findings, "without_systemd")["refused"]
     assert kind == "NotImplementedHere"
     assert text == "systemd does not run this host (no /run/systemd/system); use --cgroup-manager cgroupfs"
+
+
+def test_a_whole_container(findings: dict[str, Any]) -> None:
+    found = _of(findings, "whole_container")
+    for verb in ("create", "start", "update", "delete"):
+        assert found[verb] == {"code": 0, "text": ""}, verb
+    assert found["group"] == found["exec_group"] == "/system.slice/berth-whole.scope"
+    assert found["program"] == "busybox"
+    assert (found["shown"]["ActiveState"], found["shown"]["Delegate"], found["shown"]["TasksMax"]) == ("active", "yes", "20")
+    assert (found["shown"]["MemoryMax"], found["updated"]) == (str(64 * _MEBI), str(128 * _MEBI))
+    assert (found["left"], found["gone"]) == ("", True)
