@@ -186,7 +186,7 @@ def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
         try:
             message, fds = sockets.receive(channel, _MESSAGE_BYTES)
         except ConnectionResetError:
-            message, fds = b"", []
+            continue  # said once, and first, where the child left a word of ours unread; what it reported comes after
         word = message[:1]
         if word == b"t" and fds:
             terminal_fd = fds[0]
