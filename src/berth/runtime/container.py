@@ -416,8 +416,10 @@ def join_and_execute(
         if flags & libc.CLONE_NEWUSER:
             init.become_root_of_user_namespace()
         terminal_fd = _open_terminal(process, channel) if process.terminal else -1
-        if terminal_fd < 0 and not flags & libc.CLONE_NEWUSER:
-            enter.give_streams(process)
+        if terminal_fd < 0:
+            enter.swap_null()
+            if not flags & libc.CLONE_NEWUSER:
+                enter.give_streams(process)
         enter.close_others_on_exec(launch.preserve_fds)
         path = enter.prepare(process, proc_fd, new_keyring=launch.new_keyring)
         os.close(proc_fd)

@@ -23,6 +23,8 @@ _IGNORED_SIGNALS = (
     signals.SIGPIPE, signals.SIGXFSZ, signals.SIGINT, signals.SIGTERM, signals.SIGCHLD, signals.SIGHUP, signals.SIGQUIT,
 )  # fmt: skip
 FDS_ABOVE_STDIO = 3
+_NULL = os.makedev(1, 3)
+_MOST_PASSWD_BYTES = 1 << 20
 _ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
 
 
@@ -58,6 +60,7 @@ def prepare(process: Process, lsm_proc_fd: int, *, new_keyring: bool = True) -> 
     if not entered:  # a directory that only its user may pass (a network file system that squashes root)
         _change_directory(process.cwd, may_try_again=False)
     os.umask(0o022 if process.umask is None else process.umask)
+    _set_home(process)
     for number in _IGNORED_SIGNALS:  # execve would pass that on, and `stop` would have no effect
         signals.handle(number, signals.SIG_DFL)
     signals.mask(signals.SIG_SETMASK, [])
@@ -71,6 +74,23 @@ def own_streams(process: Process, terminal_fd: int) -> None:
         fcntl.ioctl(terminal_fd, termios.TIOCSCTTY, 0)
         for number in range(FDS_ABOVE_STDIO):
             os.dup2(terminal_fd, number)
+
+
+def swap_null() -> None:
+    """The container's null device for the host's: root in here could chmod the host's through the descriptor."""
+    null = -1
+    for number in range(FDS_ABOVE_STDIO):
+        if os.fstat(number).st_rdev != _NULL:
+            continue
+        if null < 0:
+            try:
+                null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+            except OSError:
+                return  # a container without one keeps what it was given
+        if os.fstat(null).st_rdev == _NULL:
+            os.dup2(null, number)
+    if null >= 0:
+        os.close(null)
 
 
 def give_streams(process: Process) -> None:
@@ -194,6 +214,31 @@ def _install_seccomp(program: bytes) -> "int | None":
     except OSError as error:
         raise StartFailed(f"cannot install the seccomp filter: {error}") from None
     return result if flags & libc.SECCOMP_FILTER_FLAG_NEW_LISTENER else None
+
+
+def _set_home(process: Process) -> None:
+    """HOME, where nobody set it: of the user in the container's /etc/passwd, as with runc and crun."""
+    if any(item.startswith("HOME=") and len(item) > 5 for item in process.env):
+        return
+    process.env = [*(item for item in process.env if item != "HOME="), f"HOME={_home(process.uid)}"]
+
+
+def _home(uid: int) -> str:
+    try:
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return "/"
+    try:
+        text = os.read(fd, _MOST_PASSWD_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+    wanted = str(uid).encode()
+    for line in text.split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) > 5 and fields[2] == wanted:
+            home = os.fsdecode(fields[5])
+            return home if home and "\0" not in home else "/"
+    return "/"
 
 
 # -- the program ------------------------------------------------------------------------------------

@@ -131,8 +131,10 @@ def run(context: Context) -> None:
 def _enter_program(context: Context) -> None:
     process, launch = context.plan.process, context.launch
     enter.own_streams(process, context.terminal_fd)
-    if context.terminal_fd < 0 and not context.plan.user_namespace:
-        enter.give_streams(process)
+    if context.terminal_fd < 0:
+        enter.swap_null()
+        if not context.plan.user_namespace:
+            enter.give_streams(process)
     enter.close_others_on_exec(launch.preserve_fds)
     path = enter.prepare(process, context.lsm_proc_fd, new_keyring=launch.new_keyring)
     # The change of uid has cleared it; a container that outlives its runtime lets go of it here.
@@ -374,8 +376,9 @@ def _target(context: Context, destination: str, *, directory: bool) -> int:
     if mount.is_directory(fd) != directory:
         os.close(fd)
         have, want = ("a file", "a directory") if directory else ("a directory", "a file")
+        # dockerd looks for "not a directory", and takes "is a directory" for a program that is one.
         raise InvalidSpec(
-            f"cannot mount on {destination}: it is {have} in the container and the source is {want}; "
+            f"cannot mount {want} on {destination}, which is there as {have}: not a directory; "
             "are you trying to mount a directory onto a file (or vice-versa)?"
         )
     return fd
