@@ -22,9 +22,15 @@ _COMMON = {
     "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
 }  # fmt: skip
 _NUMBERS = {
-    "x86_64": {"clone": 56, "pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "capget": 125, "capset": 126},
-    "aarch64": {"clone": 220, "pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "capget": 90, "capset": 91},
-}
+    "x86_64": {
+        "clone": 56, "pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "capget": 125, "capset": 126,
+        "sched_setattr": 314, "ioprio_set": 251, "set_mempolicy": 238,
+    },
+    "aarch64": {
+        "clone": 220, "pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "capget": 90, "capset": 91,
+        "sched_setattr": 274, "ioprio_set": 30, "set_mempolicy": 237,
+    },
+}  # fmt: skip
 
 
 def _number(name: str) -> int:
@@ -233,6 +239,27 @@ def capget() -> tuple[int, int, int]:
 def keyctl_join_session_keyring() -> None:
     """keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL): a fresh, anonymous keyring for the container."""
     _check(_syscall("keyctl", 1, 0, 0, 0, 0), "keyctl", "KEYCTL_JOIN_SESSION_KEYRING")
+
+
+def sched_setattr(pid: int, attributes: bytes) -> None:
+    """sched_setattr(2); attributes: a struct sched_attr, whose first field is its size"""
+    _check(_syscall("sched_setattr", pid, ctypes.c_char_p(attributes), 0), "sched_setattr", pid)
+
+
+IOPRIO_WHO_PROCESS = 1
+
+
+def ioprio_set(which: int, who: int, ioprio: int) -> None:
+    """ioprio_set(2)"""
+    _check(_syscall("ioprio_set", which, who, ioprio), "ioprio_set", which, who, hex(ioprio))
+
+
+def set_mempolicy(mode: int, nodemask: bytes) -> None:
+    """set_mempolicy(2); nodemask: whole 64-bit words in the machine's order, b'' for NULL"""
+    # The kernel takes one bit off what it is told (mm/mempolicy.c, get_nodes), so one more is said.
+    bits = len(nodemask) * 8 + 1 if nodemask else 0
+    result = _syscall("set_mempolicy", mode, ctypes.c_char_p(nodemask or None), bits)
+    _check(result, "set_mempolicy", hex(mode), nodemask.hex())
 
 
 # -- mounts ------------------------------------------------------------------------------------

@@ -33,21 +33,32 @@ _CLEAR = {
     "nostrictatime": MS_STRICTATIME, "noiversion": MS_I_VERSION, "nolazytime": MS_LAZYTIME, "loud": MS_SILENT,
     "symfollow": MS_NOSYMFOLLOW, "defaults": 0,
 }  # fmt: skip
+_ATIME = MS_NOATIME | MS_RELATIME | MS_STRICTATIME
 PROPAGATION = {
     "private": MS_PRIVATE, "rprivate": MS_PRIVATE | MS_REC, "slave": MS_SLAVE, "rslave": MS_SLAVE | MS_REC,
     "shared": MS_SHARED, "rshared": MS_SHARED | MS_REC, "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }  # fmt: skip
-# Attributes that apply to a whole tree at once, through mount_setattr with AT_RECURSIVE.
-_RECURSIVE_SET = {
-    "rro": libc.MOUNT_ATTR_RDONLY, "rnosuid": libc.MOUNT_ATTR_NOSUID, "rnodev": libc.MOUNT_ATTR_NODEV,
-    "rnoexec": libc.MOUNT_ATTR_NOEXEC, "rnodiratime": libc.MOUNT_ATTR_NODIRATIME,
-    "rnosymfollow": libc.MOUNT_ATTR_NOSYMFOLLOW,
-}  # fmt: skip
-_RECURSIVE_CLEAR = {
-    "rrw": libc.MOUNT_ATTR_RDONLY, "rsuid": libc.MOUNT_ATTR_NOSUID, "rdev": libc.MOUNT_ATTR_NODEV,
-    "rexec": libc.MOUNT_ATTR_NOEXEC, "rdiratime": libc.MOUNT_ATTR_NODIRATIME,
-    "rsymfollow": libc.MOUNT_ATTR_NOSYMFOLLOW,
+# Attributes that apply to a whole tree at once, through mount_setattr with AT_RECURSIVE: option -> (field, value).
+# The access times are one field of three bits, so whatever sets one clears all; 0 in it is relatime.
+_RECURSIVE = {
+    **{
+        option: change
+        for on, off, attribute in (
+            ("rro", "rrw", libc.MOUNT_ATTR_RDONLY), ("rnosuid", "rsuid", libc.MOUNT_ATTR_NOSUID),
+            ("rnodev", "rdev", libc.MOUNT_ATTR_NODEV), ("rnoexec", "rexec", libc.MOUNT_ATTR_NOEXEC),
+            ("rnodiratime", "rdiratime", libc.MOUNT_ATTR_NODIRATIME),
+            ("rnosymfollow", "rsymfollow", libc.MOUNT_ATTR_NOSYMFOLLOW),
+        )
+        for option, change in ((on, (attribute, attribute)), (off, (attribute, 0)))
+    },
+    **{
+        option: (libc.MOUNT_ATTR__ATIME, kind)
+        for option, kind in (
+            ("rnoatime", libc.MOUNT_ATTR_NOATIME), ("rstrictatime", libc.MOUNT_ATTR_STRICTATIME), ("rrelatime", 0),
+            ("ratime", 0), ("rnorelatime", 0), ("rnostrictatime", 0),
+        )
+    },
 }  # fmt: skip
 _ATTR_OF_FLAG = {
     MS_RDONLY: libc.MOUNT_ATTR_RDONLY, MS_NOSUID: libc.MOUNT_ATTR_NOSUID, MS_NODEV: libc.MOUNT_ATTR_NODEV,
@@ -57,45 +68,51 @@ _ATTR_OF_FLAG = {
 }  # fmt: skip
 
 
+_MOST_LINKS = 40  # as the kernel, path_resolution(7)
+
+
 class Options:
     """Parsed mount options.
 
     flags: MS_* bits; cleared: MS_* bits a person switched off; propagation: MS_* or 0;
     recursive_set, recursive_clear: MOUNT_ATTR_* bits; data: what is left, for the file system;
-    idmap, recursive_idmap, copy_up: OCI's own options.
+    idmap: "idmap", "ridmap" or ""; maps: what crun's idmap=MAPS says; copy_up: OCI's tmpcopyup.
     """
 
-    __slots__ = ("cleared", "copy_up", "data", "flags", "idmap", "propagation", "recursive_clear", "recursive_set")
+    __slots__ = ("cleared", "copy_up", "data", "flags", "idmap", "maps", "propagation", "recursive_clear", "recursive_set")
 
     def __init__(self) -> None:
         self.flags = self.cleared = self.propagation = self.recursive_set = self.recursive_clear = 0
         self.data: list[str] = []
-        self.idmap = ""
+        self.idmap = self.maps = ""
         self.copy_up = False
 
 
 def parse_options(options: list[str]) -> Options:
-    """OCI mount options -> Options. What is not an option of mount(8) is file-system data."""
+    """OCI mount options -> Options. Of two that contradict each other the last counts. What is not an
+    option of mount(8) is file-system data."""
     parsed = Options()
     for option in options:
         if option in _SET:
-            parsed.flags |= _SET[option]
-            parsed.cleared &= ~_SET[option]
+            flag = _SET[option]
+            if flag & _ATIME:
+                parsed.flags &= ~_ATIME
+            parsed.flags |= flag
+            parsed.cleared &= ~flag
         elif option in _CLEAR:
             parsed.flags &= ~_CLEAR[option]
             parsed.cleared |= _CLEAR[option]
         elif option in PROPAGATION:
             parsed.propagation = PROPAGATION[option]
-        elif option in _RECURSIVE_SET:
-            parsed.recursive_set |= _RECURSIVE_SET[option]
-        elif option in _RECURSIVE_CLEAR:
-            parsed.recursive_clear |= _RECURSIVE_CLEAR[option]
-        elif option in ("ratime", "rnoatime", "rrelatime", "rstrictatime", "rnorelatime", "rnostrictatime"):
-            parsed.recursive_clear |= libc.MOUNT_ATTR__ATIME
-            kind = {"rnoatime": libc.MOUNT_ATTR_NOATIME, "rstrictatime": libc.MOUNT_ATTR_STRICTATIME}
-            parsed.recursive_set |= kind.get(option, 0)
+        elif option in _RECURSIVE:
+            field, set_ = _RECURSIVE[option]
+            clear = field if field == libc.MOUNT_ATTR__ATIME else field & ~set_
+            parsed.recursive_set = parsed.recursive_set & ~field | set_
+            parsed.recursive_clear = parsed.recursive_clear & ~field | clear
         elif option in ("idmap", "ridmap"):
             parsed.idmap = option
+        elif option.startswith(("idmap=", "ridmap=")):
+            parsed.idmap, _, parsed.maps = option.partition("=")
         elif option == "tmpcopyup":
             parsed.copy_up = True
         else:
@@ -105,13 +122,20 @@ def parse_options(options: list[str]) -> Options:
 
 def option_names() -> list[str]:
     """Every option that is not a file system's own."""
-    recursive = ("ratime", "rnoatime", "rrelatime", "rstrictatime", "rnorelatime", "rnostrictatime")
-    return [*_SET, *_CLEAR, *PROPAGATION, *_RECURSIVE_SET, *_RECURSIVE_CLEAR, *recursive, "idmap", "ridmap", "tmpcopyup"]
+    return [*_SET, *_CLEAR, *PROPAGATION, *_RECURSIVE, "idmap", "ridmap", "tmpcopyup"]
 
 
 def attributes(flags: int) -> int:
     """MS_* bits -> MOUNT_ATTR_* bits."""
     return sum(attr for flag, attr in _ATTR_OF_FLAG.items() if flags & flag)
+
+
+def attribute_changes(options: Options) -> tuple[int, int]:
+    """MOUNT_ATTR_* bits to set and to clear on an existing mount, for what a person asked for."""
+    set_ = attributes(options.flags)
+    clear = attributes(options.cleared) & ~set_
+    # relatime is 0 in the field of access times: there is no bit to set, only others to clear.
+    return set_, clear | (libc.MOUNT_ATTR__ATIME if options.flags & MS_RELATIME else 0)
 
 
 # -- opening beneath a root ----------------------------------------------------------------------
@@ -126,7 +150,7 @@ def open_beneath(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
 
 
 def make_beneath(root_fd: int, path: str, *, directory: bool, mode: int = 0o755) -> int:
-    """Opens `path` beneath `root_fd` (O_PATH), making what is missing of it.
+    """Opens `path` beneath `root_fd` (O_PATH), making what is missing of it, also behind a link that dangles.
 
     directory: whether the last part is made as a directory or an empty file.
     Returns a descriptor owned by the caller. Raises OSError; InvalidSpec if a part is not a directory.
@@ -138,16 +162,31 @@ def make_beneath(root_fd: int, path: str, *, directory: bool, mode: int = 0o755)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise InvalidSpec(f"mount destination {path!r} has a part '..' that does not exist")
+    return _make_parts(root_fd, parts, directory, mode, _MOST_LINKS)
+
+
+def _make_parts(root_fd: int, parts: list[str], directory: bool, mode: int, links: int) -> int:
     parent = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
     done = ""
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
-        done = f"{done}/{part}"
+        above, done = done, f"{done}/{part}"
         try:
             child = open_beneath(root_fd, done)
         except FileNotFoundError:
-            child = _make_one(parent, part, directory or not last, mode)
-        os.close(parent)
+            try:
+                child = _make_one(parent, part, directory or not last, mode)
+            except FileExistsError:
+                # A link that dangles, as /etc/resolv.conf of many an image: made is what it points to, in the root.
+                if not links:
+                    raise OSError(errno.ELOOP, f"{done}: {os.strerror(errno.ELOOP)}") from None
+                target = os.readlink(part, dir_fd=parent)
+                whole = "/".join(("" if target.startswith("/") else above, target, *parts[number + 1 :]))
+                return _make_parts(root_fd, [p for p in whole.split("/") if p not in ("", ".")], directory, mode, links - 1)
+            finally:
+                os.close(parent)
+        else:
+            os.close(parent)
         parent = child
     return parent
 
