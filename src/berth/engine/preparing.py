@@ -1,0 +1,89 @@
+"""A container's record -> the bundle on disk and the message with which the launcher starts it."""
+
+import json
+import os
+
+from berth import errors
+from berth.engine import bundle, hostfiles, rootfiles, users, validate
+from berth.engine.registry import SHORT, Container, Registry
+from berth.engine.state import Record
+from berth.runtime.container import host_id
+
+
+class Preparing(Registry):
+    """What a start needs to know and to write before it asks the launcher."""
+
+    def _prepare(self, container: Container) -> dict:
+        """Writes the bundle; returns the launcher's message."""
+        record, directory = container.record, self.directory(container)
+        state_dir = self.state_directory(container)
+        for path in (directory, f"{directory}/upper", f"{directory}/work", state_dir):
+            os.makedirs(path, mode=0o755 if path.endswith("upper") else 0o700, exist_ok=True)
+        try:
+            image = self._images.find(record.image_id)
+        except errors.NotFound:
+            raise errors.Conflict(f"image {record.image_id} of the container is gone; remove the container") from None
+        lower = self._images.lower_directories(image)
+        host = record.host
+        user = self._resolve_user(container, [f"{directory}/upper", *lower])
+        shared = {}
+        for key in ("PidMode", "IpcMode", "NetworkMode"):
+            mode = host.get(key) or ""
+            if mode.startswith("container:"):
+                other = self.find(mode.partition(":")[2])
+                if not other.record.running:
+                    raise errors.Conflict(f"cannot join {key} of container {other.record.id[:SHORT]}: it is not running")
+                shared[mode.partition(":")[2]] = other.record.pid
+        facts = self._facts(record.id, host, user, shared)
+        spec = bundle.specification(record.id, record.config, host, facts)
+        linux = spec["linux"]
+        owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]
+        hostfiles.write_etc_files(record, directory, owner)
+        with open(f"{directory}/config.json", "w") as file:
+            json.dump(spec, file)
+        if not lower:
+            empty = f"{directory}/empty"
+            os.makedirs(empty, exist_ok=True)
+            lower = [empty]
+        driver = (host.get("LogConfig") or {}).get("Type") or "json-file"
+        exit_path = f"{directory}/exit.json"
+        if os.path.exists(exit_path):
+            os.unlink(exit_path)
+        return {
+            "kind": "start", "id": record.id, "bundle": directory, "state_dir": state_dir, "socket": "monitor.sock",
+            "rootfs": {"lower": lower, "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
+            "runtime": self.runtime_message(record),
+            "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
+            "log_path": self.log_path(container) if driver == "json-file" else "",
+            "exit_path": exit_path, "seccomp_cache": self._seccomp_cache,
+        }  # fmt: skip
+
+    def runtime_message(self, record: Record) -> dict | None:
+        """Which other runtime starts this container, for the launcher; None for berth's own."""
+        name = record.host.get("Runtime") or self.host.default_runtime
+        command = self.host.runtimes[name]
+        return {"command": command, "root": f"{self._runtime_root}-{name}"} if command else None
+
+    def _resolve_user(self, container: Container, directories: list[str]) -> users.ResolvedUser:
+        passwd = rootfiles.read_merged(directories, "etc/passwd")
+        group = rootfiles.read_merged(directories, "etc/group")
+        record = container.record
+        return users.resolve(record.config.get("User") or "", record.host.get("GroupAdd") or [], passwd, group)
+
+    def _facts(
+        self, identity: str, host: dict, user: users.ResolvedUser, shared: dict[str, int], *, check_only: bool = False
+    ) -> bundle.Facts:
+        devices = [entry for device in host.get("Devices") or [] for entry in validate.device_entries(device)]
+        if host.get("Privileged"):
+            devices = hostfiles.host_devices()
+        if check_only:
+            shared = dict.fromkeys(self._by_id, 1)
+        if host.get("Init") and not self.host.init:
+            raise errors.NotImplementedHere("--init needs a static init program; install Debian's package tini")
+        remap = None if host.get("UsernsMode") == "host" or host.get("Privileged") else self.host.remap
+        return bundle.Facts(
+            machine=self.host.machine, bounding=self.host.bounding, apparmor=self.host.apparmor,
+            selinux=self.host.selinux, cgroup_version=self.host.hosts.version, landlock_abi=self.host.landlock_abi,
+            id_maps=remap, init=self.host.init, shared_pids=shared, user=user,
+            directory=f"{self._data}/{identity}", devices=devices,
+        )  # fmt: skip

@@ -1,0 +1,151 @@
+"""The containers there are: their records in memory and in the database, and where their files are.
+
+`ContainerService` (containers.py) is made of layers, each in a module of its own and knowing only those above it:
+
+    Registry          finding, saving, telling
+      Preparing       a record -> the bundle and the launcher's message
+        Running       start, stop, kill, restart policies, what becomes of a monitor
+          Restoring   what an earlier engine left
+            ContainerService   create, rename, update, remove, streams
+"""
+
+import asyncio
+import os
+import socket
+
+from berth import errors
+from berth.engine import bundle, views
+from berth.engine.events import EventBus
+from berth.engine.monitors import Launcher, MonitorConnection
+from berth.engine.state import Record
+from berth.engine.tasks import Tasks
+from berth.linux import cgroup
+from berth.store.database import Database
+from berth.store.images import ImageStore
+
+SHORT = 12
+
+
+class Container:
+    """A record and what only a running engine has."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.lock = asyncio.Lock()
+        self.control: MonitorConnection | None = None
+        self.monitor_gone = asyncio.Event()
+        self.monitor_gone.set()
+        self.pending_attach: list[tuple[socket.socket, int]] = []
+        self.ended: asyncio.Event = asyncio.Event()
+        self.exit_waiters: list[asyncio.Future[int]] = []
+        self.removed_waiters: list[asyncio.Future[int]] = []
+        self.execs: list[str] = []
+
+
+class Host:
+    """What the engine found out about its host once, at start-up."""
+
+    def __init__(self, *, machine: str, hosts: cgroup.Hierarchies, bounding: int, apparmor: bool, selinux: bool,
+                 landlock_abi: int, init: str, runtimes: dict[str, str], remap: tuple[list[dict], list[dict]] | None,
+                 default_runtime: str) -> None:  # fmt: skip
+        self.machine = machine
+        self.hosts = hosts
+        self.bounding = bounding
+        self.apparmor = apparmor
+        self.selinux = selinux
+        self.landlock_abi = landlock_abi
+        self.init = init
+        self.runtimes = runtimes
+        self.remap = remap
+        self.default_runtime = default_runtime
+
+class Registry:
+    """All containers of one data root, by id and name."""
+
+    def __init__(
+        self, *, data_root: str, exec_root: str, host: Host, database: Database, images: ImageStore,
+        launcher: Launcher, events: EventBus, tasks: Tasks,
+    ) -> None:  # fmt: skip
+        self._data = f"{data_root}/containers"
+        self._exec = f"{exec_root}/containers"
+        self._seccomp_cache = f"{data_root}/cache/seccomp"
+        self._runtime_root = f"{exec_root}/runtime"
+        self.host = host
+        self._database = database
+        self._images = images
+        self._launcher = launcher
+        self._events = events
+        self._tasks = tasks
+        for path in (self._data, self._exec):
+            os.makedirs(path, mode=0o711, exist_ok=True)
+        self._by_id: dict[str, Container] = {}
+        self._by_name: dict[str, Container] = {}
+        self._warmed_s = 0.0
+
+    # -- looking up -----------------------------------------------------------------------------
+
+    def all(self) -> list[Container]:
+        """Newest first."""
+        return sorted(self._by_id.values(), key=lambda c: c.record.created_ns, reverse=True)
+
+    def find(self, text: str) -> Container:
+        """By id, name or start of an id. NotFound in the words Docker's clients match."""
+        name = text.removeprefix("/")
+        found = self._by_id.get(text) or self._by_name.get(name)
+        if found:
+            return found
+        matches = [c for identity, c in self._by_id.items() if text and identity.startswith(text)]
+        if len(matches) > 1:
+            raise errors.InvalidParameter(f"Multiple IDs found with provided prefix: {text}")
+        if not matches:
+            raise errors.NotFound(f"No such container: {text}")
+        return matches[0]
+
+    def directory(self, container: Container) -> str:
+        """Where a container's files are, below the data root."""
+        return f"{self._data}/{container.record.id}"
+
+    def state_directory(self, container: Container) -> str:
+        """Where a container's sockets are, below the exec root."""
+        return f"{self._exec}/{container.record.id}"
+
+    def log_path(self, container: Container) -> str:
+        return f"{self.directory(container)}/{container.record.id}-json.log"
+
+    def images_in_use(self) -> dict[str, str]:
+        """Image id -> the container that uses it, in Docker's words; running ones before stopped."""
+        found: dict[str, str] = {}
+        for container in sorted(self._by_id.values(), key=lambda c: c.record.running):
+            kind = "running" if container.record.running else "stopped"
+            found[container.record.image_id] = f"{kind} container {container.record.id[:SHORT]}"
+        return found
+
+    def inspect(self, container: Container) -> dict:
+        """Docker's inspect payload."""
+        profile = "" if not self.host.apparmor else bundle.APPARMOR_DEFAULT
+        return views.inspect(
+            container.record, directory=self.directory(container), execs=container.execs, platform="linux", apparmor=profile
+        )
+
+    def image_name(self, record: Record) -> str:
+        """What `ps` shows: the name given, unless it means another image by now."""
+        try:
+            same = self._images.find(record.image_name).id == record.image_id
+        except errors.BerthError:
+            same = False
+        return record.image_name if same else record.image_id.removeprefix("sha256:")[:SHORT]
+
+    def _group(self, container: Container) -> cgroup.Cgroup:
+        parent = (container.record.host.get("CgroupParent") or "/berth").strip("/")
+        return cgroup.open_cgroup(f"/{parent}/{container.record.id}", self.host.hosts)
+
+    async def _save(self, container: Container) -> None:
+        record = container.record
+        await self._database.write(
+            ("UPDATE containers SET name = ?, record = ? WHERE id = ?", (record.name, record.to_json(), record.id))
+        )
+
+    def _publish(self, container: Container, action: str, extra: dict[str, str] | None = None) -> None:
+        record = container.record
+        attributes = {**(record.config.get("Labels") or {}), "image": record.image_name, "name": record.name, **(extra or {})}
+        self._events.publish("container", action, record.id, attributes)

@@ -1,0 +1,63 @@
+"""After a crash: an engine that starts finds out what became of the containers of the one before it."""
+
+import asyncio
+import os
+
+from berth import errors
+from berth.engine import hostfiles, state
+from berth.engine.monitors import MonitorConnection, await_started
+from berth.engine.registry import SHORT, Container
+from berth.engine.running import Running
+from berth.engine.state import Record
+from berth.linux import cgroup
+
+
+class Restoring(Running):
+    """Database, disk and what runs are made to agree once, at start-up."""
+
+    async def restore(self) -> list[str]:
+        """Reads all records and finds out what became of them; returns what was mended, in words."""
+        mended = []
+        for _, _, text in self._database.read("SELECT id, name, record FROM containers"):
+            container = Container(Record.from_json(text))
+            self._by_id[container.record.id] = self._by_name[container.record.name] = container
+            message = await self._reunite(container)
+            if message:
+                mended.append(f"container {container.record.id[:SHORT]}: {message}")
+        for base in (self._data, self._exec):
+            orphans = [f"{base}/{name}" for name in os.listdir(base) if name not in self._by_id]
+            if orphans:
+                await asyncio.to_thread(self._remove_orphans, orphans)
+                mended.append(f"{len(orphans)} directories of removed containers in {base}")
+        return mended
+
+    def _remove_orphans(self, paths: list[str]) -> None:
+        for path in paths:
+            name = os.path.basename(path)
+            if len(name) == 64:
+                group = cgroup.open_cgroup(f"/berth/{name}", self.host.hosts)
+                group.kill()
+                group.remove()
+        hostfiles.remove_directories(paths)
+
+    async def _reunite(self, container: Container) -> str:
+        """Finds the monitor of a container that may run, or else what it left on disk."""
+        record = container.record
+        try:
+            connection = await MonitorConnection.of_directory(self.state_directory(container))
+            report = await await_started(connection)
+        except (OSError, errors.BerthError):
+            if not record.running:
+                return ""
+            await self._monitor_lost(container)
+            return f"ended meanwhile with exit code {record.exit_code}"
+        was_running = record.running
+        if not was_running:
+            record.move(state.RUNNING)
+        record.pid, record.started_ns = report["pid"], report["started_ns"]
+        record.pid_start_ticks = hostfiles.start_ticks(record.pid)
+        container.control = connection
+        container.monitor_gone.clear()
+        self._tasks.spawn(self._watch(container, connection))
+        await self._save(container)
+        return "" if was_running else "had been started; found running"

@@ -1,0 +1,260 @@
+"""Containers that run: start, stop, kill, pause, and what becomes of them when their programs or monitors end.
+
+A running container has a monitor, and the engine one connection to it (`control`).
+"""
+
+import asyncio
+import json
+import os
+import socket
+import time
+
+from berth import errors
+from berth.engine import defaults, hostfiles, state, validate
+from berth.engine.monitors import MonitorConnection, await_started
+from berth.engine.preparing import Preparing
+from berth.engine.registry import SHORT, Container
+from berth.runtime import frames
+
+_KILLED_MONITOR = "the container's monitor was killed, and the container with it"
+_EXIT_CODE_KILLED = 137
+
+
+class Running(Preparing):
+    """One lock per container, taken only here and in the layers below. The database is written before anybody is told."""
+
+    # -- start ------------------------------------------------------------------------------------
+
+    async def start(self, container: Container) -> None:
+        """Starts the program; NotModified if it runs. A failure is kept in the record and raised."""
+        async with container.lock:
+            record = container.record
+            if record.status == state.PAUSED:
+                raise errors.Conflict("cannot start a paused container, try unpause instead")
+            if record.running:
+                raise errors.NotModified(f"container {record.id[:SHORT]} is already running")
+            if record.status == state.REMOVING:
+                raise errors.Conflict(f"container {record.id[:SHORT]} is marked for removal and cannot be started")
+            # The last run's monitor still takes the cgroup and the mount down.
+            await container.monitor_gone.wait()
+            try:
+                connection, report = await self._launch(container)
+            except errors.BerthError as error:
+                await self._start_failed(container, error)
+                raise
+            record.move(state.RUNNING)
+            record.pid, record.started_ns = report["pid"], report["started_ns"]
+            record.pid_start_ticks = hostfiles.start_ticks(record.pid)
+            record.finished_ns, record.exit_code, record.error, record.oom_killed = 0, 0, "", False
+            container.ended.clear()
+            container.control = connection
+            container.monitor_gone.clear()
+            await self._save(container)
+            self._publish(container, "start")
+            self._tasks.spawn(self._watch(container, connection))
+
+    async def _launch(self, container: Container) -> tuple[MonitorConnection, dict]:
+        message = self._prepare(container)
+        ours, theirs = socket.socketpair()
+        attached, container.pending_attach = container.pending_attach, []
+        try:
+            message["attach"] = [0, *(wants for _, wants in attached)]
+            self._launcher.send(message, [theirs.fileno(), *(sock.fileno() for sock, _ in attached)])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            for sock, _ in attached:
+                sock.close()
+        connection = await MonitorConnection.of_socket(ours)
+        try:
+            return connection, await await_started(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _start_failed(self, container: Container, error: errors.BerthError) -> None:
+        record = container.record
+        record.error = str(error)
+        record.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 128
+        for waiter in container.exit_waiters:
+            if not waiter.done():
+                waiter.set_result(record.exit_code)
+        container.exit_waiters.clear()
+        if record.auto_remove:
+            await self._forget(container)
+        else:
+            await self._save(container)
+
+    # -- while it runs ------------------------------------------------------------------------------
+
+    async def _watch(self, container: Container, connection: MonitorConnection) -> None:
+        """Follows a monitor to its end; whatever happens to it, the container ends too."""
+        reported = False
+        async for kind, data in connection.frames():
+            if kind == frames.EXITED:
+                reported = True
+                await self._ended(container, json.loads(data))
+        connection.close()
+        if not reported:
+            await self._monitor_lost(container)
+        container.control = None
+        container.monitor_gone.set()
+
+    async def _monitor_lost(self, container: Container) -> None:
+        """The monitor was killed: its last words may be on disk; if not, the container is ended here."""
+        report = self._kept_report(container)
+        if report is None:
+            self._kill_leftovers(container)
+            report = {
+                "exit_code": _EXIT_CODE_KILLED, "finished_ns": time.time_ns(), "oom_killed": False,
+                "error": _KILLED_MONITOR,
+            }  # fmt: skip
+        await asyncio.to_thread(self._remove_group, container)
+        await self._ended(container, report)
+
+    def _kept_report(self, container: Container) -> dict | None:
+        try:
+            with open(f"{self.directory(container)}/exit.json") as file:
+                return dict(json.load(file))
+        except (OSError, ValueError):
+            return None
+
+    def _kill_leftovers(self, container: Container) -> None:
+        """SIGKILL to the first program, if the pid still is that process, and to all in its cgroup."""
+        record = container.record
+        if record.pid and hostfiles.start_ticks(record.pid) == record.pid_start_ticks:
+            try:
+                os.kill(record.pid, 9)
+            except ProcessLookupError:
+                pass
+        self._group(container).kill()
+
+    def _remove_group(self, container: Container) -> None:
+        group = self._group(container)
+        deadline = time.monotonic() + 5
+        while not group.remove() and time.monotonic() < deadline:
+            group.kill()
+            time.sleep(0.01)
+
+    async def _ended(self, container: Container, report: dict) -> None:
+        record = container.record
+        if not record.running:
+            return
+        record.move(state.EXITED)
+        record.exit_code, record.finished_ns = report["exit_code"], report["finished_ns"]
+        record.oom_killed, record.error = report["oom_killed"], report.get("error", "")
+        record.pid = 0
+        if record.oom_killed:
+            self._publish(container, "oom")
+        self._publish(container, "die", {"exitCode": str(record.exit_code)})
+        if record.auto_remove:
+            await self._forget(container)
+        else:
+            await self._save(container)
+        container.ended.set()
+        for waiter in container.exit_waiters:
+            if not waiter.done():
+                waiter.set_result(record.exit_code)
+        container.exit_waiters.clear()
+
+    # -- signals and ends ---------------------------------------------------------------------------
+
+    async def kill(self, container: Container, signal_text: str) -> None:
+        """Sends a signal, SIGKILL by default; Conflict if the container does not run."""
+        number = validate.signal_number(signal_text or "SIGKILL")
+        record = container.record
+        if not record.running or container.control is None:
+            raise errors.Conflict(f"cannot kill container: {record.id}: container {record.id} is not running")
+        if record.status == state.PAUSED and number == 9:
+            await self.unpause(container)
+        await container.control.send_signal(number)
+        self._publish(container, "kill", {"signal": str(number)})
+        if number == 9:
+            await container.ended.wait()
+
+    async def stop(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
+        """The stop signal, then SIGKILL after the timeout (negative: never). NotModified if not running."""
+        record = container.record
+        if not record.running or container.control is None:
+            raise errors.NotModified(f"container {record.id[:SHORT]} is already stopped")
+        if record.status == state.PAUSED:
+            await self.unpause(container)
+        number = validate.signal_number(signal_text or record.config.get("StopSignal") or defaults.STOP_SIGNAL)
+        if timeout_s is None:
+            configured = record.config.get("StopTimeout")
+            timeout_s = defaults.STOP_TIMEOUT_S if configured is None else configured
+        await container.control.send_signal(number)
+        self._publish(container, "kill", {"signal": str(number)})
+        try:
+            await asyncio.wait_for(container.ended.wait(), None if timeout_s < 0 else timeout_s)
+        except TimeoutError:
+            if container.control:
+                await container.control.send_signal(9)
+            await container.ended.wait()
+        self._publish(container, "stop")
+
+    async def restart(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
+        """stop, then start."""
+        try:
+            await self.stop(container, timeout_s, signal_text)
+        except errors.NotModified:
+            pass
+        await self.start(container)
+        self._publish(container, "restart")
+
+    async def pause(self, container: Container) -> None:
+        """Freezes every process of the container."""
+        async with container.lock:
+            if container.record.status == state.PAUSED:
+                raise errors.Conflict(f"Container {container.record.id} is already paused")
+            if not container.record.running:
+                raise errors.Conflict(f"Container {container.record.id} is not running")
+            await asyncio.to_thread(self._group(container).freeze, True)
+            container.record.move(state.PAUSED)
+            await self._save(container)
+            self._publish(container, "pause")
+
+    async def unpause(self, container: Container) -> None:
+        """Lets it go on."""
+        async with container.lock:
+            if container.record.status != state.PAUSED:
+                raise errors.Conflict(f"Container {container.record.id} is not paused")
+            await asyncio.to_thread(self._group(container).freeze, False)
+            container.record.move(state.RUNNING)
+            await self._save(container)
+            self._publish(container, "unpause")
+
+    def wait_registered(self, container: Container, condition: str) -> "asyncio.Future[int]":
+        """A future of the exit code: 'not-running' (default), 'next-exit' or 'removed'."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if condition == "removed":
+            container.removed_waiters.append(future)
+        elif condition == "next-exit" or container.record.running:
+            container.exit_waiters.append(future)
+        elif condition in ("", "not-running"):
+            future.set_result(container.record.exit_code)
+        else:
+            raise errors.InvalidParameter(f"invalid condition: {condition!r}; expected not-running, next-exit or removed")
+        return future
+
+    async def _forget(self, container: Container) -> None:
+        """Takes a container out of database and memory; its files go when its monitor has gone."""
+        record = container.record
+        record.move(state.REMOVING)
+        await self._database.write(("DELETE FROM containers WHERE id = ?", (record.id,)))
+        self._by_id.pop(record.id, None)
+        if self._by_name.get(record.name) is container:
+            del self._by_name[record.name]
+        self._publish(container, "destroy")
+        for sock, _ in container.pending_attach:
+            sock.close()
+        for waiter in container.removed_waiters:
+            if not waiter.done():
+                waiter.set_result(record.exit_code)
+        self._tasks.spawn(self._remove_files(container))
+
+    async def _remove_files(self, container: Container) -> None:
+        await container.monitor_gone.wait()
+        await asyncio.to_thread(hostfiles.remove_directories, [self.directory(container), self.state_directory(container)])
