@@ -9,6 +9,10 @@ import ctypes
 import errno
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+
 _libc = ctypes.CDLL(None, use_errno=True)
 # PyDLL keeps the interpreter lock over the call: the child of a raw clone must still hold it.
 _libc_with_gil = ctypes.PyDLL(None, use_errno=True)
@@ -111,17 +115,17 @@ CLONE_NEWNET = 0x40000000
 CLONE_PARENT_SETTID = 0x00100000
 
 
-def clone(flags: int, parent_tid: "ctypes.Array[ctypes.c_char] | None" = None) -> int:
+def clone(flags: int, parent_tid: int = 0) -> int:
     """clone(2) used as fork(2) with `flags` of CLONE_NEW*; returns 0 in the child. SIGCHLD on exit.
 
-    parent_tid: where the kernel writes the child's pid as the caller sees it (CLONE_PARENT_SETTID).
+    parent_tid: address where the kernel writes the child's pid as the caller sees it, see SharedPid.
     Only for single-threaded processes: Python's own after-fork work is skipped, and with one
     thread there is nothing for it to mend.
     """
     sigchld = 17
     zero = ctypes.c_long(0)
-    where = zero if parent_tid is None else ctypes.c_long(ctypes.addressof(parent_tid))
-    flags |= 0 if parent_tid is None else CLONE_PARENT_SETTID
+    where = ctypes.c_long(parent_tid)
+    flags |= CLONE_PARENT_SETTID if parent_tid else 0
     # x86-64 and aarch64 agree on the first three: flags, stack, parent_tid.
     result = _libc_with_gil.syscall(
         ctypes.c_long(_number("clone")), ctypes.c_long(flags | sigchld), zero, where, zero, zero
@@ -132,37 +136,51 @@ def clone(flags: int, parent_tid: "ctypes.Array[ctypes.c_char] | None" = None) -
 CLONE_INTO_CGROUP = 0x200000000
 
 
-def clone_into_cgroup(flags: int, cgroup_fd: int, parent_tid: "ctypes.Array[ctypes.c_char] | None" = None) -> int:
+def clone_into_cgroup(flags: int, cgroup_fd: int, parent_tid: int = 0) -> int:
     """clone3(2) as `clone`, with the child born in the cgroup v2 directory `cgroup_fd`; Linux 5.7."""
     sigchld = 0 if flags & CLONE_PARENT else 17  # with CLONE_PARENT it is the caller's own
-    tid = 0 if parent_tid is None else ctypes.addressof(parent_tid)
-    flags |= CLONE_INTO_CGROUP | (0 if parent_tid is None else CLONE_PARENT_SETTID)
+    flags |= CLONE_INTO_CGROUP | (CLONE_PARENT_SETTID if parent_tid else 0)
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup
-    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, tid, sigchld, 0, 0, 0, 0, 0, cgroup_fd)
+    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, parent_tid, sigchld, 0, 0, 0, 0, 0, cgroup_fd)
     result = _libc_with_gil.syscall(
         ctypes.c_long(_number("clone3")), ctypes.byref(arguments), ctypes.c_long(ctypes.sizeof(arguments))
     )
     return _check(int(result), "clone3", hex(flags), cgroup_fd)
 
 
-class SharedPid:
-    """A page shared with children to come, for `clone` to leave a pid in: no system call of the child's is needed."""
+class SharedPids:
+    """A page shared with children to come, for `clone` to leave pids in: no system call of the child's is needed.
 
-    __slots__ = ("_map", "buffer")
+    Made once in a launcher: what ctypes builds for it would be memory of each monitor's own.
+    """
+
+    __slots__ = ("_base", "_map", "_next")
 
     def __init__(self) -> None:
         import mmap
 
         self._map = mmap.mmap(-1, mmap.PAGESIZE)  # anonymous and MAP_SHARED
-        self.buffer = (ctypes.c_char * 4).from_buffer(self._map)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._next = 0
+
+    def take(self) -> "SharedPid":
+        """A place in it; it is taken again a thousand later."""
+        offset, self._next = self._next, (self._next + 4) % len(self._map)
+        self._map[offset : offset + 4] = bytes(4)
+        return SharedPid(self._map, offset, self._base + offset)
+
+
+class SharedPid:
+    """A place for one pid, 0 until `clone` has left one at its `address`."""
+
+    __slots__ = ("_map", "_offset", "address")
+
+    def __init__(self, shared: "mmap.mmap", offset: int, address: int) -> None:
+        self._map, self._offset, self.address = shared, offset, address
 
     @property
     def value(self) -> int:
-        return int.from_bytes(self.buffer.raw, "little")
-
-    def close(self) -> None:
-        del self.buffer
-        self._map.close()
+        return int.from_bytes(self._map[self._offset : self._offset + 4], "little")
 
 
 def unshare(flags: int) -> None:
@@ -178,7 +196,6 @@ def setns(fd: int, nstype: int) -> None:
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
-PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
@@ -194,9 +211,15 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
 
 
 def set_process_name(name: str) -> None:
-    """prctl(PR_SET_NAME): what `ps` shows; at most 15 bytes."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    _check(_libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl", "PR_SET_NAME", name)
+    """What `ps` shows of this process, at most 15 bytes; proc(5), /proc/PID/comm.
+
+    Not prctl(PR_SET_NAME): the buffer that ctypes makes for it is 40 pages of a forked process's own memory.
+    """
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, name.encode()[:15])
+    finally:
+        os.close(fd)
 
 
 def personality(persona: int) -> None:

@@ -21,6 +21,11 @@ def channel() -> "tuple[socket, socket]":
     return _socket.socketpair(AF_UNIX, SOCK_SEQPACKET)
 
 
+def make_room(sock: socket, size: int) -> None:
+    """Lets one message of `size` bytes be on its way."""
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
+
+
 def send(sock: socket, data: bytes, fds: "list[int] | None" = None) -> None:
     """One message with descriptors; they are duplicated, the caller keeps its own."""
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []

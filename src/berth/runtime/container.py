@@ -94,7 +94,7 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
         return pid
     # A process between us and init enters the namespaces given by path: hooks, cgroups and the
     # container's state are our business, in the namespaces that we are in.
-    shared = libc.SharedPid()
+    shared = libc.SharedPids().take()
     between = os.fork()
     if between == 0:
         parent.close()
@@ -107,7 +107,6 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
         os._exit(0)
     os.waitpid(between, 0)
     pid = shared.value
-    shared.close()
     if not pid:
         context.channel.close()
         await_exec(parent, launch)
@@ -117,16 +116,16 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
 
 def _clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None" = None) -> int:
     """Init is born in its cgroup where the kernel can do that (v2), which waits for no grace period."""
-    buffer = shared.buffer if shared else None
+    address = shared.address if shared else 0
     cgroup_fd = group.open_to_clone_into()
     if cgroup_fd >= 0:
         try:
-            return libc.clone_into_cgroup(flags, cgroup_fd, buffer)
+            return libc.clone_into_cgroup(flags, cgroup_fd, address)
         except OSError:
             pass  # Linux 5.6; or what `add` explains better
         finally:
             os.close(cgroup_fd)
-    return libc.clone(flags, buffer)
+    return libc.clone(flags, address)
 
 
 def _become_init(context: init.Context) -> "NoReturn":
@@ -356,7 +355,7 @@ def execute(
     The pidfd is what is joined: a pid could be another process by now. Raises BerthError.
     """
     parent, child = sockets.channel()
-    shared = libc.SharedPid()
+    shared = libc.SharedPids().take()
     joiner = _clone_init(0, group) if group else libc.clone(0)
     if joiner == 0:
         parent.close()
@@ -368,7 +367,7 @@ def execute(
 def await_joined(
     channel: sockets.socket, joiner: int, shared: libc.SharedPid, group: "cgroup.Cgroup | None", init_pid: int, launch: Launch
 ) -> Started:
-    """The parent's side once there is a joiner: its cgroup, and what it reports. Closes channel and page."""
+    """The parent's side once there is a joiner: its cgroup, and what it reports. Closes the channel."""
     try:
         if group and not group.contains(joiner):
             _add(group, joiner, init_pid)
@@ -383,7 +382,6 @@ def await_joined(
     channel.close()
     _collect(joiner)
     pid = shared.value
-    shared.close()
     if not pid:
         if terminal_fd >= 0:
             os.close(terminal_fd)
@@ -426,7 +424,7 @@ def join_and_execute(
         init.await_parent(channel, b"c")
         listener = enter.restrict(process, program)
         init.hand_over_listener(channel, listener)
-        if libc.clone(libc.CLONE_PARENT, shared.buffer) == 0:
+        if libc.clone(libc.CLONE_PARENT, shared.address) == 0:
             enter.own_streams(process, terminal_fd)
             if launch.die_with_parent:
                 libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL)

@@ -8,17 +8,16 @@ It ends when the engine does; its monitors go on.
 """
 
 import gc
-import json
 import os
 import select
-import signal
 import socket
 import sys
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from berth.linux import cgroup, cgroup_tree, libc  # noqa: F401 - cgroup_tree is warmed up for monitors
+from berth.linux import cgroup, cgroup_tree, libc, signals, sockets  # noqa: F401 - cgroup_tree is warmed up for monitors
+from berth.models.jsonlite import loads
 from berth.runtime import monitor, sealed, starter
 
 MAX_MESSAGE_BYTES = starter.MAX_MESSAGE_BYTES
@@ -37,20 +36,21 @@ def main(argv: list[str]) -> int:
     # Nothing in a container may trace us or look into our descriptors; execve makes it dumpable again.
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     libc.set_process_name("berth-launcher")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine in the foreground
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps monitors
+    signals.handle(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is for the engine in the foreground
+    signals.handle(signals.SIGCHLD, signals.SIG_IGN)  # the kernel reaps monitors
     sock = socket.socket(fileno=int(argv[1]))
     sock.set_inheritable(False)
     hosts = cgroup.hierarchies()
+    pids = libc.SharedPids()
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection would write to every page that monitors share with us
-    return serve(sock, hosts)
+    return serve(sock, hosts, pids)
 
 
-def serve(sock: socket.socket, hosts: cgroup.Hierarchies) -> int:
+def serve(sock: socket.socket, hosts: cgroup.Hierarchies, pids: libc.SharedPids) -> int:
     """A monitor for each message, until the engine closes its end."""
-    spare: Spare | None = Spare(sock, hosts)
+    spare: Spare | None = Spare(sock, hosts, pids.take())
     while True:
         try:
             data, fds, flags, _ = socket.recv_fds(sock, MAX_MESSAGE_BYTES, _MAX_FDS)
@@ -62,14 +62,14 @@ def serve(sock: socket.socket, hosts: cgroup.Hierarchies) -> int:
             for fd in fds:
                 os.close(fd)
             continue
-        spare = spare or Spare(sock, hosts)
+        spare = spare or Spare(sock, hosts, pids.take())
         spare.give(data, fds)
         spare = None
         for fd in fds:
             os.close(fd)
         # Not at once: the start that has just begun needs the processor more.
         if not select.select([sock], [], [], _SPARE_AFTER_S)[0]:
-            spare = Spare(sock, hosts)
+            spare = Spare(sock, hosts, pids.take())
 
 
 class Spare:
@@ -78,38 +78,39 @@ class Spare:
     What a fork costs, and the pages that a child then copies, are paid for while nobody waits.
     """
 
-    def __init__(self, sock: socket.socket, hosts: cgroup.Hierarchies) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, sock: socket.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+        self._channel, theirs = sockets.channel()
         # _PyOS_AfterFork hooks have nothing to do here: one thread, no locks held.
-        if os.fork() == 0:
+        if libc.clone(0) == 0:
             sock.close()
             self._channel.close()
-            _become_monitor(theirs, hosts)
+            _become_monitor(theirs, hosts, shared)
         theirs.close()
-        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
+        sockets.make_room(self._channel, MAX_MESSAGE_BYTES)
 
     def give(self, data: bytes, fds: list[int]) -> None:
         """The message that makes it somebody's monitor."""
-        with self._channel:
-            try:
-                socket.send_fds(self._channel, [data], fds)
-            except OSError:
-                pass  # it was killed: who asked sees the end of its connection
+        try:
+            sockets.send(self._channel, data, fds)
+        except OSError:
+            pass  # it was killed: who asked sees the end of its connection
+        self._channel.close()
 
 
-def _become_monitor(channel: socket.socket, hosts: cgroup.Hierarchies) -> None:
+def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
     status = 1
     try:
         os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals.handle(signals.SIGCHLD, signals.SIG_DFL)
+        signals.handle(signals.SIGTERM, signals.SIG_IGN)
         libc.set_process_name("berth-spare")
-        waiting = starter.Starter(hosts)
-        with channel:
-            data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, _MAX_FDS)
+        waiting = starter.Starter(hosts, shared)
+        data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, _MAX_FDS)
+        channel.close()
         if data:
             libc.set_process_name("berth-monitor")
-            monitor.Monitor(json.loads(data), hosts, fds, waiting).run()
+            waiting.request = data
+            monitor.Monitor(loads(data.decode()), hosts, fds, waiting).run()
         else:  # the launcher has ended
             waiting.dismiss()
         status = 0

@@ -16,7 +16,7 @@ import termios
 import time
 
 from berth import errors
-from berth.linux import cgroup
+from berth.linux import cgroup, sockets
 from berth.runtime import frames, jsonlog, starter
 
 _READ_BYTES = 32768
@@ -33,7 +33,7 @@ class Connection:
 
     __slots__ = ("decoder", "pending", "sock", "wants")
 
-    def __init__(self, sock: socket.socket, wants: int) -> None:
+    def __init__(self, sock: sockets.socket, wants: int) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.wants = wants
@@ -52,7 +52,7 @@ class Monitor:
         self.init_pidfd = fds.pop(0) if self.is_exec else -1
         wants = message["attach"]
         self.connections = {
-            fd: Connection(socket.socket(fileno=fd), want) for fd, want in zip(fds, wants, strict=True)
+            fd: Connection(sockets.socket(fileno=fd), want) for fd, want in zip(fds, wants, strict=True)
         }
         self.poll = select.poll()
         self.outputs: dict[int, tuple[bytes, str]] = {}  # descriptor -> frame kind, stream name

@@ -12,13 +12,12 @@ keeps half of what it would need otherwise (bench/README.md).
        ◀── "s" + JSON {pid, cgroup_path}, terminal ──┘  or "e" + JSON {kind, message}
 """
 
-import json
 import os
-import socket
 import stat
 
 from berth import errors
-from berth.linux import cgroup, grace, libc, mount
+from berth.linux import cgroup, grace, libc, mount, sockets
+from berth.models.jsonlite import dumps, loads
 from berth.runtime import container, external
 from berth.runtime.init import Launch
 from berth.runtime.plan import Plan, Process
@@ -46,16 +45,17 @@ class Starter:
     Forked before anybody asks for it (launcher.Spare), so that a start need not wait for the fork.
     """
 
-    def __init__(self, hosts: cgroup.Hierarchies) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+        self._channel, theirs = sockets.channel()
         self._hosts = hosts
-        self._shared = libc.SharedPid()
-        self._pid = os.fork()
+        self._shared = shared
+        self.request = b""  # the message as it came: to encode it again would be memory of the monitor's
+        self._pid = libc.clone(0)
         if self._pid == 0:
             self._channel.close()
             _wait_and_run(theirs, hosts, self._shared)
         theirs.close()
-        self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
+        sockets.make_room(self._channel, MAX_MESSAGE_BYTES)
 
     def start(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None) -> Result:
         """Starts what `message` describes; raises the error that the starter reports."""
@@ -64,21 +64,21 @@ class Starter:
         if message["runtime"]:
             # runc and the like leave the container's first process to whoever takes orphans.
             libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-        with self._channel:
-            socket.send_fds(self._channel, [json.dumps(message).encode()], standard_fds or ())
-            report, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
-            if report == _GROUP_MADE:
-                # The grace period that init's move into the group needs begins now, while the starter goes
-                # on. Not earlier: it keeps the kernel from making a group (cgroup_mutex).
-                grace.wait(self._hosts.v1)
-                report, fds, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
+        sockets.send(self._channel, self.request, list(standard_fds or ()))
+        report, fds = sockets.receive(self._channel, _MESSAGE_BYTES)
+        if report == _GROUP_MADE:
+            # The grace period that init's move into the group needs begins now, while the starter goes
+            # on. Not earlier: it keeps the kernel from making a group (cgroup_mutex).
+            grace.wait(self._hosts.v1)
+            report, fds = sockets.receive(self._channel, _MESSAGE_BYTES)
+        self._channel.close()
         os.waitpid(self._pid, 0)
         if report[:1] == b"s":
-            values = json.loads(report[1:])
+            values = loads(report[1:].decode())
             return Result(values["pid"], fds[0] if fds else -1, values["cgroup_path"])
         _reap_all()
         if report[:1] == b"e":
-            values = json.loads(report[1:])
+            values = loads(report[1:].decode())
             raise errors.from_wire(values["kind"], values["message"])
         raise errors.SystemFailure("the container's starter was killed")
 
@@ -94,7 +94,7 @@ class Starter:
             started = container.execute(*_joining(message, init_pidfd, standard_fds, group))
         else:
             fds = [init_pidfd, *(standard_fds or ())]
-            socket.send_fds(self._channel, [json.dumps(message).encode()], fds)
+            sockets.send(self._channel, self.request, fds)
             started = container.await_joined(self._channel, self._pid, self._shared, group, message["pid"], Launch())
         return Result(started.pid, started.terminal_fd, "")
 
@@ -113,12 +113,12 @@ def _reap_all() -> None:
         pass
 
 
-def _wait_and_run(channel: socket.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
     try:
-        data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 4)
+        data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, 4)
         if not data:
             os._exit(0)  # dismissed, or the monitor is gone
-        message = json.loads(data)
+        message = loads(data.decode())
         init_pidfd = fds.pop(0) if message["kind"] == "exec" and not message["runtime"] else -1
         standard_fds = (fds[0], fds[1], fds[2]) if fds else None
         if init_pidfd >= 0:
@@ -128,15 +128,15 @@ def _wait_and_run(channel: socket.socket, hosts: cgroup.Hierarchies, shared: lib
             started, path = _start_external_exec(message, hosts, standard_fds), ""
         else:
             started, path = _start_container(message, hosts, standard_fds, channel)
-        report = b"s" + json.dumps({"pid": started.pid, "cgroup_path": path}).encode()
-        socket.send_fds(channel, [report], [started.terminal_fd] if started.terminal_fd >= 0 else [])
+        report = b"s" + dumps({"pid": started.pid, "cgroup_path": path}).encode()
+        sockets.send(channel, report, [started.terminal_fd] if started.terminal_fd >= 0 else [])
     except BaseException as error:
-        channel.sendall(b"e" + json.dumps(errors.to_wire(error)).encode())
+        channel.send(b"e" + dumps(errors.to_wire(error)).encode())
     os._exit(0)
 
 
 def _start_container(
-    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, channel: socket.socket
+    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, channel: sockets.socket
 ) -> tuple[container.Started, str]:
     bundle = message["bundle"]
     spec = load(bundle)
@@ -158,7 +158,7 @@ def _start_container(
     launch = Launch(message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
     launch.standard_fds = standard_fds
     if hosts.version == 1:
-        launch.on_group_made = lambda: channel.sendall(_GROUP_MADE)
+        launch.on_group_made = lambda: sockets.send(channel, _GROUP_MADE)
     started, group = container.start(plan, hosts, launch)
     return started, group.path
 
