@@ -159,6 +159,8 @@ class Oci:
         self._count += 1
         directory = f"{self.top}/bundle{self._count}"
         make_rootfs(f"{directory}/rootfs")
+        if mappings := spec["linux"].get("uidMappings"):
+            give_tree(f"{directory}/rootfs", mappings[0]["hostID"])
         self.write_spec(directory, spec)
         return directory
 
@@ -209,9 +211,14 @@ class Oci:
         return self.create(self.bundle(changes, **keywords), *words).start()  # type: ignore[arg-type]
 
     def fails(self, changes: "dict | None" = None, *words: str, code: int = 1, **keywords: object) -> str:
-        """What `run` of a bundle that cannot work says; nothing may have been made by then."""
-        done = self.run(self.bundle(changes, **keywords), *words, code=code)  # type: ignore[arg-type]
-        self.assert_nothing_left()
+        """What `run` of a bundle that cannot work says; nothing of it may be left by then."""
+        return self.refuses(self.bundle(changes, **keywords), *words, code=code)  # type: ignore[arg-type]
+
+    def refuses(self, bundle: str, *words: str, code: int = 1) -> str:
+        """The same for a bundle that is there."""
+        identity = self.identity()
+        done = self.call("run", *words, "--bundle", bundle, identity, code=code)
+        self.assert_nothing_left(identity, bundle)
         return done.stderr
 
     def state(self, identity: str) -> dict:
@@ -231,18 +238,23 @@ class Oci:
         finally:
             shutil.rmtree(self.top, ignore_errors=True)
 
-    def assert_nothing_left(self) -> None:
-        """For when no container of this runtime should be there."""
-        names = [name for name in os.listdir(self.root) if not name.startswith("@")] if os.path.isdir(self.root) else []
+    def assert_nothing_left(self, identity: str = "", bundle: str = "") -> None:
+        """For when no container of this runtime should be there, or none of that id and bundle."""
+        name, top = identity or self.name, bundle or self.top
+        names = os.listdir(self.root) if os.path.isdir(self.root) else []
+        names = [entry for entry in names if (entry == identity if identity else not entry.startswith("@"))]
         assert not names, f"state directories are left: {names}"
-        assert not (found := self.processes()), f"processes are left: {found}"
+        for pid in (found := self.processes(name, top)):
+            _await_end(pid)  # berth's own helpers may outlive a call by some milliseconds
+        assert not found or not (found := self.processes(name, top)), f"processes are left: {found}"
         with open("/proc/self/mountinfo") as file:
-            mounts = [line for line in file if self.top in line]
+            mounts = [line for line in file if top in line]
         assert not mounts, f"mounts are left: {mounts}"
-        assert not (groups := self.groups()), f"cgroups are left: {groups}"
+        assert not (groups := self.groups(name)), f"cgroups are left: {groups}"
 
-    def processes(self) -> "dict[int, str]":
+    def processes(self, name: str = "", top: str = "") -> "dict[int, str]":
         """Processes that have anything of ours as root, work directory, program or argument: pid -> which."""
+        name, top = name or self.name, top or self.top
         found = {}
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             if pid == os.getpid() or _is_dead(pid):
@@ -252,7 +264,7 @@ class Oci:
                     target = os.readlink(f"/proc/{pid}/{link}")
                 except OSError:
                     continue
-                if target.startswith(self.top):
+                if f"{target}/".startswith(f"{top}/"):
                     found[pid] = f"{link}: {target}"
             try:
                 with open(f"/proc/{pid}/cmdline", errors="replace") as file:
@@ -261,11 +273,11 @@ class Oci:
                     groups = file.read()
             except OSError:
                 continue
-            if self.name in line or f"/{self.name}" in groups:
+            if name in line or f"/{name}" in groups:
                 found[pid] = line
         return found
 
-    def groups(self) -> "list[str]":
+    def groups(self, prefix: str = "") -> "list[str]":
         """cgroups, one or two levels down in any hierarchy, that have one of our ids as their name."""
         top = [f"{GROUPS}/{name}" for name in os.listdir(GROUPS)]
         levels = [*top, *(f"{path}/{name}" for path in top if os.path.isdir(path) for name in os.listdir(path))]
@@ -274,7 +286,7 @@ class Oci:
             for path in levels
             if os.path.isdir(path)
             for name in os.listdir(path)
-            if name.startswith(self.name) and os.path.isdir(f"{path}/{name}")
+            if name.startswith(prefix or self.name) and os.path.isdir(f"{path}/{name}")
         ]
 
 
@@ -285,6 +297,17 @@ def _is_dead(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] in ("Z", "X")
     except OSError:
         return True
+
+
+def _await_end(pid: int, timeout_s: float = 2) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(timeout_s * 1000)
+    os.close(pidfd)
 
 
 def make_rootfs(path: str) -> None:
@@ -299,3 +322,11 @@ def make_rootfs(path: str) -> None:
     for name, text in (("passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("group", "root:x:0:\n")):
         with open(f"{path}/etc/{name}", "w") as file:
             file.write(text)
+
+
+def give_tree(path: str, uid: int) -> None:
+    """chown of everything, for the root of a user namespace."""
+    for directory, _, names in os.walk(path):
+        os.chown(directory, uid, uid)
+        for name in names:
+            os.chown(f"{directory}/{name}", uid, uid, follow_symlinks=False)

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from berth.errors import InvalidSpec, NotImplementedHere
+from berth.errors import InvalidSpec
 from berth.linux import libc, mount
 from berth.runtime import frames, init, jsonlog, plan, spec
 
@@ -166,17 +166,17 @@ def test_nothing_flows_back_to_the_host_before_the_pivot(propagation: str | None
     [
         (
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=1k", "rshared", "tmpcopyup"]},
-            ("mount_filesystem", "tmpfs", "tmpfs", "/tmp", mount.MS_NOSUID, ("size=1k",), mount.MS_SHARED | mount.MS_REC, True),
+            ("mount_copied", "tmpfs", "tmpfs", "/tmp", mount.MS_NOSUID, ("size=1k",), True),
         ),
-        ({"destination": "/proc", "type": "proc"}, ("mount_filesystem", "proc", "proc", "/proc", 0, (), 0, False)),
+        ({"destination": "/proc", "type": "proc"}, ("mount_filesystem", "proc", "proc", "/proc", 0, (), False)),
         (
             {"destination": "/d", "type": "bind", "source": "/s", "options": ["rbind", "ro", "rro", "exec", "rslave"]},
             (
-                "bind_mount", "/s", "/d", True, libc.MOUNT_ATTR_RDONLY, libc.MOUNT_ATTR_NOEXEC, libc.MOUNT_ATTR_RDONLY, 0,
-                mount.MS_SLAVE | mount.MS_REC,
+                "bind_mount", "/s", "/d", True,
+                (libc.MOUNT_ATTR_RDONLY, libc.MOUNT_ATTR_NOEXEC, libc.MOUNT_ATTR_RDONLY, 0, mount.MS_SLAVE | mount.MS_REC),
             ),
         ),
-        ({"destination": "/d", "source": "/s", "options": ["bind"]}, ("bind_mount", "/s", "/d", False, 0, 0, 0, 0, 0)),
+        ({"destination": "/d", "source": "/s", "options": ["bind"]}, ("bind_mount", "/s", "/d", False, (0, 0, 0, 0, 0))),
         ({"destination": "/c", "type": "cgroup2", "options": ["ro"]}, ("mount_cgroup", "/c", mount.MS_RDONLY)),
     ],
 )  # fmt: skip
@@ -227,12 +227,6 @@ def test_the_hosts_name_is_left_alone(key: str) -> None:
     document["linux"]["namespaces"] = [n for n in NAMESPACES if n["type"] != "uts"]
     with pytest.raises(InvalidSpec, match=f"^{key}: cannot be set without a uts namespace"):
         plan.Plan(document, "/b")
-
-
-def test_idmapped_mounts_are_refused_by_name() -> None:
-    entry = {"destination": "/d", "type": "bind", "source": "/s", "options": ["idmap"]}
-    with pytest.raises(NotImplementedHere, match=r"^mounts\[0\]: idmapped"):
-        plan.Plan({**minimal(), "mounts": [entry]}, "/b")
 
 
 def test_process() -> None:

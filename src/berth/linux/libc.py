@@ -383,6 +383,7 @@ def close_range(first: int, flags: int) -> None:
     _check(_syscall("close_range", first, 0xFFFFFFFF, flags), "close_range", first, flags)
 
 
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08

@@ -51,11 +51,18 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
         group.apply(plan.resources)
         program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
         parent, child = sockets.channel()
+        context = init.Context(plan, child, group, hosts, program, launch)
         try:
             try:
-                pid = _clone(plan, launch, init.Context(plan, child, group, hosts, program, launch), parent)
+                if plan.rare or not launch.pivot:
+                    from berth.runtime import mounts  # init must find it loaded
+
+                    context.trees = mounts.idmapped_trees(plan)
+                pid = _clone(plan, launch, context, parent)
             finally:
                 child.close()
+                for tree in context.trees:
+                    os.close(tree)
             try:
                 launch.on_cloned(pid, group)
                 if plan.clone_flags & libc.CLONE_NEWUSER:

@@ -19,6 +19,7 @@
 Nothing is parsed or imported here: `run` executes operations that `runtime.plan` decided on.
 """
 
+import errno
 import fcntl
 import os
 import select
@@ -80,6 +81,7 @@ class Context:
 
     __slots__ = (
         "cgroup", "channel", "hosts", "in_cgroup", "launch", "lsm_proc_fd", "opened", "plan", "root_fd", "seccomp_program", "terminal_fd",
+        "trees",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +98,7 @@ class Context:
         self.root_fd = -1
         self.terminal_fd = -1
         self.lsm_proc_fd = -1
+        self.trees: list[int] = []  # see mounts.idmapped_trees
         self.opened: dict[str, int] = {}  # host path -> descriptor, see _open_host_paths
 
 
@@ -242,7 +245,7 @@ def _open_host_paths(context: Context) -> None:
     directories, nor a person's private ones that are given with -v.
     """
     for operation in context.plan.operations:
-        if operation.name in ("prepare_root", "bind_mount"):
+        if operation.name in ("prepare_root", "bind_mount", "make_device"):
             path = str(operation.arguments[0])
             try:
                 context.opened[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -274,26 +277,43 @@ def prepare_root(context: Context, root_path: str, propagation: int) -> None:
 
 
 def mount_filesystem(
-    context: Context, fstype: str, source: str, destination: str, flags: int, data: tuple[str, ...],
-    propagation: int, copy_up: bool,
-) -> None:  # fmt: skip
-    target = _target(context, destination, directory=True)
+    context: Context, fstype: str, source: str, destination: str, flags: int, data: tuple[str, ...], keep_mode: bool
+) -> None:
+    """keep_mode: a tmpfs over a directory that is there has that directory's mode, as with runc."""
+    if keep_mode:
+        data = (*_mode_beneath(context, destination), *data)
+    at = open_target(context, destination, directory=True)
     try:
         if fstype in ("proc", "sysfs"):
-            _refuse_link_parent(context, destination, target)
+            _refuse_link_parent(context, destination, at)
         try:
-            mount.mount_filesystem(target, fstype, source, flags, list(data))
-        except PermissionError:
-            if fstype != "sysfs":
-                raise
+            mount.mount_filesystem(at, fstype, source, flags, list(data))
+        except OSError as error:
+            if fstype != "sysfs" or error.errno != errno.EPERM:
+                raise InvalidSpec(f"mounts: {destination}: {_why_not_mounted(error, fstype, source, data)}") from None
             # A user namespace may not mount sysfs over a network namespace it does not own.
-            _bind(context, "/sys", target, True, mount.attributes(flags), 0, 0, 0, 0)
-        if copy_up:
-            raise InvalidSpec(f"mounts: {destination}: option tmpcopyup is not supported by this runtime yet")
-        if propagation:
-            _repropagate(context, destination, propagation)
+            _bind(context, "/sys", at, True, (mount.attributes(flags), 0, 0, 0, 0))
     finally:
-        os.close(target)
+        os.close(at)
+
+
+def _mode_beneath(context: Context, destination: str) -> tuple[str, ...]:
+    try:
+        fd = mount.open_beneath(context.root_fd, destination)
+    except FileNotFoundError:
+        return ()
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    os.close(fd)
+    return (f"mode={mode:o}",)
+
+
+def _why_not_mounted(error: OSError, fstype: str, source: str, data: tuple[str, ...]) -> str:
+    if error.errno == errno.ENODEV:
+        return f"type {fstype!r} is not a file system of this kernel"
+    if error.errno == errno.EINVAL:
+        return f"{fstype} does not take the options {','.join(data)!r}, or {source!r} as its source"
+    hint = "; in a user namespace only some can be mounted" if error.errno == errno.EPERM else ""
+    return f"cannot mount {fstype} from {source!r}: {os.strerror(error.errno or 0)}{hint}"
 
 
 def _refuse_link_parent(context: Context, destination: str, target: int) -> None:
@@ -308,42 +328,54 @@ def _refuse_link_parent(context: Context, destination: str, target: int) -> None
 
 
 def bind_mount(
-    context: Context, source: str, destination: str, recursive: bool, set_: int, clear: int,
-    recursive_set: int, recursive_clear: int, propagation: int,
-) -> None:  # fmt: skip
+    context: Context, source: str, destination: str, recursive: bool, changes: "tuple[int, int, int, int, int]"
+) -> None:
     try:
         source_fd = _open_host_path(context, source)
     except OSError as error:
         raise InvalidSpec(f"bind source path does not exist: {source}: {error.strerror}") from None
     is_directory = mount.is_directory(source_fd)
     os.close(source_fd)
-    target = _target(context, destination, directory=is_directory)
+    at = open_target(context, destination, directory=is_directory)
     try:
-        _bind(context, source, target, recursive, set_, clear, recursive_set, recursive_clear, propagation)
+        _bind(context, source, at, recursive, changes)
+    except PermissionError as error:
+        raise InvalidSpec(
+            f"mounts: {destination}: {source}: {os.strerror(error.errno or 0)}; what is read-only, nosuid, nodev, noexec or noatime "
+            "outside of a user namespace stays so in it: leave out the options that say otherwise"
+        ) from None
     finally:
-        os.close(target)
+        os.close(at)
 
 
 def _bind(
-    context: Context, source: str, target: int, recursive: bool, set_: int, clear: int,
-    recursive_set: int, recursive_clear: int, propagation: int,
-) -> None:  # fmt: skip
+    context: Context, source: str, at: int, recursive: bool, changes: "tuple[int, int, int, int, int]" = (0, 0, 0, 0, 0)
+) -> None:
     source_fd = _open_host_path(context, source)
-    tree = _clone_tree(source, source_fd, recursive)
+    tree = clone_tree(source, source_fd, recursive)
     try:
-        # Attributes are set while the tree is still detached: it is never seen without them.
-        mount.set_attributes(tree, set_=set_, clear=clear)
-        mount.set_attributes(tree, set_=recursive_set, clear=recursive_clear, recursive=True)
-        if propagation:
-            flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if propagation & mount.MS_REC else 0)
-            libc.mount_setattr(tree, "", flags, propagation=propagation & ~mount.MS_REC)
-        mount.attach(tree, target)
+        change_tree(tree, changes)
+        mount.attach(tree, at)
     finally:
         os.close(tree)
         os.close(source_fd)
 
 
-def _clone_tree(source: str, source_fd: int, recursive: bool) -> int:
+def change_tree(tree: int, changes: "tuple[int, int, int, int, int]") -> None:
+    """Sets and clears attributes of a tree's top, then of the whole of it, then its propagation.
+
+    While it is still detached: it is never seen without them. What is not named stays as it is, which
+    is what the kernel asks of flags that a user namespace has locked (mount_namespaces(7)).
+    """
+    set_, clear, recursive_set, recursive_clear, propagation = changes
+    mount.set_attributes(tree, set_=set_, clear=clear)
+    mount.set_attributes(tree, set_=recursive_set, clear=recursive_clear, recursive=True)
+    if propagation:
+        flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if propagation & mount.MS_REC else 0)
+        libc.mount_setattr(tree, "", flags, propagation=propagation & ~mount.MS_REC)
+
+
+def clone_tree(source: str, source_fd: int, recursive: bool) -> int:
     """A detached copy of a tree; /proc/PID/root/... names one in another mount namespace.
 
     The kernel copies only trees of the caller's own namespace, so we go there for that one call
@@ -365,13 +397,13 @@ def _clone_tree(source: str, source_fd: int, recursive: bool) -> int:
         os.close(there)
 
 
-def _repropagate(context: Context, destination: str, propagation: int) -> None:
+def set_mount_propagation(context: Context, destination: str, propagation: int) -> None:
     fd = mount.open_beneath(context.root_fd, destination)
     mount.set_propagation(mount.fd_path(fd), propagation)
     os.close(fd)
 
 
-def _target(context: Context, destination: str, *, directory: bool) -> int:
+def open_target(context: Context, destination: str, *, directory: bool) -> int:
     fd = mount.make_beneath(context.root_fd, destination, directory=directory)
     if mount.is_directory(fd) != directory:
         os.close(fd)
@@ -395,13 +427,13 @@ def enter_cgroup(context: Context, new_namespace: bool, when: str) -> None:
 
 
 def mount_cgroup(context: Context, destination: str, flags: int) -> None:
-    target = _target(context, destination, directory=True)
+    target = open_target(context, destination, directory=True)
     read_only = mount.attributes(flags)
     if context.hosts.version == 2:
         if context.plan.new_cgroup_namespace:
             mount.mount_filesystem(target, "cgroup2", "cgroup", flags, [])
         else:
-            _bind(context, context.hosts.v2, target, True, read_only, 0, 0, 0, 0)
+            _bind(context, context.hosts.v2, target, True, (read_only, 0, 0, 0, 0))
         os.close(target)
         return
     # v1: one directory for each hierarchy, showing the container's own group as its root.
@@ -415,8 +447,8 @@ def mount_cgroup(context: Context, destination: str, flags: int) -> None:
         if mount_point not in seen:
             seen.add(mount_point)
             group = context.cgroup.directory_at(mount_point)
-            inner = _target(context, at, directory=True)
-            _bind(context, group if os.path.isdir(group) else mount_point, inner, False, read_only, 0, 0, 0, 0)
+            inner = open_target(context, at, directory=True)
+            _bind(context, group if os.path.isdir(group) else mount_point, inner, False, (read_only, 0, 0, 0, 0))
             os.close(inner)
         plain = name.removeprefix("name=")
         if plain != base:
@@ -430,26 +462,48 @@ def mount_cgroup(context: Context, destination: str, flags: int) -> None:
 def make_device(
     context: Context, path: str, kind: str, major: int, minor: int, mode: int, uid: int, gid: int, bind: bool
 ) -> None:
+    file_type = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[kind]
+    number = os.makedev(major, minor) if kind != "p" else 0
+    if bind:  # mknod is not allowed in a user namespace, so the host's node shows through
+        _bind_device(context, path, file_type, number)
+        return
     parent_path, name = os.path.split(path)
     parent = mount.make_beneath(context.root_fd, parent_path, directory=True)
     try:
-        if bind:
-            # mknod is not allowed in a user namespace, so the host's node shows through.
-            target = _target(context, path, directory=False)
-            _bind(context, path, target, False, 0, 0, 0, 0, 0)
-            os.close(target)
-            return
-        file_type = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[kind]
         try:
-            os.mknod(name, file_type | mode, os.makedev(major, minor), dir_fd=parent)
+            os.mknod(name, file_type | mode, number, dir_fd=parent)
         except FileExistsError:
             have = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if have.st_rdev != os.makedev(major, minor) or stat.S_IFMT(have.st_mode) != file_type:
+            if have.st_rdev != number or stat.S_IFMT(have.st_mode) != file_type:
                 raise InvalidSpec(f"linux.devices: {path} exists in the container and is not that device") from None
+        except PermissionError:
+            if kind == "p":
+                raise
+            _bind_device(context, path, file_type, number)  # the runtime itself is in a user namespace
+            return
         os.chmod(f"{mount.fd_path(parent)}/{name}", mode)  # mknod obeys the umask, the spec does not
         os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
     finally:
         os.close(parent)
+
+
+def _bind_device(context: Context, path: str, file_type: int, number: int) -> None:
+    """The host's node of the same path, if it is that device: what a name stands for is not the bundle's to say."""
+    try:
+        source = _open_host_path(context, path)
+    except OSError as error:
+        raise InvalidSpec(f"linux.devices: {path}: in a user namespace it must be there on the host: {error.strerror}") from None
+    try:
+        have = os.fstat(source)
+        if have.st_rdev != number or stat.S_IFMT(have.st_mode) != file_type:
+            raise InvalidSpec(f"linux.devices: {path} on the host, to be bound in a user namespace, is not that device")
+        tree = mount.clone_tree(source, recursive=False)
+    finally:
+        os.close(source)
+    target = open_target(context, path, directory=False)
+    mount.attach(tree, target)
+    os.close(tree)
+    os.close(target)
 
 
 def make_link(context: Context, target: str, path: str) -> None:
@@ -476,7 +530,7 @@ def open_console(context: Context) -> None:
     context.terminal_fd = unlock_terminal(master, context.plan.process)
     slave_name = f"/dev/pts/{struct.unpack('i', fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0]}"
     source = mount.open_beneath(context.root_fd, slave_name)
-    target = _target(context, "/dev/console", directory=False)
+    target = open_target(context, "/dev/console", directory=False)
     tree = mount.clone_tree(source, recursive=False)
     mount.attach(tree, target)
     for fd in (source, target, tree):
@@ -537,7 +591,19 @@ def run_create_hooks(context: Context) -> None:
 
 
 def pivot(context: Context) -> None:
-    """The new root over the old one, then the old one is let go: nothing of the host is left to reach.
+    """Makes the container's root the root, with nothing of the host left to reach where the kernel can do that."""
+    if context.launch.pivot:
+        _pivot_root(context)
+    else:
+        from berth.runtime import mounts  # loaded by container.start
+
+        mounts.move_root(context)
+    os.close(context.root_fd)
+    context.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _pivot_root(context: Context) -> None:
+    """The new root over the old one, then the old one is let go.
 
     pivot_root(".", ".") stacks both at one place and needs no directory inside the image; see the
     NOTES of pivot_root(2).
@@ -551,14 +617,12 @@ def pivot(context: Context) -> None:
     libc.umount2(".", libc.MNT_DETACH)
     os.close(old)
     os.chdir("/")
-    os.close(context.root_fd)
-    context.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def make_readonly(context: Context, path: str) -> None:
     try:
         fd = mount.open_beneath(context.root_fd, path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     tree = mount.clone_tree(fd, recursive=True)
     mount.set_attributes(tree, set_=libc.MOUNT_ATTR_RDONLY, clear=0, recursive=True)
@@ -598,7 +662,7 @@ def make_root_readonly(context: Context) -> None:
 OPERATIONS: "dict[str, Callable[..., None]]" = {
     function.__name__: function
     for function in (
-        prepare_root, mount_filesystem, bind_mount, enter_cgroup, mount_cgroup, make_device, make_link, open_console,
+        prepare_root, mount_filesystem, bind_mount, set_mount_propagation, enter_cgroup, mount_cgroup, make_device, make_link, open_console,
         write_sysctl, raise_loopback, set_hostname, set_domainname, run_create_hooks, pivot, make_readonly, mask, set_root_propagation,
         make_root_readonly,
     )

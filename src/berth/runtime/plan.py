@@ -6,9 +6,7 @@ An operation is data, a name and arguments, so a plan can be printed, compared a
 kernel; `runtime.init` holds the function for each name.
 """
 
-import resource
-
-from berth.errors import InvalidParameter, InvalidSpec, NotImplementedHere
+from berth.errors import InvalidParameter, InvalidSpec
 from berth.linux import capabilities, libc, mount
 
 _CLONE_FLAGS = {
@@ -37,7 +35,17 @@ _DEFAULT_LINKS = (
     ("/proc/self/fd", "/dev/fd"), ("/proc/self/fd/0", "/dev/stdin"),
     ("/proc/self/fd/1", "/dev/stdout"), ("/proc/self/fd/2", "/dev/stderr"), ("pts/ptmx", "/dev/ptmx"),
 )  # fmt: skip
-_RLIMITS = {name: number for name, number in vars(resource).items() if name.startswith("RLIMIT_")}
+# asm-generic/resource.h; the same on every architecture berth knows
+_RLIMITS = {
+    f"RLIMIT_{name}": number
+    for number, name in enumerate(
+        "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
+    )
+}
+# Operations of runtime.mounts, which a start imports only for them.
+_RARE = frozenset(("attach_idmapped", "change_mount", "remount", "require_selinux", "set_label", "mount_copied"))
+# Mounts that take no SELinux label: labelled by the policy, or (mqueue) afterwards.
+_UNLABELLED = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")
 # Sysctls whose value belongs to a namespace: any other would change the host.
 _SYSCTLS = (
     ("kernel.msg", "ipc"), ("kernel.sem", "ipc"), ("kernel.shm", "ipc"), ("fs.mqueue.", "ipc"),
@@ -109,8 +117,8 @@ class Plan:
     """clone_flags: namespaces to make; join: (flag, path) of those to enter; the rest as OCI names it."""
 
     __slots__ = (
-        "cgroup_path", "clone_flags", "gid_mappings", "hooks", "join", "new_cgroup_namespace", "new_time_namespace",
-        "operations", "process", "resources", "root_path", "root_propagation", "time_offsets", "uid_mappings",
+        "cgroup_path", "clone_flags", "gid_mappings", "hooks", "idmapped", "join", "new_cgroup_namespace", "new_time_namespace",
+        "operations", "process", "rare", "resources", "root_path", "root_propagation", "time_offsets", "uid_mappings",
     )  # fmt: skip
 
     def __init__(self, spec: dict, bundle: str) -> None:
@@ -138,7 +146,9 @@ class Plan:
             self.resources = {**self.resources, "devices": self.resources["devices"] + _DEFAULT_DEVICE_RULES}
         self.process = Process(spec["process"], linux, spec.get("annotations") or {})
         self.hooks: dict[str, list[dict]] = {point: found for point, found in (spec.get("hooks") or {}).items() if found}
-        self.operations = tuple(_operations(spec, linux, namespaces, self))
+        self.idmapped: list[IdMapped] = []
+        self.operations = tuple(_operations(spec, linux, namespaces, bundle, self))
+        self.rare = any(operation.name in _RARE for operation in self.operations)
 
     @property
     def user_namespace(self) -> bool:
@@ -150,14 +160,19 @@ class Plan:
         return "\n".join(operation.describe() for operation in self.operations)
 
 
-def _operations(spec: dict, linux: dict, namespaces: dict[str, str], plan: Plan) -> list[Operation]:
+def _operations(spec: dict, linux: dict, namespaces: dict[str, str], bundle: str, plan: Plan) -> list[Operation]:
     in_user_namespace = plan.user_namespace
-    found = [Operation("prepare_root", plan.root_path, _root_propagation(linux))]
+    found = []
+    if label := linux.get("mountLabel"):
+        if '"' in label:
+            raise InvalidSpec(f"linux.mountLabel: {label!r} is no label: it has a quotation mark")
+        found.append(Operation("require_selinux", label))
+    found += [Operation("prepare_root", plan.root_path, _root_propagation(linux))]
     for index, entry in enumerate(spec.get("mounts") or []):
         if entry.get("type") in ("cgroup", "cgroup2"):
             # A v2 mount shows the tree from the namespace's root, so the parent must have put us there.
             found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "where the mount needs it"))
-        found.append(_mount(index, entry))
+        found += _mounts(index, entry, linux, bundle, plan)
     found += _devices(linux, in_user_namespace)
     if plan.process.terminal:
         found.append(Operation("open_console"))
@@ -194,31 +209,115 @@ def _root_propagation(linux: dict) -> int:
     return mount.MS_SLAVE | mount.MS_REC if "shared" in name else mount.PROPAGATION[name] | mount.MS_REC
 
 
-def _mount(index: int, entry: dict) -> Operation:
+def _mounts(index: int, entry: dict, linux: dict, bundle: str, plan: Plan) -> list[Operation]:
+    """What one entry of `mounts` takes."""
     options = mount.parse_options(entry.get("options") or [])
-    fstype = entry.get("type") or ""
-    destination, source = entry["destination"], entry.get("source") or ""
-    bind = fstype == "bind" or options.flags & mount.MS_BIND
-    if options.idmap or entry.get("uidMappings"):
-        raise NotImplementedHere(f"mounts[{index}]: idmapped bind mounts are not supported by this runtime yet")
-    if bind:
-        if not source:
-            raise InvalidSpec(f"mounts[{index}].source: a bind mount needs one")
-        recursive = bool(options.flags & mount.MS_REC)
-        set_ = mount.attributes(options.flags)
-        clear = mount.attributes(options.cleared) & ~set_
-        return Operation(
-            "bind_mount", source, destination, recursive, set_, clear,
-            options.recursive_set, options.recursive_clear, options.propagation,
-        )  # fmt: skip
+    destination = entry["destination"]
+    bind = entry.get("type") == "bind" or bool(options.flags & mount.MS_BIND)
+    if options.flags & mount.MS_REMOUNT:
+        flags = options.flags & ~mount.MS_REC | (mount.MS_BIND if bind else 0)
+        found = [Operation("remount", destination, flags, options.cleared, tuple(options.data))]
+    elif bind:
+        return [_bind(index, entry, options, linux, bundle, plan)]
+    elif options.idmap or entry.get("uidMappings"):
+        raise InvalidSpec(f"mounts[{index}]: only a bind mount can be idmapped; {destination} is none")
+    else:
+        found = _new_mount(index, entry, options, linux.get("mountLabel") or "")
+    if options.recursive_set or options.recursive_clear:
+        found.append(Operation("change_mount", destination, options.recursive_set, options.recursive_clear))
+    if options.propagation:
+        found.append(Operation("set_mount_propagation", destination, options.propagation))
+    return found
+
+
+def _new_mount(index: int, entry: dict, options: mount.Options, label: str) -> list[Operation]:
+    fstype, destination = entry.get("type") or "", entry["destination"]
     if fstype in ("cgroup", "cgroup2"):
-        return Operation("mount_cgroup", destination, options.flags)
+        return [Operation("mount_cgroup", destination, options.flags)]
     if not fstype:
         raise InvalidSpec(f"mounts[{index}].type: is missing, and the mount is not a bind mount")
-    return Operation(
-        "mount_filesystem", fstype, source or fstype, destination, options.flags, tuple(options.data),
-        options.propagation, options.copy_up,
-    )  # fmt: skip
+    data = list(options.data)
+    if label and fstype not in _UNLABELLED:
+        # In quotes, as the categories of a label have commas (security/selinux/hooks.c).
+        data.append(f'context="{label}"')
+    keep_mode = fstype == "tmpfs" and not any(option.startswith("mode=") for option in data)
+    name = "mount_copied" if options.copy_up and fstype == "tmpfs" else "mount_filesystem"
+    found = [Operation(name, fstype, entry.get("source") or fstype, destination, options.flags, tuple(data), keep_mode)]
+    if label and fstype == "mqueue":
+        found.append(Operation("set_label", destination, label))
+    return found
+
+
+def _bind(index: int, entry: dict, options: mount.Options, linux: dict, bundle: str, plan: Plan) -> Operation:
+    source, destination = entry.get("source") or "", entry["destination"]
+    if not source:
+        raise InvalidSpec(f"mounts[{index}].source: a bind mount needs one")
+    if not source.startswith("/"):
+        source = f"{bundle}/{source}"  # config.md#mounts: relative to the bundle
+    recursive = bool(options.flags & mount.MS_REC)
+    changes = (*mount.attribute_changes(options), options.recursive_set, options.recursive_clear, options.propagation)
+    if not (options.idmap or entry.get("uidMappings")):
+        return Operation("bind_mount", source, destination, recursive, changes)
+    plan.idmapped.append(IdMapped(f"mounts[{index}]", source, recursive, changes, entry, options, linux))
+    return Operation("attach_idmapped", len(plan.idmapped) - 1, destination)
+
+
+class IdMapped:
+    """An idmapped bind mount: `at` is its JSON path, `whole_tree` says whether mounts below it are mapped too.
+
+    The maps say which id of the file system (containerID) is seen as which one of the host (hostID);
+    `namespace` is the path of a user namespace whose own are taken, or ''.
+    """
+
+    __slots__ = ("at", "changes", "gid_mappings", "namespace", "recursive", "source", "uid_mappings", "whole_tree")
+
+    def __init__(
+        self, at: str, source: str, recursive: bool, changes: tuple[int, int, int, int, int], entry: dict,
+        options: mount.Options, linux: dict,
+    ) -> None:  # fmt: skip
+        self.at = at
+        self.source = source
+        self.recursive = recursive
+        self.changes = changes
+        self.whole_tree = options.idmap == "ridmap"
+        self.namespace = ""
+        self.uid_mappings: list[dict] = entry.get("uidMappings") or []
+        self.gid_mappings: list[dict] = entry.get("gidMappings") or []
+        if options.maps:
+            self._take(options.maps, linux)
+        if not self.uid_mappings:  # config.md#mounts: then the container's own are meant
+            self.uid_mappings = linux.get("uidMappings") or []
+            self.gid_mappings = linux.get("gidMappings") or []
+            self.namespace = next((n.get("path") or "" for n in linux.get("namespaces") or [] if n["type"] == "user"), "")
+        if not (self.namespace or (self.uid_mappings and self.gid_mappings)):
+            raise InvalidSpec(f"{at}: option {options.idmap}: there are no maps: give it uidMappings and gidMappings, or the container a user namespace")
+
+    def _take(self, maps: str, linux: dict) -> None:
+        """crun(1): `uids=0-1000-1#1-2000-9;gids=...`, each FIRST-HOST-SIZE; `@` makes HOST an id of the container."""
+        for part in maps.split(";"):
+            name, _, text = part.partition("=")
+            if name not in ("uids", "gids"):
+                raise InvalidSpec(f"{self.at}: option idmap: {part!r} is not uids=FIRST-HOST-SIZE or gids=FIRST-HOST-SIZE")
+            own = linux.get(f"{name[:3]}Mappings") or []
+            found = [self._range(one, own) for one in text.split("#")]
+            if name == "uids":
+                self.uid_mappings = found
+            else:
+                self.gid_mappings = found
+        if not (self.uid_mappings and self.gid_mappings):
+            raise InvalidSpec(f"{self.at}: option idmap: expected both uids= and gids=, got {maps!r}")
+
+    def _range(self, text: str, own: list[dict]) -> dict:
+        numbers = text.removeprefix("@").split("-")
+        if len(numbers) != 3 or not all(number.isdigit() and len(number) < 11 for number in numbers) or not int(numbers[2]):
+            raise InvalidSpec(f"{self.at}: option idmap: {text!r} is not FIRST-HOST-SIZE, three numbers")
+        first, host, size = map(int, numbers)
+        if text.startswith("@"):
+            inside = next((m for m in own if m["containerID"] <= host and host + size <= m["containerID"] + m["size"]), None)
+            if inside is None:
+                raise InvalidSpec(f"{self.at}: option idmap: {text!r}: the container's own maps have no such range")
+            host += inside["hostID"] - inside["containerID"]
+        return {"containerID": first, "hostID": host, "size": size}
 
 
 def _devices(linux: dict, in_user_namespace: bool) -> list[Operation]:
@@ -235,7 +334,8 @@ def _devices(linux: dict, in_user_namespace: bool) -> list[Operation]:
             path, kind, device.get("major") or 0, device.get("minor") or 0,
             0o666 if mode is None else mode & 0o7777, device.get("uid") or 0, device.get("gid") or 0,
         )  # fmt: skip
-    found += [Operation("make_device", *device, in_user_namespace) for device in wanted.values()]
+    # A FIFO is no device, and may be made anywhere.
+    found += [Operation("make_device", *device, in_user_namespace and device[1] != "p") for device in wanted.values()]
     found += [Operation("make_link", target, path) for target, path in _DEFAULT_LINKS]
     return found
 
@@ -266,8 +366,8 @@ def _rlimit(index: int, limit: dict) -> tuple[int, int, int]:
     number = _RLIMITS.get(limit["type"])
     if number is None:
         raise InvalidSpec(f"process.rlimits[{index}].type: {limit['type']!r} is not a limit of this kernel")
-    top = (1 << 64) - 1
-    soft, hard = (resource.RLIM_INFINITY if limit[key] in (-1, top) else limit[key] for key in ("soft", "hard"))
+    # resource.setrlimit takes signed numbers; RLIM_INFINITY, all bits set, is -1 to it.
+    soft, hard = (limit[key] - (1 << 64) if limit[key] >= 1 << 63 else limit[key] for key in ("soft", "hard"))
     return number, soft, hard
 
 
