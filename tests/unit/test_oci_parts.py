@@ -164,7 +164,10 @@ def test_a_container_is_made_once_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_status_comes_from_the_process(tmp_path: Path) -> None:
     container = state.Container.create(str(tmp_path), "x")
-    assert state.Container.load(str(tmp_path), "x").status() == state.CREATING  # somebody holds the lock
+    asked = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from berth.runtime import state; print(state.Container.load({str(tmp_path)!r}, 'x').status())"
+    seen = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert seen.strip() == state.CREATING  # somebody, another process, holds the lock
+    assert container.status() == state.CREATING
     process = subprocess.Popen(["sleep", "1000"])
     container.save(pid=process.pid, start_time=state.start_time(process.pid))
     container.unlock()

@@ -136,8 +136,8 @@ def start(settings: Settings, container: Container) -> None:
     """Lets the program of a created container run; returns once it has replaced init. Raises Conflict, StartFailed."""
     status = container.status(settings.hosts)
     if status != CREATED:
-        already = "cannot start a container that has stopped" if status == STOPPED else f"cannot start an already {status} container"
-        raise errors.Conflict(f"{already}: {container.id}")
+        why = {STOPPED: "a container that has stopped", PAUSED: "a paused container, resume it first"}
+        raise errors.Conflict(f"cannot start {why.get(status, f'an already {status} container')}: {container.id}")
     directory_fd = container.open()
     try:
         channel = sockets.connect(f"/proc/self/fd/{directory_fd}/{START_SOCKET}", sockets.SOCK_SEQPACKET)
@@ -253,6 +253,11 @@ def open_init(container: Container) -> int:
 def delete(settings: Settings, container: Container, *, force: bool) -> None:
     """Undoes `create`. Conflict for a container that runs, unless forced; a created one is ended first."""
     container.lock()  # waits for a create that is not done; a killed one holds nothing
+    try:
+        container.read()  # what that create has written meanwhile
+    except errors.DataLoss:
+        if not force:
+            raise
     status = container.status(settings.hosts)
     if status in (RUNNING, PAUSED) and not force:
         container.unlock()
@@ -338,8 +343,11 @@ def update(settings: Settings, container: Container, resources: dict) -> None:
 # -- exec ---------------------------------------------------------------------------------------------
 
 
-def execute(settings: Settings, container: Container, process: dict, launch: Launch, *, ignore_paused: bool, subgroup: str = "") -> processes.Started:
-    """One more program in a container. process: as in config.json, checked here. Raises Conflict, StartFailed."""
+def execute(settings: Settings, container: Container, process: dict, launch: Launch, *, ignore_paused: bool, below: "dict[str, str] | None" = None) -> processes.Started:
+    """One more program in a container. process: as in config.json, checked here. Raises Conflict, StartFailed.
+
+    below: of controllers ('' for all), the group below the container's own that the program goes to.
+    """
     spec.check_process(process)
     status = container.status(settings.hosts)
     if status in (STOPPED, CREATING):
@@ -348,8 +356,8 @@ def execute(settings: Settings, container: Container, process: dict, launch: Lau
         raise errors.Conflict(f"cannot exec in a paused container: {container.id} (use --ignore-paused)")
     document = container.spec()
     group = container.group(settings.hosts)
-    if group and subgroup:
-        raise errors.NotImplementedHere(f"--cgroup {subgroup!r}: not yet")
+    if below:
+        group = _group_below(group, below, settings)
     launch.on_listener = lambda fd: _send_listener(container, document, fd)
     linux = document.get("linux") or {}
     planned = Process(process, {"seccomp": linux.get("seccomp")}, document.get("annotations") or {})
@@ -360,6 +368,26 @@ def execute(settings: Settings, container: Container, process: dict, launch: Lau
         return processes.execute(planned, pidfd, container.values["pid"], group, launch)
     finally:
         os.close(pidfd)
+
+
+def _group_below(group: "cgroup.Cgroup | None", below: "dict[str, str]", settings: Settings) -> cgroup.Cgroup:
+    saved = group.saved() if group else {}
+    paths = dict(saved.get("paths") or {})
+    if not paths:
+        raise errors.InvalidParameter("--cgroup: the container has no cgroup of its own")
+    for controller, path in below.items():
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise errors.InvalidParameter(f"--cgroup {path!r}: '..' would lead out of the container's cgroup")
+        names = [controller] if controller else list(paths)
+        for name in names:
+            if name not in paths:
+                known = ", ".join(sorted(filter(None, paths))) or "none: cgroup v2 has one path for all, without a prefix"
+                raise errors.InvalidParameter(f"--cgroup {controller}:{path}: the container has no controller {controller!r}; there is {known}")
+            paths[name] = "/".join([paths[name], *parts])
+            if not os.path.isdir(paths[name]):
+                raise errors.InvalidParameter(f"--cgroup {path!r}: {paths[name]} does not exist; --cgroup takes a group that is there already")
+    return cgroup.reopen({**saved, "manager": "cgroupfs", "paths": paths}, settings.hosts)
 
 
 def _now() -> str:

@@ -1,7 +1,8 @@
 """One container on disk, between one call of the runtime and the next.
 
     ROOT/ID/             --root (/run/berth/oci), one directory a container
-      lock               held (flock) by whoever creates or deletes it; the kernel lets go when that dies
+      lock               held by whoever creates or deletes it; the kernel lets go when that dies. A record lock
+                         (fcntl): one of flock's would live on in init, which is forked meanwhile and waits for `start`
       state.json         what cannot be asked of the kernel; whole or not there (renamed into place)
       config.json        the specification as it was at `create`: later edits must not matter
       start.sock         there while the container is created and not started; init waits on it
@@ -69,19 +70,31 @@ class Container:
     def load(cls, root: str, identity: str) -> "Container":
         """The container of that id; NotFound where there is none."""
         container = cls(root, identity)
-        text = cgroup.read_file(f"{container.directory}/state.json")
-        if not text and not os.path.isdir(container.directory):
-            raise errors.NotFound(f"container {identity!r} does not exist in {root}")
-        try:
-            container.values = loads(text) if text else {}
-        except ValueError:
-            raise errors.DataLoss(f"{container.directory}/state.json is damaged; delete --force {identity}") from None
+        container.read()
         return container
 
+    def read(self) -> None:
+        """Takes state.json as it is by now; NotFound where there is no container."""
+        text = cgroup.read_file(f"{self.directory}/state.json")
+        if not text and not os.path.isdir(self.directory):
+            raise errors.NotFound(f"container {self.id!r} does not exist in {os.path.dirname(self.directory)}")
+        try:
+            self.values = loads(text) if text else {}
+        except ValueError:
+            raise errors.DataLoss(f"{self.directory}/state.json is damaged; delete --force {self.id}") from None
+
     def lock(self) -> None:
-        """Waits for whoever is creating or deleting the container."""
-        self._lock_fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        """Waits for whoever is creating or deleting the container. NotFound if it is gone by then."""
+        path = f"{self.directory}/lock"
+        try:
+            self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX)
+            same = os.path.samestat(os.fstat(self._lock_fd), os.stat(path))
+        except FileNotFoundError:
+            same = False
+        if not same:  # else we would remove one that has been made since
+            self.unlock()
+            raise errors.NotFound(f"container {self.id!r} has just been deleted")
 
     def unlock(self) -> None:
         if self._lock_fd >= 0:
@@ -89,12 +102,14 @@ class Container:
             self._lock_fd = -1
 
     def _is_locked(self) -> bool:
+        if self._lock_fd >= 0:
+            return True  # by us; closing another descriptor of the file would let it go (fcntl(2))
         try:
             fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who ask do not see each other
             return False
         except OSError:
             return True
@@ -143,10 +158,13 @@ class Container:
             return CREATING if self._is_locked() else STOPPED
         if not self.pid:
             return STOPPED
-        if os.path.exists(f"{self.directory}/{START_SOCKET}"):
-            return CREATING if self.values.get("creating") and self._is_locked() else CREATED
+        waits = os.path.exists(f"{self.directory}/{START_SOCKET}")
+        if waits and self.values.get("creating") and self._is_locked():
+            return CREATING
         group = self.group(hosts) if hosts else None
-        return PAUSED if group and group.frozen() else RUNNING
+        if group and group.frozen():
+            return PAUSED
+        return CREATED if waits else RUNNING
 
     def remove(self) -> None:
         """The directory and what is in it, and the lock with it."""

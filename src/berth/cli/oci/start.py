@@ -47,7 +47,7 @@ _EXEC_FLAGS: "tuple[Flag, ...]" = (
     ("no-new-privs", "", "bool", "", "The program and its children can gain no privileges"),
     ("apparmor", "", "string", "PROFILE", "AppArmor profile"),
     ("process-label", "", "string", "LABEL", "SELinux label"),
-    ("cgroup", "", "string", "PATH", "Run in this cgroup below the container's own"),
+    ("cgroup", "", "list", "[CONTROLLER,...:]PATH", "Run in this cgroup, which is there already below the container's own"),
     ("ignore-paused", "", "bool", "", "Also in a paused container: it goes on when the container does"),
     ("no-new-keyring", "", "bool", "", "Keep the caller's session keyring"),
     *_STREAM_FLAGS,
@@ -171,7 +171,7 @@ def exec_(call: Invocation) -> int:
     detached = parsed.flag("detach")
     console = _console(parsed)
     started = lifecycle.execute(
-        settings, container, process, launch, ignore_paused=parsed.flag("ignore-paused"), subgroup=parsed.text("cgroup")
+        settings, container, process, launch, ignore_paused=parsed.flag("ignore-paused"), below=_groups_below(parsed.list("cgroup"))
     )
     try:
         _hand_out(parsed, console, started, detached=detached)
@@ -183,6 +183,20 @@ def exec_(call: Invocation) -> int:
     from berth.cli.oci import foreground
 
     return foreground.attend(started)
+
+
+def _groups_below(words: "list[str]") -> "dict[str, str]":
+    """`PATH` for every controller, or `cpu,memory:PATH` as often as needed; by controller."""
+    found: dict[str, str] = {}
+    for word in words:
+        controllers, colon, path = word.rpartition(":")
+        if not colon and len(words) > 1:
+            raise UsageError(f"--cgroup {word!r}: with more than one of them each needs a prefix, as in cpu,memory:{word}")
+        for controller in controllers.split(","):
+            if controller in found or ":" in controller or (colon and not controller):
+                raise UsageError(f"--cgroup {word!r}: expected CONTROLLER,...:PATH, each controller once")
+            found[controller] = path
+    return found
 
 
 def _process(parsed: Parsed, container: "Container") -> dict:
