@@ -60,7 +60,7 @@ class Containers:
         filters = parse_filters(exchange.query.get("filters", ""))
         limit = exchange.number("limit")
         everything = exchange.flag("all") or bool(limit and limit > 0) or bool(set(filters) & {"status", "exited"})
-        found = [c for c in service.all() if everything or c.record.running]
+        found = [c for c in service.all() if everything or c.record.active]
         found = [c for c in found if self._matches(c, filters)]
         if limit and limit > 0:
             found = found[:limit]

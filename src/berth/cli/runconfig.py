@@ -95,6 +95,8 @@ def _pairs(items: "list[str]", flag: str) -> "dict[str, str]":
 
 
 def _host(parsed: Parsed) -> "dict[str, Any]":
+    if parsed.flag("rm") and parsed.text("restart") not in ("", "no"):
+        raise UsageError("conflicting options: cannot specify both --restart and --rm")
     if parsed.given("health-cmd") and parsed.flag("no-healthcheck"):
         raise UsageError("--no-healthcheck conflicts with --health-* options")
     host: dict[str, Any] = {
@@ -114,7 +116,7 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
         "Devices": [_device(item) for item in parsed.list("device")],
         "DeviceCgroupRules": parsed.list("device-cgroup-rule") or None,
         "LogConfig": {"Type": parsed.text("log-driver"), "Config": _pairs(parsed.list("log-opt"), "--log-opt")},
-        "RestartPolicy": {"Name": parsed.text("restart", "no").partition(":")[0] or "no", "MaximumRetryCount": 0},
+        "RestartPolicy": restart_policy(parsed.text("restart")),
         "CpuShares": parsed.number("cpu-shares"), "CpuPeriod": parsed.number("cpu-period"),
         "CpuQuota": parsed.number("cpu-quota"), "CpuRealtimePeriod": parsed.number("cpu-rt-period"),
         "CpuRealtimeRuntime": parsed.number("cpu-rt-runtime"), "CpusetCpus": parsed.text("cpuset-cpus"),
@@ -149,6 +151,17 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
 
         host["ConsoleSize"] = list(size())
     return host
+
+
+def restart_policy(text: str) -> "dict[str, Any]":
+    """`on-failure:3` -> Docker's RestartPolicy; what it may be, the engine says."""
+    name, colon, count = text.partition(":")
+    if colon and (not name or ":" in count):
+        raise UsageError("invalid restart policy format: " + ("no policy provided before colon" if not name else "maximum retry count must be an integer"))
+    try:
+        return {"Name": name or "no", "MaximumRetryCount": int(count) if colon else 0}
+    except ValueError:
+        raise UsageError("invalid restart policy format: maximum retry count must be an integer") from None
 
 
 def _nano_cpus(text: str) -> int:

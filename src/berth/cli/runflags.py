@@ -68,7 +68,7 @@ CREATE_FLAGS: "tuple[Flag, ...]" = (
     ("pull", "", "string", "WHEN", "always, missing or never"),
     ("quiet", "q", "bool", "", "No progress of a pull"),
     ("read-only", "", "bool", "", "Mount the root file system read-only"),
-    ("restart", "", "string", "POLICY", "Only 'no' in this version"),
+    ("restart", "", "string", "POLICY", "Start it again when it ends: no, on-failure[:N], always or unless-stopped"),
     ("rm", "", "bool", "", "Remove the container when it ends"),
     ("runtime", "", "string", "NAME", "OCI runtime: berth (default), runc, crun or one the engine was told of"),
     ("security-opt", "", "list", "OPTION", "seccomp=, apparmor=, label=, no-new-privileges, systempaths=unconfined"),

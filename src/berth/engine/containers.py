@@ -16,6 +16,7 @@ from berth.engine.logs import LogReader, timestamp_s
 from berth.engine.monitors import MonitorConnection
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
+from berth.engine.running import RESTARTING_TEXT
 from berth.engine.state import Record
 from berth.linux import grace
 from berth.oci import reference
@@ -134,10 +135,10 @@ class ContainerService(Restoring):
     async def remove(self, container: Container, *, force: bool) -> None:
         """Removes a container that does not run; with force, ends it first."""
         record = container.record
-        if record.running:
+        if record.active:
             if not force:
                 raise errors.Conflict(
-                    f"cannot remove container {json.dumps('/' + record.name)}: container is running: stop the container "
+                    f"cannot remove container {json.dumps('/' + record.name)}: container is {record.status}: stop the container "
                     "before removing or force remove"
                 )
             await self.kill(container, "SIGKILL")
@@ -153,15 +154,20 @@ class ContainerService(Restoring):
         None where the container has ended: there is nothing more to come.
         """
         record = container.record
-        if record.running:
+        if record.status == state.PAUSED:
+            raise errors.Conflict(f"Container {record.id} is paused, unpause the container before attach")
+        if record.status == state.RESTARTING:
+            raise errors.Conflict(RESTARTING_TEXT.format(record.id))
+        return await self._connect(container, wants)
+
+    async def _connect(self, container: Container, wants: int) -> MonitorConnection | None:
+        if container.record.running:
             try:
                 connection = await MonitorConnection.of_directory(self.state_directory(container))
             except OSError:
                 return None
             await connection.attach(wants)
             return connection
-        if record.status == state.PAUSED:
-            raise errors.Conflict(f"Container {record.id} is paused. Unpause the container before attach")
         ours, theirs = socket.socketpair()
         container.pending_attach.append((theirs, wants))
         return await MonitorConnection.of_socket(ours)
@@ -211,4 +217,4 @@ class ContainerService(Restoring):
         if not container.record.running:
             return None
         # Lines are in the file before the frame that announces them is sent.
-        return await self.attach(container, frames.WANT_STDOUT | frames.WANT_STDERR)
+        return await self._connect(container, frames.WANT_STDOUT | frames.WANT_STDERR)

@@ -12,6 +12,7 @@ from berth.engine.containers import Container, ContainerService
 from berth.engine.events import EventBus
 from berth.engine.hostfiles import start_ticks
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
+from berth.engine.running import RESTARTING_TEXT
 from berth.engine.tasks import Tasks
 from berth.runtime import frames
 
@@ -178,6 +179,8 @@ class ExecService:
     def _check_running(self, container: Container) -> None:
         if container.record.status == state.PAUSED:
             raise errors.Conflict(f"Container {container.record.id} is paused, unpause the container before exec")
+        if container.record.status == state.RESTARTING:
+            raise errors.Conflict(RESTARTING_TEXT.format(container.record.id))
         if not container.record.running:
             raise errors.Conflict(f"container {container.record.id} is not running")
 

@@ -40,6 +40,8 @@ class Container:
         self.exit_waiters: list[asyncio.Future[int]] = []
         self.removed_waiters: list[asyncio.Future[int]] = []
         self.execs: list[str] = []
+        self.cancelled = False  # a person has ended this run: no restart after it
+        self.restart_cancelled = asyncio.Event()
 
 
 class Host:

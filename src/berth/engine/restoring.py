@@ -1,15 +1,20 @@
 """After a crash: an engine that starts finds out what became of the containers of the one before it."""
 
 import asyncio
+import logging
 import os
 
 from berth import errors
-from berth.engine import hostfiles, state
+from berth.engine import hostfiles, restarts, state
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
 from berth.engine.running import Running
 from berth.engine.state import Record
 from berth.linux import cgroup
+
+log = logging.getLogger("berth.containers")
+
+_STARTS_AT_ONCE = 4
 
 
 class Restoring(Running):
@@ -24,12 +29,36 @@ class Restoring(Running):
             message = await self._reunite(container)
             if message:
                 mended.append(f"container {container.record.id[:SHORT]}: {message}")
+        self._tasks.spawn(self._start_by_policy([c for c in self.all() if self._starts_with_engine(c)]))
         for base in (self._data, self._exec):
             orphans = [f"{base}/{name}" for name in os.listdir(base) if name not in self._by_id]
             if orphans:
                 await asyncio.to_thread(self._remove_orphans, orphans)
                 mended.append(f"{len(orphans)} directories of removed containers in {base}")
         return mended
+
+    def _starts_with_engine(self, container: Container) -> bool:
+        record = container.record
+        policy = restarts.policy_of(record.host)
+        return record.status == state.EXITED and restarts.starts_with_engine(policy, stopped_by_hand=record.stopped_by_hand)
+
+    async def _start_by_policy(self, containers: list[Container]) -> None:
+        """Those first that no other container's namespaces are needed for; a few at a time."""
+        gate = asyncio.Semaphore(_STARTS_AT_ONCE)
+
+        async def one(container: Container) -> None:
+            async with gate:
+                try:
+                    await self.start(container)
+                except errors.BerthError as error:
+                    log.warning("container %s cannot be started: %s", container.record.id[:SHORT], error)
+
+        def joins(container: Container) -> bool:
+            modes = (container.record.host.get(key) or "" for key in ("PidMode", "IpcMode", "NetworkMode"))
+            return any(mode.startswith("container:") for mode in modes)
+
+        for wave in (False, True):
+            await asyncio.gather(*(one(container) for container in containers if joins(container) is wave))
 
     def _remove_orphans(self, paths: list[str]) -> None:
         for path in paths:
@@ -47,6 +76,8 @@ class Restoring(Running):
             connection = await MonitorConnection.of_directory(self.state_directory(container))
             report = await await_started(connection)
         except (OSError, errors.BerthError):
+            if record.status == state.RESTARTING:
+                self._tasks.spawn(self._restart_when_due(container))
             if not record.running:
                 return ""
             await self._monitor_lost(container)

@@ -5,17 +5,21 @@ A running container has a monitor, and the engine one connection to it (`control
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import time
 
 from berth import errors
-from berth.engine import defaults, hostfiles, state, validate
+from berth.engine import defaults, hostfiles, restarts, state, validate
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.preparing import Preparing
 from berth.engine.registry import SHORT, Container
 from berth.runtime import frames
 
+log = logging.getLogger("berth.containers")
+
+RESTARTING_TEXT = "Container {} is restarting, wait until the container is running"
 _KILLED_MONITOR = "the container's monitor was killed, and the container with it"
 _EXIT_CODE_KILLED = 137
 
@@ -31,27 +35,33 @@ class Running(Preparing):
             record = container.record
             if record.status == state.PAUSED:
                 raise errors.Conflict("cannot start a paused container, try unpause instead")
-            if record.running:
+            if record.active:
                 raise errors.NotModified(f"container {record.id[:SHORT]} is already running")
             if record.status == state.REMOVING:
                 raise errors.Conflict(f"container {record.id[:SHORT]} is marked for removal and cannot be started")
-            # The last run's monitor still takes the cgroup and the mount down.
-            await container.monitor_gone.wait()
-            try:
-                connection, report = await self._launch(container)
-            except errors.BerthError as error:
-                await self._start_failed(container, error)
-                raise
-            record.move(state.RUNNING)
-            record.pid, record.started_ns = report["pid"], report["started_ns"]
-            record.pid_start_ticks = hostfiles.start_ticks(record.pid)
-            record.finished_ns, record.exit_code, record.error, record.oom_killed = 0, 0, "", False
-            container.ended.clear()
-            container.control = connection
-            container.monitor_gone.clear()
-            await self._save(container)
-            self._publish(container, "start")
-            self._tasks.spawn(self._watch(container, connection))
+            container.cancelled = record.stopped_by_hand = False
+            record.restarts = record.restart_delay_ms = 0
+            await self._start_locked(container)
+
+    async def _start_locked(self, container: Container) -> None:
+        record = container.record
+        # The last run's monitor still takes the cgroup and the mount down.
+        await container.monitor_gone.wait()
+        try:
+            connection, report = await self._launch(container)
+        except errors.BerthError as error:
+            await self._start_failed(container, error)
+            raise
+        record.move(state.RUNNING)
+        record.pid, record.started_ns = report["pid"], report["started_ns"]
+        record.pid_start_ticks = hostfiles.start_ticks(record.pid)
+        record.exit_code, record.error, record.oom_killed = 0, "", False
+        container.ended.clear()
+        container.control = connection
+        container.monitor_gone.clear()
+        await self._save(container)
+        self._publish(container, "start")
+        self._tasks.spawn(self._watch(container, connection))
 
     async def _launch(self, container: Container) -> tuple[MonitorConnection, dict]:
         message = self._prepare(container)
@@ -78,10 +88,9 @@ class Running(Preparing):
         record = container.record
         record.error = str(error)
         record.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 128
-        for waiter in container.exit_waiters:
-            if not waiter.done():
-                waiter.set_result(record.exit_code)
-        container.exit_waiters.clear()
+        if record.status == state.RESTARTING:
+            record.move(state.EXITED)
+        self._tell_waiters(container)
         if record.auto_remove:
             await self._forget(container)
         else:
@@ -142,8 +151,9 @@ class Running(Preparing):
         record = container.record
         if not record.running:
             return
-        record.move(state.EXITED)
         record.exit_code, record.finished_ns = report["exit_code"], report["finished_ns"]
+        delay_ms = self._restart_delay_ms(container)
+        record.move(state.EXITED if delay_ms is None else state.RESTARTING)
         record.oom_killed, record.error = report["oom_killed"], report.get("error", "")
         record.pid = 0
         if record.oom_killed:
@@ -154,10 +164,66 @@ class Running(Preparing):
         else:
             await self._save(container)
         container.ended.set()
+        self._tell_waiters(container)
+        if record.status == state.RESTARTING:
+            self._tasks.spawn(self._restart_when_due(container))
+
+    def _tell_waiters(self, container: Container) -> None:
         for waiter in container.exit_waiters:
             if not waiter.done():
-                waiter.set_result(record.exit_code)
+                waiter.set_result(container.record.exit_code)
         container.exit_waiters.clear()
+
+    # -- restart policies ---------------------------------------------------------------------------
+
+    def _restart_delay_ms(self, container: Container) -> int | None:
+        """Decides what becomes of one that ended, and keeps it in the record: an engine killed now goes on with it."""
+        record = container.record
+        delay_ms = restarts.next_delay_ms(
+            restarts.policy_of(record.host), exit_code=record.exit_code, restarts=record.restarts,
+            ran_s=(record.finished_ns - record.started_ns) / 1e9, last_delay_ms=record.restart_delay_ms,
+            cancelled=container.cancelled, stopped_by_hand=record.stopped_by_hand,
+        )  # fmt: skip
+        if delay_ms is not None:
+            record.restarts += 1
+            record.restart_delay_ms, record.restart_due_ns = delay_ms, time.time_ns() + delay_ms * 1_000_000
+            container.restart_cancelled.clear()
+        return delay_ms
+
+    async def _restart_when_due(self, container: Container) -> None:
+        record = container.record
+        left_s = restarts.left_s(record.restart_due_ns, time.time_ns(), record.restart_delay_ms)
+        try:
+            await asyncio.wait_for(container.restart_cancelled.wait(), left_s)
+            return
+        except TimeoutError:
+            pass
+        async with container.lock:
+            if record.status != state.RESTARTING or container.cancelled:
+                return
+            try:
+                await self._start_locked(container)
+            except errors.BerthError as error:
+                log.warning("container %s cannot be restarted: %s", record.id[:SHORT], error)
+
+    async def _end_by_hand(self, container: Container) -> bool:
+        """Notes that a person ends this run; True if it only waited to be restarted: then it has ended now."""
+        record = container.record
+        container.cancelled = True
+        if not record.stopped_by_hand:
+            record.stopped_by_hand = True
+            if restarts.policy_of(record.host).name != restarts.NO:
+                await self._save(container)
+        if record.status != state.RESTARTING:
+            return False
+        async with container.lock:  # it may be starting just now
+            if record.status != state.RESTARTING:
+                return False
+            record.move(state.EXITED)
+            container.restart_cancelled.set()
+            await self._save(container)
+            self._tell_waiters(container)
+        return True
 
     # -- signals and ends ---------------------------------------------------------------------------
 
@@ -165,6 +231,8 @@ class Running(Preparing):
         """Sends a signal, SIGKILL by default; Conflict if the container does not run."""
         number = validate.signal_number(signal_text or "SIGKILL")
         record = container.record
+        if record.active and self._ends(container, number) and await self._end_by_hand(container):
+            return
         if not record.running or container.control is None:
             raise errors.Conflict(f"cannot kill container: {record.id}: container {record.id} is not running")
         if record.status == state.PAUSED and number == 9:
@@ -174,9 +242,17 @@ class Running(Preparing):
         if number == 9:
             await container.ended.wait()
 
+    def _ends(self, container: Container, number: int) -> bool:
+        """Whether Docker takes a signal for a person's wish to end: any, unless the container names its stop signal."""
+        own = container.record.config.get("StopSignal")
+        return not own or number in (9, validate.signal_number(own))
+
     async def stop(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
         """The stop signal, then SIGKILL after the timeout (negative: never). NotModified if not running."""
         record = container.record
+        if record.active and await self._end_by_hand(container):
+            self._publish(container, "stop")
+            return
         if not record.running or container.control is None:
             raise errors.NotModified(f"container {record.id[:SHORT]} is already stopped")
         if record.status == state.PAUSED:
@@ -209,6 +285,8 @@ class Running(Preparing):
         async with container.lock:
             if container.record.status == state.PAUSED:
                 raise errors.Conflict(f"Container {container.record.id} is already paused")
+            if container.record.status == state.RESTARTING:
+                raise errors.Conflict(RESTARTING_TEXT.format(container.record.id))
             if not container.record.running:
                 raise errors.Conflict(f"Container {container.record.id} is not running")
             await asyncio.to_thread(self._group(container).freeze, True)
@@ -231,7 +309,7 @@ class Running(Preparing):
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if condition == "removed":
             container.removed_waiters.append(future)
-        elif condition == "next-exit" or container.record.running:
+        elif condition == "next-exit" or container.record.active:
             container.exit_waiters.append(future)
         elif condition in ("", "not-running"):
             future.set_result(container.record.exit_code)

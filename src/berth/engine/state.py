@@ -2,8 +2,10 @@
 
     created ──start──▶ running ◀──pause/unpause──▶ paused
        │                  │ the program ended
-       │ start failed     ▼
-       └──(created)    exited ──start──▶ running
+       │ start failed     ├────────────────▶ restarting ──its time has come──▶ running
+       └──(created)       ▼                      │ kill, stop, or the start failed
+                       exited ◀──────────────────┘
+                       exited ──start──▶ running
     created | exited ──rm──▶ removing ──▶ gone
 """
 
@@ -12,15 +14,17 @@ import time
 
 from berth.errors import Conflict
 
-CREATED, RUNNING, PAUSED, EXITED, REMOVING = "created", "running", "paused", "exited", "removing"
+CREATED, RUNNING, PAUSED, RESTARTING, EXITED, REMOVING = "created", "running", "paused", "restarting", "exited", "removing"
 
 _MOVES = {
     CREATED: (RUNNING, REMOVING),
-    RUNNING: (PAUSED, EXITED),
-    PAUSED: (RUNNING, EXITED),
+    RUNNING: (PAUSED, RESTARTING, EXITED),
+    PAUSED: (RUNNING, RESTARTING, EXITED),
+    RESTARTING: (RUNNING, EXITED),
     EXITED: (RUNNING, REMOVING),
     REMOVING: (),
 }
+
 
 class Record:
     """One container. config, host: Docker's Config and HostConfig; *_ns: nanoseconds since the epoch, 0 for never."""
@@ -41,10 +45,24 @@ class Record:
         self.finished_ns = 0
         self.error = ""
         self.oom_killed = False
+        self._set_later_fields()
+
+    def _set_later_fields(self) -> None:
+        """Fields that records written by an earlier version do not have."""
+        self.restarts = 0  # since a person started it
+        self.restart_delay_ms = 0
+        self.restart_due_ns = 0
+        self.stopped_by_hand = False
 
     @property
     def running(self) -> bool:
+        """Whether its program runs."""
         return self.status in (RUNNING, PAUSED)
+
+    @property
+    def active(self) -> bool:
+        """What Docker calls running: one that waits to be started again counts."""
+        return self.running or self.status == RESTARTING
 
     @property
     def auto_remove(self) -> bool:
@@ -62,5 +80,6 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> "Record":
         record = cls.__new__(cls)
+        record._set_later_fields()
         record.__dict__.update(json.loads(text))
         return record

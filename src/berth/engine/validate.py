@@ -9,7 +9,7 @@ import re
 import signal
 import stat as modes
 
-from berth.engine import bundle, defaults
+from berth.engine import bundle, defaults, restarts
 from berth.errors import InvalidParameter, NotImplementedHere
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -32,6 +32,7 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     """The merged Config and the HostConfig of a new container."""
     if not (config.get("Entrypoint") or []) + (config.get("Cmd") or []):
         raise InvalidParameter("no command specified")
+    restarts.check(host.get("RestartPolicy") or {}, bool(host.get("AutoRemove")))
     _networks(host)
     _later_issues(config, host)
     _namespaces(host)
@@ -70,9 +71,6 @@ def _networks(host: dict) -> None:
 
 
 def _later_issues(config: dict, host: dict) -> None:
-    policy = (host.get("RestartPolicy") or {}).get("Name") or "no"
-    if policy != "no":
-        raise NotImplementedHere(f"restart policy {policy!r} is not there yet in this version of berth; leave it out")
     test = (config.get("Healthcheck") or {}).get("Test") or []
     if test and test[0] not in ("NONE", ""):
         raise NotImplementedHere("health checks are not there yet in this version of berth; use --no-healthcheck")

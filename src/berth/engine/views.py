@@ -52,6 +52,8 @@ def status_text(record: Record) -> str:
     if record.running:
         text = f"Up {duration(now_s - record.started_ns / 1e9)}"
         return f"{text} (Paused)" if record.status == state.PAUSED else text
+    if record.status == state.RESTARTING:
+        return f"Restarting ({record.exit_code}) {duration(now_s - record.finished_ns / 1e9)} ago"
     if record.status == state.CREATED:
         return "Created"
     if record.status == state.REMOVING:
@@ -118,14 +120,14 @@ def inspect(record: Record, *, directory: str, execs: list[str], platform: str, 
     return {
         "Id": record.id, "Created": rfc3339(record.created_ns), "Path": command[0], "Args": command[1:],
         "State": {
-            "Status": record.status, "Running": record.running, "Paused": record.status == state.PAUSED,
-            "Restarting": False, "OOMKilled": record.oom_killed, "Dead": False,
+            "Status": record.status, "Running": record.active, "Paused": record.status == state.PAUSED,
+            "Restarting": record.status == state.RESTARTING, "OOMKilled": record.oom_killed, "Dead": False,
             "Pid": record.pid if record.running else 0, "ExitCode": record.exit_code, "Error": record.error,
             "StartedAt": rfc3339(record.started_ns), "FinishedAt": rfc3339(record.finished_ns),
         },
         "Image": record.image_id, "ResolvConfPath": f"{directory}/resolv.conf", "HostnamePath": f"{directory}/hostname",
         "HostsPath": f"{directory}/hosts", "LogPath": f"{directory}/{record.id}-json.log", "Name": f"/{record.name}",
-        "RestartCount": 0, "Driver": "overlay2", "Platform": platform, "MountLabel": "", "ProcessLabel": "",
+        "RestartCount": record.restarts, "Driver": "overlay2", "Platform": platform, "MountLabel": "", "ProcessLabel": "",
         "AppArmorProfile": apparmor, "ExecIDs": execs or None, "HostConfig": host,
         "GraphDriver": {"Name": "overlay2", "Data": {
             "MergedDir": f"{directory}/rootfs", "UpperDir": f"{directory}/upper", "WorkDir": f"{directory}/work",
