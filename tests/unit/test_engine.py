@@ -428,7 +428,7 @@ def test_requests_that_contradict_themselves(config: dict, host: dict, message: 
     ("config", "host"),
     [
         ({}, {"NetworkMode": "mine"}), ({}, {"PublishAllPorts": True}), ({}, {"PortBindings": {"80/tcp": [{}]}}), ({}, {"Links": ["x"]}),
-        ({"Healthcheck": {"Test": ["CMD", "x"]}}, {}), ({}, {"VolumesFrom": ["x"]}),
+        ({}, {"VolumesFrom": ["x"]}),
         ({}, {"DeviceRequests": [{}]}), ({}, {"StorageOpt": {"size": "1"}}), ({}, {"LogConfig": {"Type": "syslog"}}),
         ({}, {"Binds": ["name:/d"]}), ({}, {"Mounts": [{"Type": "volume", "Target": "/d"}]}),
     ],

@@ -8,7 +8,7 @@ from berth import errors
 from berth.api import streams
 from berth.api.http1 import Exchange
 from berth.api.request import Route, parse_filters
-from berth.engine import views
+from berth.engine import health, views
 from berth.engine.containers import Container
 from berth.engine.logs import parse_time
 from berth.engine.service import Engine
@@ -58,6 +58,7 @@ class Containers:
     async def container_list(self, exchange: Exchange) -> None:
         service = self._engine.containers
         filters = parse_filters(exchange.query.get("filters", ""))
+        _check_filters(filters)
         limit = exchange.number("limit")
         everything = exchange.flag("all") or bool(limit and limit > 0) or bool(set(filters) & {"status", "exited"})
         found = [c for c in service.all() if everything or c.record.active]
@@ -86,12 +87,10 @@ class Containers:
             "before": lambda v: record.created_ns < self._engine.containers.find(v).record.created_ns,
             "since": lambda v: record.created_ns > self._engine.containers.find(v).record.created_ns,
             "volume": lambda v: any(v in (m["Source"], m["Destination"]) for m in views.mount_points(record)),
-            "health": lambda v: v == "none", "publish": lambda v: False, "expose": lambda v: False,
+            "health": lambda v: v == health.status_of(record.health), "publish": lambda v: False, "expose": lambda v: False,
             "is-task": lambda v: v in ("0", "false"), "isolation": lambda v: v == "default",
         }  # fmt: skip
         for key, values in filters.items():
-            if key not in checks:
-                raise errors.InvalidParameter(f"invalid filter '{key}'")
             combine = all if key == "label" else any
             if values and not combine(checks[key](value) for value in values):
                 return False
@@ -211,6 +210,26 @@ def _tree_bytes(path: str) -> int:
             except OSError:
                 continue
     return total
+
+
+_FILTERS = frozenset(
+    "id name status exited ancestor label network before since volume health publish expose is-task isolation".split()
+)
+_FILTER_VALUES = {
+    "status": ("created", "running", "paused", "restarting", "removing", "exited", "dead"),
+    "health": (health.STARTING, health.HEALTHY, health.UNHEALTHY, health.NONE),
+}  # fmt: skip
+
+
+def _check_filters(filters: dict[str, list[str]]) -> None:
+    """Refuses keys and values that Docker refuses, also where there is nothing to filter."""
+    for key, values in filters.items():
+        if key not in _FILTERS:
+            raise errors.InvalidParameter(f"invalid filter '{key}'")
+        for value in values:
+            if value not in _FILTER_VALUES.get(key, (value,)):
+                words = f"Unrecognised filter value for {key}: {value}" if key == "health" else f"invalid filter '{key}={value}'"
+                raise errors.InvalidParameter(words)
 
 
 def _wait_error(container: Container) -> str:

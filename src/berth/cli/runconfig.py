@@ -10,6 +10,11 @@ if TYPE_CHECKING:
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
+_HEALTH_TIMES = (
+    ("health-interval", "Interval"), ("health-timeout", "Timeout"), ("health-start-period", "StartPeriod"),
+    ("health-start-interval", "StartInterval"),
+)  # fmt: skip
+
 
 def size_bytes(text: str, flag: str) -> int:
     """`512m`, `1.5GiB`, `-1` -> bytes, as Docker reads them (powers of 1024)."""
@@ -49,11 +54,41 @@ def container_config(parsed: Parsed) -> "dict[str, Any]":
         config["StopSignal"] = parsed.text("stop-signal")
     if parsed.given("stop-timeout"):
         config["StopTimeout"] = parsed.number("stop-timeout")
-    if parsed.flag("no-healthcheck"):
-        config["Healthcheck"] = {"Test": ["NONE"]}
-    elif parsed.text("health-cmd"):
-        config["Healthcheck"] = {"Test": ["CMD-SHELL", parsed.text("health-cmd")]}
+    config |= _health(parsed)
     return config
+
+
+def _health(parsed: Parsed) -> "dict[str, Any]":
+    """`--health-*` -> {"Healthcheck": ...}, or nothing where none is given: the image's own holds."""
+    given = [flag for flag, _ in _HEALTH_TIMES if parsed.given(flag)]
+    if not given and not parsed.text("health-cmd") and not parsed.number("health-retries"):
+        return {"Healthcheck": {"Test": ["NONE"]}} if parsed.flag("no-healthcheck") else {}
+    if parsed.flag("no-healthcheck"):
+        raise UsageError("--no-healthcheck conflicts with --health-* options")
+    check: dict[str, Any] = {}
+    if parsed.text("health-cmd"):
+        check["Test"] = ["CMD-SHELL", parsed.text("health-cmd")]
+    if parsed.number("health-retries") < 0:
+        raise UsageError("--health-retries cannot be negative")
+    if parsed.number("health-retries"):
+        check["Retries"] = parsed.number("health-retries")
+    for flag, key in _HEALTH_TIMES:
+        if parsed.given(flag):
+            check[key] = duration_ns(parsed.text(flag), flag)
+    return {"Healthcheck": check}
+
+
+def duration_ns(text: str, flag: str) -> int:
+    """`1m30s` -> nanoseconds; UsageError in Docker's words."""
+    from berth.models import durations
+
+    try:
+        found = durations.parse_ns(text)
+    except ValueError as error:
+        raise UsageError(f'invalid argument "{text}" for "--{flag}" flag: {error}') from None
+    if found < 0:
+        raise UsageError(f"--{flag} cannot be negative")
+    return found
 
 
 def environment(parsed: Parsed) -> "list[str]":
@@ -97,8 +132,6 @@ def _pairs(items: "list[str]", flag: str) -> "dict[str, str]":
 def _host(parsed: Parsed) -> "dict[str, Any]":
     if parsed.flag("rm") and parsed.text("restart") not in ("", "no"):
         raise UsageError("conflicting options: cannot specify both --restart and --rm")
-    if parsed.given("health-cmd") and parsed.flag("no-healthcheck"):
-        raise UsageError("--no-healthcheck conflicts with --health-* options")
     host: dict[str, Any] = {
         "Binds": parsed.list("volume") or None, "AutoRemove": parsed.flag("rm"), "Privileged": parsed.flag("privileged"),
         "NetworkMode": parsed.text("network") or parsed.text("net") or "default",

@@ -67,7 +67,7 @@ class ContainerService(Restoring):
         except BaseException:
             del self._by_id[identity], self._by_name[name]
             raise
-        self._publish(container, "create")
+        self.publish(container, "create")
         return container, warnings
 
     def _warm_up(self) -> None:
@@ -129,8 +129,8 @@ class ContainerService(Restoring):
         container.record.name = name
         self._by_name[name] = container
         del self._by_name[old]
-        await self._save(container)
-        self._publish(container, "rename", {"oldName": f"/{old}"})
+        await self.save(container)
+        self.publish(container, "rename", {"oldName": f"/{old}"})
 
     async def remove(self, container: Container, *, force: bool) -> None:
         """Removes a container that does not run; with force, ends it first."""

@@ -202,6 +202,12 @@ class ExecService:
             exec_.container.execs.remove(exec_.id)
         asyncio.get_running_loop().call_later(_KEPT_AFTER_END_S, self._by_id.pop, exec_.id, None)
 
+    def drop(self, exec_: Exec) -> None:
+        """Forgets one whose exit code nobody will ask for."""
+        self._by_id.pop(exec_.id, None)
+        if exec_.id in exec_.container.execs:
+            exec_.container.execs.remove(exec_.id)
+
     async def resize(self, exec_: Exec, rows: int, columns: int) -> None:
         if exec_.control is None:
             raise errors.Conflict(f"exec {exec_.id} is not running")

@@ -4,6 +4,7 @@ Absent and null mean the default, as Go decodes them; fields that are not listed
 Source: Docker Engine API v1.51, ContainerConfig and HostConfig.
 """
 
+from berth.engine import health
 from berth.errors import InvalidParameter
 
 _TEXT, _NUMBER, _FLAG, _TEXTS, _MAP, _OBJECTS = "a string", "a number", "true or false", "a list of strings", "an object of strings", "a list of objects"
@@ -33,6 +34,10 @@ _MEMBERS = {
     "BlkioWeightDevice": {"Path": _TEXT, "Weight": _NUMBER},
     **{f"BlkioDevice{what}": {"Path": _TEXT, "Rate": _NUMBER} for what in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")},
 }  # fmt: skip
+_HEALTHCHECK = {
+    "Test": _TEXTS, **dict.fromkeys(("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries"), _NUMBER),
+}  # fmt: skip
+_RESTART_POLICY = {"Name": _TEXT, "MaximumRetryCount": _NUMBER}
 _OBJECT_FIELDS = ("LogConfig", "RestartPolicy", "PortBindings")
 _INT64 = 1 << 63
 
@@ -55,6 +60,10 @@ def check(config: dict, host: dict) -> None:
     for name in _OBJECT_FIELDS:
         _check_object(host, name, f"HostConfig.{name}")
     _check_object(config, "Healthcheck", "Healthcheck")
+    for name, kind in _HEALTHCHECK.items():
+        _check(config.get("Healthcheck") or {}, name, kind, f"Healthcheck.{name}")
+    for name, kind in _RESTART_POLICY.items():
+        _check(host.get("RestartPolicy") or {}, name, kind, f"HostConfig.RestartPolicy.{name}")
     size = host.get("ConsoleSize")
     if size is not None and not (_is(size, list) and len(size) == 2 and all(_is(n, int) and 0 <= n <= 0xFFFF for n in size)):
         raise InvalidParameter(f"HostConfig.ConsoleSize: expected two numbers, got {size!r}")
@@ -107,6 +116,9 @@ def merged_config(config: dict, image: dict) -> dict:
     inherited = [item for item in image.get("Env") or [] if item.partition("=")[0] not in given]
     merged["Env"] = inherited + [item for item in config.get("Env") or [] if "=" in item]
     merged["Labels"] = {**(image.get("Labels") or {}), **(config.get("Labels") or {})}
+    check = health.merged(config.get("Healthcheck"), image.get("Healthcheck"))
+    if check:
+        merged["Healthcheck"] = check
     for key in ("User", "WorkingDir", "StopSignal", "ExposedPorts", "Volumes"):
         if not merged.get(key) and image.get(key):
             merged[key] = image[key]

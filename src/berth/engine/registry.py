@@ -12,6 +12,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 
 from berth import errors
 from berth.engine import bundle, views
@@ -83,6 +84,7 @@ class Registry:
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
         self._warmed_s = 0.0
+        self.on_running: list[Callable[[Container], None]] = []  # told of each run, and of those found running
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -141,13 +143,13 @@ class Registry:
         parent = (container.record.host.get("CgroupParent") or "/berth").strip("/")
         return cgroup.open_cgroup(f"/{parent}/{container.record.id}", self.host.hosts)
 
-    async def _save(self, container: Container) -> None:
+    async def save(self, container: Container) -> None:
         record = container.record
         await self._database.write(
             ("UPDATE containers SET name = ?, record = ? WHERE id = ?", (record.name, record.to_json(), record.id))
         )
 
-    def _publish(self, container: Container, action: str, extra: dict[str, str] | None = None) -> None:
+    def publish(self, container: Container, action: str, extra: dict[str, str] | None = None) -> None:
         record = container.record
         attributes = {**(record.config.get("Labels") or {}), "image": record.image_name, "name": record.name, **(extra or {})}
         self._events.publish("container", action, record.id, attributes)

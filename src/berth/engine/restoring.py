@@ -5,7 +5,7 @@ import logging
 import os
 
 from berth import errors
-from berth.engine import hostfiles, restarts, state
+from berth.engine import health, hostfiles, restarts, state
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
 from berth.engine.running import Running
@@ -87,8 +87,11 @@ class Restoring(Running):
             record.move(state.RUNNING)
         record.pid, record.started_ns = report["pid"], report["started_ns"]
         record.pid_start_ticks = hostfiles.start_ticks(record.pid)
+        if health.check_of(record.config) and not record.health:
+            record.health = health.fresh(None)
         container.control = connection
         container.monitor_gone.clear()
         self._tasks.spawn(self._watch(container, connection))
-        await self._save(container)
+        await self.save(container)
+        self._tell_running(container)
         return "" if was_running else "had been started; found running"

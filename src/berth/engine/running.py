@@ -11,7 +11,7 @@ import socket
 import time
 
 from berth import errors
-from berth.engine import defaults, hostfiles, restarts, state, validate
+from berth.engine import defaults, health, hostfiles, restarts, state, validate
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.preparing import Preparing
 from berth.engine.registry import SHORT, Container
@@ -56,12 +56,18 @@ class Running(Preparing):
         record.pid, record.started_ns = report["pid"], report["started_ns"]
         record.pid_start_ticks = hostfiles.start_ticks(record.pid)
         record.exit_code, record.error, record.oom_killed = 0, "", False
+        record.health = health.fresh(record.health) if health.check_of(record.config) else None
         container.ended.clear()
         container.control = connection
         container.monitor_gone.clear()
-        await self._save(container)
-        self._publish(container, "start")
+        await self.save(container)
+        self.publish(container, "start")
         self._tasks.spawn(self._watch(container, connection))
+        self._tell_running(container)
+
+    def _tell_running(self, container: Container) -> None:
+        for told in self.on_running:
+            told(container)
 
     async def _launch(self, container: Container) -> tuple[MonitorConnection, dict]:
         message = self._prepare(container)
@@ -94,7 +100,7 @@ class Running(Preparing):
         if record.auto_remove:
             await self._forget(container)
         else:
-            await self._save(container)
+            await self.save(container)
 
     # -- while it runs ------------------------------------------------------------------------------
 
@@ -156,13 +162,15 @@ class Running(Preparing):
         record.move(state.EXITED if delay_ms is None else state.RESTARTING)
         record.oom_killed, record.error = report["oom_killed"], report.get("error", "")
         record.pid = 0
+        if record.health:
+            record.health = {**record.health, "Status": health.UNHEALTHY}
         if record.oom_killed:
-            self._publish(container, "oom")
-        self._publish(container, "die", {"exitCode": str(record.exit_code)})
+            self.publish(container, "oom")
+        self.publish(container, "die", {"exitCode": str(record.exit_code)})
         if record.auto_remove:
             await self._forget(container)
         else:
-            await self._save(container)
+            await self.save(container)
         container.ended.set()
         self._tell_waiters(container)
         if record.status == state.RESTARTING:
@@ -213,7 +221,7 @@ class Running(Preparing):
         if not record.stopped_by_hand:
             record.stopped_by_hand = True
             if restarts.policy_of(record.host).name != restarts.NO:
-                await self._save(container)
+                await self.save(container)
         if record.status != state.RESTARTING:
             return False
         async with container.lock:  # it may be starting just now
@@ -221,7 +229,7 @@ class Running(Preparing):
                 return False
             record.move(state.EXITED)
             container.restart_cancelled.set()
-            await self._save(container)
+            await self.save(container)
             self._tell_waiters(container)
         return True
 
@@ -238,7 +246,7 @@ class Running(Preparing):
         if record.status == state.PAUSED and number == 9:
             await self.unpause(container)
         await container.control.send_signal(number)
-        self._publish(container, "kill", {"signal": str(number)})
+        self.publish(container, "kill", {"signal": str(number)})
         if number == 9:
             await container.ended.wait()
 
@@ -251,7 +259,7 @@ class Running(Preparing):
         """The stop signal, then SIGKILL after the timeout (negative: never). NotModified if not running."""
         record = container.record
         if record.active and await self._end_by_hand(container):
-            self._publish(container, "stop")
+            self.publish(container, "stop")
             return
         if not record.running or container.control is None:
             raise errors.NotModified(f"container {record.id[:SHORT]} is already stopped")
@@ -262,14 +270,14 @@ class Running(Preparing):
             configured = record.config.get("StopTimeout")
             timeout_s = defaults.STOP_TIMEOUT_S if configured is None else configured
         await container.control.send_signal(number)
-        self._publish(container, "kill", {"signal": str(number)})
+        self.publish(container, "kill", {"signal": str(number)})
         try:
             await asyncio.wait_for(container.ended.wait(), None if timeout_s < 0 else timeout_s)
         except TimeoutError:
             if container.control:
                 await container.control.send_signal(9)
             await container.ended.wait()
-        self._publish(container, "stop")
+        self.publish(container, "stop")
 
     async def restart(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
         """stop, then start."""
@@ -278,7 +286,7 @@ class Running(Preparing):
         except errors.NotModified:
             pass
         await self.start(container)
-        self._publish(container, "restart")
+        self.publish(container, "restart")
 
     async def pause(self, container: Container) -> None:
         """Freezes every process of the container."""
@@ -291,8 +299,8 @@ class Running(Preparing):
                 raise errors.Conflict(f"Container {container.record.id} is not running")
             await asyncio.to_thread(self._group(container).freeze, True)
             container.record.move(state.PAUSED)
-            await self._save(container)
-            self._publish(container, "pause")
+            await self.save(container)
+            self.publish(container, "pause")
 
     async def unpause(self, container: Container) -> None:
         """Lets it go on."""
@@ -301,8 +309,8 @@ class Running(Preparing):
                 raise errors.Conflict(f"Container {container.record.id} is not paused")
             await asyncio.to_thread(self._group(container).freeze, False)
             container.record.move(state.RUNNING)
-            await self._save(container)
-            self._publish(container, "unpause")
+            await self.save(container)
+            self.publish(container, "unpause")
 
     def wait_registered(self, container: Container, condition: str) -> "asyncio.Future[int]":
         """A future of the exit code: 'not-running' (default), 'next-exit' or 'removed'."""
@@ -325,7 +333,7 @@ class Running(Preparing):
         self._by_id.pop(record.id, None)
         if self._by_name.get(record.name) is container:
             del self._by_name[record.name]
-        self._publish(container, "destroy")
+        self.publish(container, "destroy")
         for sock, _ in container.pending_attach:
             sock.close()
         for waiter in container.removed_waiters:

@@ -16,6 +16,7 @@ from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
 from berth.engine.monitors import Launcher
 from berth.engine.options import Options
+from berth.engine.probes import HealthService
 from berth.engine.tasks import Tasks
 from berth.store.database import Database
 from berth.store.images import ImageStore
@@ -47,6 +48,7 @@ class Engine:
         )  # fmt: skip
         cache = f"{options.data_root}/cache/seccomp"
         self.execs = ExecService(self.containers, self.launcher, self.events, tasks, cache)
+        self.health = HealthService(self.containers, self.execs, tasks)
 
     def _lock_root(self, data_root: str) -> int:
         """Two engines on one data root would destroy each other's state; the kernel drops the lock with us."""

@@ -53,6 +53,7 @@ class Record:
         self.restart_delay_ms = 0
         self.restart_due_ns = 0
         self.stopped_by_hand = False
+        self.health: dict | None = None  # Docker's Health
 
     @property
     def running(self) -> bool:

@@ -9,7 +9,7 @@ import re
 import signal
 import stat as modes
 
-from berth.engine import bundle, defaults, restarts
+from berth.engine import bundle, defaults, health, restarts
 from berth.errors import InvalidParameter, NotImplementedHere
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -33,6 +33,7 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     if not (config.get("Entrypoint") or []) + (config.get("Cmd") or []):
         raise InvalidParameter("no command specified")
     restarts.check(host.get("RestartPolicy") or {}, bool(host.get("AutoRemove")))
+    health.validate(config.get("Healthcheck") or {})
     _networks(host)
     _later_issues(config, host)
     _namespaces(host)
@@ -71,9 +72,6 @@ def _networks(host: dict) -> None:
 
 
 def _later_issues(config: dict, host: dict) -> None:
-    test = (config.get("Healthcheck") or {}).get("Test") or []
-    if test and test[0] not in ("NONE", ""):
-        raise NotImplementedHere("health checks are not there yet in this version of berth; use --no-healthcheck")
     if host.get("VolumesFrom") or host.get("VolumeDriver"):
         raise NotImplementedHere("volumes by name are not there yet in this version of berth; use host paths")
     if host.get("DeviceRequests"):

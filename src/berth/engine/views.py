@@ -6,7 +6,7 @@ Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, Ima
 import calendar
 import time
 
-from berth.engine import defaults, state
+from berth.engine import defaults, health, state
 from berth.engine.bundle import PROPAGATIONS, user_binds
 from berth.engine.state import Record
 from berth.models.units import duration
@@ -51,7 +51,12 @@ def status_text(record: Record) -> str:
     now_s = time.time()
     if record.running:
         text = f"Up {duration(now_s - record.started_ns / 1e9)}"
-        return f"{text} (Paused)" if record.status == state.PAUSED else text
+        if record.status == state.PAUSED:
+            return f"{text} (Paused)"
+        if record.health:
+            status = record.health["Status"]
+            return f"{text} (health: starting)" if status == health.STARTING else f"{text} ({status})"
+        return text
     if record.status == state.RESTARTING:
         return f"Restarting ({record.exit_code}) {duration(now_s - record.finished_ns / 1e9)} ago"
     if record.status == state.CREATED:
@@ -124,6 +129,7 @@ def inspect(record: Record, *, directory: str, execs: list[str], platform: str, 
             "Restarting": record.status == state.RESTARTING, "OOMKilled": record.oom_killed, "Dead": False,
             "Pid": record.pid if record.running else 0, "ExitCode": record.exit_code, "Error": record.error,
             "StartedAt": rfc3339(record.started_ns), "FinishedAt": rfc3339(record.finished_ns),
+            **({"Health": record.health} if record.health else {}),
         },
         "Image": record.image_id, "ResolvConfPath": f"{directory}/resolv.conf", "HostnamePath": f"{directory}/hostname",
         "HostsPath": f"{directory}/hosts", "LogPath": f"{directory}/{record.id}-json.log", "Name": f"/{record.name}",
