@@ -32,6 +32,7 @@ class Containers:
             ("POST", "/containers/{id}/pause", self.container_pause),
             ("POST", "/containers/{id}/unpause", self.container_unpause),
             ("POST", "/containers/{id}/rename", self.container_rename),
+            ("POST", "/containers/{id}/update", self.container_update),
             ("POST", "/containers/{id}/wait", self.container_wait),
             ("POST", "/containers/{id}/attach", self.container_attach),
             ("POST", "/containers/{id}/resize", self.container_resize),
@@ -132,6 +133,11 @@ class Containers:
     async def container_rename(self, exchange: Exchange) -> None:
         await self._engine.containers.rename(self._container(exchange), exchange.query.get("name", ""))
         exchange.respond(204)
+
+    async def container_update(self, exchange: Exchange) -> None:
+        container = self._container(exchange)
+        warnings = await self._engine.containers.update(container, await exchange.json())
+        exchange.respond(200, {"Warnings": warnings or None})
 
     async def container_remove(self, exchange: Exchange) -> None:
         await self._engine.containers.remove(self._container(exchange), force=exchange.flag("force"))

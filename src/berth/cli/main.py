@@ -31,6 +31,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "wait": ("life", "wait", "Wait until containers stop, print their exit codes"),
     "pause": ("life", "pause", "Freeze all processes of containers"),
     "unpause": ("life", "unpause", "Let paused containers go on"),
+    "update": ("update", "update", "Change limits and restart policy of containers"),
     "rename": ("life", "rename", "Give a container another name"),
     "ps": ("ps", "ps", "List containers"),
     "logs": ("logs", "logs", "Print what a container wrote"),
@@ -49,7 +50,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
 }
 _GROUPS = {
     "container": {**{name: name for name in (
-        "run create start stop restart kill rm wait pause unpause rename logs exec attach").split()},
+        "run create start stop restart kill rm wait pause unpause update rename logs exec attach").split()},
         "ls": "ps", "list": "ps", "ps": "ps", "inspect": "inspect", "remove": "rm"},
     "image": {"ls": "images", "list": "images", "import": "import", "load": "load", "save": "save", "rm": "rmi",
               "remove": "rmi", "tag": "tag", "inspect": "inspect"},

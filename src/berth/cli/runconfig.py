@@ -171,7 +171,7 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
     if parsed.given("pids-limit"):
         host["PidsLimit"] = parsed.number("pids-limit")
     if parsed.text("cpus"):
-        host["NanoCpus"] = _nano_cpus(parsed.text("cpus"))
+        host["NanoCpus"] = nano_cpus(parsed.text("cpus"))
     for flag, key, is_bytes in (
         ("device-read-bps", "BlkioDeviceReadBps", True), ("device-write-bps", "BlkioDeviceWriteBps", True),
         ("device-read-iops", "BlkioDeviceReadIOps", False), ("device-write-iops", "BlkioDeviceWriteIOps", False),
@@ -197,7 +197,7 @@ def restart_policy(text: str) -> "dict[str, Any]":
         raise UsageError("invalid restart policy format: maximum retry count must be an integer") from None
 
 
-def _nano_cpus(text: str) -> int:
+def nano_cpus(text: str) -> int:
     try:
         return round(float(text) * 1_000_000_000)
     except ValueError:

@@ -3,6 +3,7 @@
 One lock per container. The database is written before anybody is told; memory is what is read.
 """
 
+import asyncio
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 
 from berth import errors
-from berth.engine import bundle, hostfiles, names, payload, state, users, validate
+from berth.engine import bundle, hostfiles, names, payload, state, updates, users, validate
 from berth.engine.logs import LogReader, timestamp_s
 from berth.engine.monitors import MonitorConnection
 from berth.engine.registry import SHORT, Container, Host
@@ -41,6 +42,8 @@ class ContainerService(Restoring):
         image = self._images.find(wanted)
         config = payload.merged_config(config, image.config.get("config") or {})
         host.setdefault("NetworkMode", "default")
+        if (host.get("Memory") or 0) > 0 and not host.get("MemorySwap"):
+            host["MemorySwap"] = 2 * host["Memory"]  # Docker's default; an update compares with it
         identity = secrets.token_hex(32)
         if not config.get("Hostname"):
             config["Hostname"] = os.uname().nodename if host.get("NetworkMode") == "host" else identity[:SHORT]
@@ -145,6 +148,34 @@ class ContainerService(Restoring):
         async with container.lock:
             if record.id in self._by_id and record.status != state.REMOVING:
                 await self._forget(container)
+
+    # -- update -------------------------------------------------------------------------------------
+
+    async def update(self, container: Container, request: dict) -> list[str]:
+        """Changes limits and the restart policy, of a running container at once; returns warnings."""
+        changes = updates.wanted(request)
+        async with container.lock:
+            record, warnings = container.record, []
+            try:
+                if record.status == state.REMOVING:
+                    raise errors.Conflict('container is marked for removal and cannot be "update"')
+                if record.running and not self._has_weights(container) and (changes.pop("BlkioWeight", 0) or changes.pop("BlkioWeightDevice", 0)):
+                    warnings.append(updates.NO_WEIGHT)
+                host = updates.merged(record.host, changes)
+                self._check_host_has(host)
+                if record.running and (resources := updates.live_resources(host, changes)):
+                    await asyncio.to_thread(self._group(container).apply, resources)
+            except errors.BerthError as error:
+                raise type(error)(f"Cannot update container {record.id}: {error}") from error
+            record.host = host
+            await self.save(container)
+            self.publish(container, "update")
+        return warnings
+
+    def _has_weights(self, container: Container) -> bool:
+        """Whether the host's I/O scheduler knows weights: only then has a group their files."""
+        directory = self._group(container).directory_of("io" if self.host.hosts.version == 2 else "blkio")
+        return any(os.path.exists(f"{directory}/{name}") for name in ("io.weight", "io.bfq.weight", "blkio.weight", "blkio.bfq.weight"))
 
     # -- streams ------------------------------------------------------------------------------------
 

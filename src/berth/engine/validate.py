@@ -18,6 +18,9 @@ _ULIMITS = (
 ).split()
 _MIN_CPU_QUOTA, _MIN_CPU_PERIOD, _MAX_CPU_PERIOD = 1000, 1000, 1_000_000
 _MAX_HOST_NAME_CHARACTERS = 63
+_CPU_SETS = (
+    ("CpusetCpus", "CPUs", "/sys/devices/system/cpu/online"), ("CpusetMems", "mems", "/sys/devices/system/node/online"),
+)  # fmt: skip
 
 
 def name(text: str) -> None:
@@ -37,7 +40,7 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     _networks(host)
     _later_issues(config, host)
     _namespaces(host)
-    _limits(host)
+    limits(host)
     _mounts(host)
     for device in host.get("Devices") or []:
         device_entries(device)
@@ -92,11 +95,17 @@ def _namespaces(host: dict) -> None:
             raise InvalidParameter(f"invalid {key}: {value!r}; expected one of {', '.join(v for v in values if v)}")
 
 
-def _limits(host: dict) -> None:
+def limits(host: dict, *, update: bool = False) -> None:
+    """Resource limits; of an update only what can be known without the rest."""
     memory, swap = host.get("Memory") or 0, host.get("MemorySwap") or 0
     if 0 < memory < defaults.MIN_MEMORY_BYTES:
         raise InvalidParameter(f"Minimum memory limit allowed is 6MB, not {memory} bytes")
-    if swap > 0 and not memory:
+    reservation = host.get("MemoryReservation") or 0
+    if 0 < reservation < defaults.MIN_MEMORY_BYTES:
+        raise InvalidParameter(f"Minimum memory reservation allowed is 6MB, not {reservation} bytes")
+    if 0 < memory < reservation:
+        raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if swap > 0 and not memory and not update:
         raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
     if 0 < swap < memory:
         raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
@@ -112,6 +121,8 @@ def _limits(host: dict) -> None:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     if host.get("CpuPeriod") and not _MIN_CPU_PERIOD <= host["CpuPeriod"] <= _MAX_CPU_PERIOD:
         raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    for key, words, file in _CPU_SETS:
+        _cpu_set(host.get(key) or "", words, file)
     weight = host.get("BlkioWeight") or 0
     if weight and not 10 <= weight <= 1000:
         raise InvalidParameter("Range of blkio weight is from 10 to 1000")
@@ -126,6 +137,36 @@ def _limits(host: dict) -> None:
             raise InvalidParameter(
                 f"ulimit soft limit must be less than or equal to hard limit: {limit['Soft']} > {limit['Hard']}"
             )
+
+
+def _cpu_set(text: str, words: str, file: str) -> None:
+    """A list such as `0-2,4`, of what the host has."""
+    if not text:
+        return
+    try:
+        with open(file) as opened:
+            available = opened.read().strip()
+    except OSError:
+        return
+    wanted = number_set(text)
+    if wanted is None:
+        raise InvalidParameter(f"Invalid value {text} for cpuset {words.lower()}: invalid format: {text}")
+    if not wanted <= (number_set(available) or set()):
+        shown = {"CPUs": "CPUs", "mems": "memory nodes"}[words]
+        raise InvalidParameter(f"Requested {shown} are not available - requested {text}, available: {available}")
+
+
+def number_set(text: str) -> set[int] | None:
+    """`0-2,4` -> {0, 1, 2, 4}; None where it is no such list."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not (first.isascii() and first.isdigit() and len(first) < 6):
+            return None
+        if dash and not (last.isascii() and last.isdigit() and len(last) < 6 and int(first) <= int(last)):
+            return None
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _mounts(host: dict) -> None:

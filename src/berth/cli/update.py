@@ -1,0 +1,64 @@
+"""berth update: limits and restart policy of containers, also while they run."""
+
+from berth.cli.client import quote
+from berth.cli.command import for_each, parse_command
+from berth.cli.flags import Flag
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from berth.cli.main import Invocation
+
+_NUMBERS = (
+    ("blkio-weight", "BlkioWeight"), ("cpu-period", "CpuPeriod"), ("cpu-quota", "CpuQuota"),
+    ("cpu-rt-period", "CpuRealtimePeriod"), ("cpu-rt-runtime", "CpuRealtimeRuntime"), ("cpu-shares", "CpuShares"),
+    ("pids-limit", "PidsLimit"),
+)  # fmt: skip
+_TEXTS = (("cpuset-cpus", "CpusetCpus"), ("cpuset-mems", "CpusetMems"))
+_BYTES = (("memory", "Memory"), ("memory-reservation", "MemoryReservation"), ("memory-swap", "MemorySwap"))
+_FLAGS: "tuple[Flag, ...]" = (
+    ("blkio-weight", "", "int", "N", "Block I/O weight, 10 to 1000 (0: as it is)"),
+    ("cpu-period", "", "int", "US", "CPU period in microseconds"),
+    ("cpu-quota", "", "int", "US", "CPU time in each period, in microseconds"),
+    ("cpu-rt-period", "", "int", "US", "Real-time CPU period in microseconds"),
+    ("cpu-rt-runtime", "", "int", "US", "Real-time CPU runtime in microseconds"),
+    ("cpu-shares", "c", "int", "N", "CPU weight against others"),
+    ("cpus", "", "string", "N", "Number of CPUs, e.g. 1.5"),
+    ("cpuset-cpus", "", "string", "LIST", "CPUs to run on, e.g. 0-2,4"),
+    ("cpuset-mems", "", "string", "LIST", "Memory nodes to use"),
+    ("memory", "m", "string", "BYTES", "Memory limit, e.g. 512m"),
+    ("memory-reservation", "", "string", "BYTES", "Memory soft limit"),
+    ("memory-swap", "", "string", "BYTES", "Memory and swap together; -1 for unlimited swap"),
+    ("pids-limit", "", "int", "N", "Limit of processes (-1: none)"),
+    ("restart", "", "string", "POLICY", "no, on-failure[:N], always or unless-stopped"),
+)
+
+
+def update(call: "Invocation") -> int:
+    """berth update"""
+    from berth.cli.client import fail
+    from berth.cli.runconfig import nano_cpus, restart_policy, size_bytes
+
+    summary = "Change limits and the restart policy of containers"
+    parsed = parse_command(call, _FLAGS, "update [OPTIONS] CONTAINER [CONTAINER...]", summary, at_least=1)
+    if not parsed.values:
+        fail("you must provide one or more flags when using this command")
+        return 1
+    body: dict[str, Any] = {key: parsed.number(flag) for flag, key in _NUMBERS if parsed.given(flag)}
+    body |= {key: parsed.text(flag) for flag, key in _TEXTS if parsed.given(flag)}
+    body |= {key: size_bytes(parsed.text(flag), f"--{flag}") for flag, key in _BYTES if parsed.text(flag)}
+    if parsed.text("cpus"):
+        body["NanoCpus"] = nano_cpus(parsed.text("cpus"))
+    if parsed.text("restart"):
+        body["RestartPolicy"] = restart_policy(parsed.text("restart"))
+    warnings: list[str] = []
+
+    def one(name: str) -> str:
+        warnings.extend(call.client.json("POST", f"/containers/{quote(name)}/update", body).get("Warnings") or [])
+        return name
+
+    code = for_each(parsed.arguments, one)
+    if warnings:
+        print("\n".join(warnings))
+    return code
