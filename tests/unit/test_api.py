@@ -57,10 +57,10 @@ def test_routes(method: str, path: str, handler: str, parameters: dict, version:
     ("method", "path", "kind", "message"),
     [
         ("GET", "/nowhere", errors.NotFound, "page not found"), ("GET", "/", errors.NotFound, "page not found"),
-        ("PUT", "/_ping", errors.NotFound, "PUT is not allowed for /_ping"),
+        ("PUT", "/_ping", errors.NotFound, "page not found"),
         ("GET", "/v1.99/info", errors.InvalidParameter, r"client version 1\.99 is too new\. Maximum supported API version is 1\.51"),
         ("GET", "/v1.1/info", errors.InvalidParameter, r"client version 1\.1 is too old\. Minimum supported API version is 1\.22"),
-        ("GET", "/v2.0/info", errors.NotFound, "page not found"), ("GET", "/v1.²/info", errors.NotFound, "page not found"),
+        ("GET", "/v2.0/info", errors.InvalidParameter, "client version 2.0 is too new"), ("GET", "/v1.99/no", errors.NotFound, "page not found"), ("GET", "/v1.²/info", errors.NotFound, "page not found"),
         ("GET", "/v1." + "9" * 5000 + "/info", errors.NotFound, "page not found"),
     ],
 )  # fmt: skip

@@ -31,6 +31,10 @@ class Disconnected(Exception):
     """The client is gone; not an error of anybody here."""
 
 
+class HeadAnswered(Exception):
+    """A HEAD request has its answer; the stream that GET would send stays unsent."""
+
+
 class Body:
     """Incoming bytes, bounded: reading from the socket pauses while the handler is behind."""
 
@@ -147,6 +151,8 @@ class Exchange:
     def start_stream(self, content_type: str, status: int = 200) -> None:
         """Begins a chunked response; `send` and `end_stream` follow."""
         self._head(status, {"Content-Type": content_type, "Transfer-Encoding": "chunked"})
+        if self.method == "HEAD":
+            raise HeadAnswered
 
     async def send(self, data: bytes) -> None:
         """One chunk; waits while the client is behind. Disconnected once it is gone."""
@@ -169,6 +175,8 @@ class Exchange:
 
     def hijack(self, content_type: str) -> "Hijacked":
         """Takes the connection over for raw bytes both ways, as `101 UPGRADED` or, unasked, as 200."""
+        if self.method == "HEAD":
+            raise InvalidParameter(f"HEAD {self.path}: a stream both ways has no head alone; ask with GET or POST")
         self.responded = True
         if "upgrade" in self.headers:
             head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"

@@ -1,7 +1,7 @@
 """URL -> handler -> response: dispatch, API versions, and what becomes of errors.
 
 Kinds of errors become HTTP status codes in `status_of`, and nowhere else. The handlers are in a module for
-each group of endpoints: system, containers, execs, images.
+each group of endpoints: system, containers, execs, images; stubs answers for the parts of Docker that berth lacks.
 """
 
 import logging
@@ -9,9 +9,10 @@ import logging
 from berth import API_VERSION, MIN_API_VERSION, errors
 from berth.api.containers import Containers
 from berth.api.execs import Execs
-from berth.api.http1 import Disconnected, Exchange, Handler
+from berth.api.http1 import Disconnected, Exchange, Handler, HeadAnswered
 from berth.api.images import Images
 from berth.api.request import match
+from berth.api.stubs import Stubs
 from berth.api.system import System
 from berth.engine.service import Engine
 
@@ -35,7 +36,7 @@ class Api:
     def __init__(self, engine: Engine) -> None:
         self._routes = [
             (method, pattern.strip("/").split("/"), handler)
-            for group in (System(engine), Containers(engine), Execs(engine), Images(engine))
+            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Stubs())
             for method, pattern, handler in group.routes()
         ]
 
@@ -44,42 +45,79 @@ class Api:
         try:
             handler = self._resolve(exchange)
             await handler(exchange)
+        except HeadAnswered:
+            pass
         except errors.BerthError as error:
             log.info("%s %s: %s", exchange.method, exchange.path, error)
             if exchange.responded:
                 raise Disconnected from error
-            exchange.respond(status_of(error), None if isinstance(error, errors.NotModified) else {"message": str(error)})
+            _refuse(exchange, status_of(error), str(error))
         except (OSError, Disconnected) as error:
             if exchange.responded or isinstance(error, Disconnected):
                 raise Disconnected from error
-            exchange.respond(500, {"message": str(error)})
+            _refuse(exchange, 500, str(error))
         except Exception:
             log.exception("%s %s", exchange.method, exchange.path)
             if exchange.responded:
                 raise
-            exchange.respond(500, {"message": "the engine made a mistake; its log has the details"})
+            _refuse(exchange, 500, "the engine made a mistake; its log has the details")
 
     def _resolve(self, exchange: Exchange) -> Handler:
+        if exchange.method == "OPTIONS":
+            return _options
         parts = exchange.path.strip("/").split("/")
-        if parts[0].startswith("v1.") and parts[0].isascii() and parts[0][3:].isdigit() and len(parts[0]) < 8:
-            exchange.version = parts.pop(0)[1:]
-            if int(exchange.version[2:]) > int(API_VERSION[2:]):
-                raise errors.InvalidParameter(
-                    f"client version {exchange.version} is too new. Maximum supported API version is {API_VERSION}"
-                )
-            if int(exchange.version[2:]) < int(MIN_API_VERSION[2:]):
-                raise errors.InvalidParameter(
-                    f"client version {exchange.version} is too old. Minimum supported API version is {MIN_API_VERSION}, "
-                    "please upgrade your client to a newer version"
-                )
-        allowed = False
-        for method, pattern, handler in self._routes:
-            found = match(pattern, parts)
-            if found is not None:
-                if method == exchange.method:
+        version = _version(parts[0])
+        if version:
+            parts.pop(0)
+        exchange.version = version
+        handler = self._find(exchange.method, parts, exchange)
+        if handler is None and exchange.method == "HEAD":
+            handler = self._find("GET", parts, exchange)
+        if handler is None:
+            raise errors.NotFound("page not found")
+        if version:
+            _check_version(version)
+        return handler
+
+    def _find(self, method: str, parts: list[str], exchange: Exchange) -> Handler | None:
+        for known, pattern, handler in self._routes:
+            if known == method:
+                found = match(pattern, parts)
+                if found is not None:
                     exchange.parameters = found
                     return handler
-                allowed = True
-        if allowed:
-            raise errors.NotFound(f"{exchange.method} is not allowed for {exchange.path}")
-        raise errors.NotFound("page not found")
+        return None
+
+
+async def _options(exchange: Exchange) -> None:
+    exchange.respond(200)
+
+
+def _refuse(exchange: Exchange, status: int, message: str) -> None:
+    if status == 304:
+        exchange.respond(status)
+    elif exchange.version and _numbers(exchange.version) < (1, 24):  # clients of that age expect the bare text
+        exchange.respond_text(status, f"{message}\n")
+    else:
+        exchange.respond(status, {"message": message})
+
+
+def _version(part: str) -> str:
+    """`v1.41` -> '1.41'; '' for what is no version."""
+    major, dot, minor = part[1:].partition(".")
+    good = part.startswith("v") and len(part) < 12 and part.isascii() and major.isdigit() and dot and minor.isdigit()
+    return part[1:] if good else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(piece) for piece in version.split("."))
+
+
+def _check_version(version: str) -> None:
+    if _numbers(version) > _numbers(API_VERSION):
+        raise errors.InvalidParameter(f"client version {version} is too new. Maximum supported API version is {API_VERSION}")
+    if _numbers(version) < _numbers(MIN_API_VERSION):
+        raise errors.InvalidParameter(
+            f"client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, "
+            "please upgrade your client to a newer version"
+        )

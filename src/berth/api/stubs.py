@@ -1,0 +1,89 @@
+"""What other parts of Docker serve: swarms, plugins, registries, builds. Answers as an engine that has none of them.
+
+Clients probe these: an answer in Docker's own words tells them what an engine in no swarm tells them. This
+group is asked last, so that a group which serves one of these paths takes it from here by doing so.
+"""
+
+from berth import errors
+from berth.api.http1 import Exchange, Handler
+from berth.api.request import Route
+
+_NO_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.'
+)
+_NO_SWARM = "This node is not part of a swarm"
+_OF_MANAGERS = """
+GET /swarm, POST /swarm/update, GET /swarm/unlockkey,
+GET /services, POST /services/create, GET /services/{id}, DELETE /services/{id}, POST /services/{id}/update, GET /services/{id}/logs,
+GET /tasks, GET /tasks/{id}, GET /tasks/{id}/logs,
+GET /nodes, GET /nodes/{id}, DELETE /nodes/{id}, POST /nodes/{id}/update,
+GET /secrets, POST /secrets/create, GET /secrets/{id}, DELETE /secrets/{id}, POST /secrets/{id}/update,
+GET /configs, POST /configs/create, GET /configs/{id}, DELETE /configs/{id}, POST /configs/{id}/update
+"""
+_OF_MEMBERS = "POST /swarm/leave, POST /swarm/unlock"
+_OF_PLUGINS = """
+GET /plugins/{name...}/json, DELETE /plugins/{name...}, POST /plugins/{name...}/enable, POST /plugins/{name...}/disable,
+POST /plugins/{name...}/upgrade, POST /plugins/{name...}/push, POST /plugins/{name...}/set
+"""
+_LATER = {
+    "POST /swarm/init, POST /swarm/join": "swarms are not there in this version of berth; run containers one by one",
+    "POST /plugins/pull, POST /plugins/create, GET /plugins/privileges": "plugins are not there in this version of berth",
+    "GET /distribution/{name...}/json, GET /images/search, POST /images/{name...}/push":
+        "this version of berth cannot talk to registries yet; move images with save and load",
+    "POST /build, POST /build/cancel, POST /session, POST /grpc":
+        "this version of berth cannot build images yet; build elsewhere and bring the image in with load",
+    "POST /networks/create, POST /networks/{id}/connect, POST /networks/{id}/disconnect, DELETE /networks/{id}":
+        "this version of berth has the networks none and host only",
+    "POST /volumes/create, GET /volumes/{name}, PUT /volumes/{name}, DELETE /volumes/{name}":
+        "volumes by name are not there yet in this version of berth; use host paths",
+    "GET /containers/{id}/checkpoints, POST /containers/{id}/checkpoints, DELETE /containers/{id}/checkpoints/{checkpoint}":
+        "checkpoints are not there yet in this version of berth",
+}  # fmt: skip
+
+
+class Stubs:
+    """Handlers that need nothing of the engine."""
+
+    def routes(self) -> list[Route]:
+        found: list[Route] = [
+            ("POST", "/auth", self.auth), ("GET", "/plugins", self.plugins), ("POST", "/build/prune", self.build_prune),
+        ]  # fmt: skip
+        found += _all(_OF_MANAGERS, _refusal(errors.Unavailable(_NO_MANAGER)))
+        found += _all(_OF_MEMBERS, _refusal(errors.Unavailable(_NO_SWARM)))
+        found += _all(_OF_PLUGINS, self.plugin)
+        for endpoints, text in _LATER.items():
+            found += _all(endpoints, _refusal(errors.NotImplementedHere(text)))
+        return found
+
+    async def auth(self, exchange: Exchange) -> None:
+        login = await exchange.json()
+        for key in ("username", "password", "identitytoken", "serveraddress"):
+            if not isinstance(login.get(key) or "", str):
+                raise errors.InvalidParameter(f"{key}: {login[key]!r} is not a string")
+        server = login.get("serveraddress") or "https://index.docker.io/v1/"
+        raise errors.NotImplementedHere(f"login to {server}: this version of berth cannot talk to registries yet")
+
+    async def plugins(self, exchange: Exchange) -> None:
+        exchange.respond(200, [])
+
+    async def plugin(self, exchange: Exchange) -> None:
+        raise errors.NotFound(f'plugin "{exchange.parameters["name"]}" not found')
+
+    async def build_prune(self, exchange: Exchange) -> None:
+        exchange.respond(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
+def _refusal(error: errors.BerthError) -> Handler:
+    async def refuse(exchange: Exchange) -> None:
+        raise type(error)(str(error))
+
+    return refuse
+
+
+def _all(endpoints: str, handler: Handler) -> list[Route]:
+    """`GET /a, POST /b` -> routes to one handler."""
+    found = []
+    for endpoint in endpoints.split(","):
+        method, pattern = endpoint.split()
+        found.append((method, pattern, handler))
+    return found
