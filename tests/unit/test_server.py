@@ -140,3 +140,255 @@ def test_too_old(socket_path: Path, target: str) -> None:
 def test_every_stub_is_an_endpoint_of_its_own() -> None:
     endpoints = [(method, pattern) for method, pattern, _ in Stubs().routes()]
     assert len(endpoints) == len(set(endpoints))
+
+
+# -- what breaks parsers ----------------------------------------------------------------------------------------
+
+
+async def echo(exchange: http1.Exchange) -> None:
+    """Answers with what was asked; /json parses, /deaf ignores the body, /stream sends for ever, /raw hijacks."""
+    if exchange.path == "/json":
+        try:
+            exchange.respond(200, await exchange.json())
+        except http1.InvalidParameter as error:
+            exchange.respond(400, {"message": str(error)})
+    elif exchange.path == "/stream":
+        exchange.start_stream("text/plain")
+        for _ in range(3):
+            await exchange.send(b"abc")
+        exchange.end_stream()
+    elif exchange.path == "/raw":
+        client = exchange.hijack("x/y")
+        while data := await client.read():
+            await client.write(data.upper())
+        await client.write(b"END")
+        client.close()
+    else:
+        exchange.respond(200, {"path": exchange.path, "query": exchange.query})
+
+
+def talk(path: Path, data: bytes, *, eof: bool = False, handler: http1.Handler = echo) -> bytes:
+    """Everything that comes back for `data` until the server closes."""
+    found = []
+
+    async def client(address: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(data)
+        if eof:
+            writer.write_eof()
+        found.append(await reader.read())
+        writer.close()
+
+    serving(path, client, handler)
+    return found[0]
+
+
+LONG = b"x" * 70_000
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "said"),
+    [
+        (b"nonsense\r\n\r\n", 400, b"malformed request"), (b"\x16\x03\x01\x02\x00\x01\x00", 400, b"malformed request"),
+        (b"GET / HTTP/9.9\r\n\r\n", 400, b"Invalid HTTP version"), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, b"malformed"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400, b"Invalid char"), (b"GET http://[ HTTP/1.1\r\n\r\n", 400, b"is not a URL"),
+        (b"CONNECT a:443 HTTP/1.1\r\n\r\n", 400, b"is not a URL"), (b"GET / HTTP/1.1\r\nA\x00: b\r\n\r\n", 400, b"malformed"),
+        (b"GET / HTTP/1.1\r\nA: b\r\n c: d\r\nContent-Length: x\r\n\r\n", 400, b"malformed"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, b"Duplicate Content-Length"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, b"malformed"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", 400, b"overflow"),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, b"malformed"),
+        (b"POST /json HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, b"malformed request"),
+        (b"POST /json HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}garbage\r\n", 400, b"malformed request"),
+        (b"POST /x HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nTransfer-Encoding: chunked\r\n\r\n", 400, b"send Content-Length"),
+        (b"GET /" + LONG + b" HTTP/1.1\r\n\r\n", 431, b"larger than 65536 bytes"), (b"GET /" + LONG, 431, b"larger than"),
+        (b"GET / HTTP/1.1\r\nA: " + LONG + b"\r\n\r\n", 431, b"larger than"), (b"GET / HTTP/1.1\r\nA: " + LONG, 431, b"larger than"),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 40_000, 431, b"larger than"),
+        (b"POST /json HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 40_000, 400, b"larger than"),
+    ],
+)  # fmt: skip
+def test_malformed_requests(socket_path: Path, data: bytes, status: int, said: bytes) -> None:
+    """An answer that says what is wrong, then the end; never a reset before the answer could be read."""
+    answer = talk(socket_path, data)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:100]
+    assert said in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "invalid JSON"), (b"[1]", "expected an object"), (b'"x"', "expected an object"), (b'{"a":NaN}', "NaN is no number"),
+        (b'{"a":1e999}', "the number 1e999 is too large"), (b'{"a":9223372036854775808}', "9223372036854775808 does not fit in 64 bits"),
+        (b'{"a":' + b"9" * 5000 + b"}", "does not fit"), (b'{"a":["\\u0000"]}', "contains a NUL"), (b'{"\\ud800":1}', "surrogates not allowed"),
+        (b"\xff\xfe{", "invalid JSON"), (b"[" * 100_000, "invalid JSON"), (b'{"a":1}{}', "invalid JSON"),
+    ],
+)  # fmt: skip
+def test_json_that_is_none(socket_path: Path, body: bytes, said: str) -> None:
+    async def parse(exchange: http1.Exchange) -> None:
+        await echo(exchange)
+
+    head = b"POST /json HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer = talk(socket_path, head + body, handler=parse)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert said in json.loads(answer.partition(b"\r\n\r\n")[2])["message"]
+
+
+def test_json_that_looks_like_a_nul_and_is_none() -> None:
+    assert http1.parse_json_object(b'{"Cmd":["printf","\\\\u0000"]}') == {"Cmd": ["printf", "\\u0000"]}
+    assert http1.parse_json_object(b" ") == {}
+    assert http1.parse_json_object(b'{"a":-9223372036854775808,"b":1.5,"c":"\\u00e4"}') == {"a": -(2**63), "b": 1.5, "c": "ä"}
+
+
+def test_a_body_too_large(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "_MAX_JSON_BYTES", 1000)
+    answer = talk(socket_path, b"POST /json HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b" " * 3_000_000)
+    assert b"400 Bad Request" in answer
+    assert b"larger than 1000 bytes" in answer
+
+
+def test_slow_heads_and_bodies(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_HEAD_TIMEOUT_S", "_JSON_TIMEOUT_S", "_DISCARD_TIMEOUT_S", "_LINGER_S"):
+        monkeypatch.setattr(http1, name, 0.05)
+    assert b"HTTP/1.1 408 " in talk(socket_path, b"GET / HTTP/1.1\r\nHos")
+    answer = talk(socket_path, b"POST /json HTTP/1.1\r\nContent-Length: 5\r\n\r\n{")
+    assert b"400 Bad" in answer
+    assert b"did not come within" in answer
+    assert b"200 OK" in talk(socket_path, b"POST /deaf HTTP/1.1\r\nContent-Length: 5\r\n\r\n{"), "a body that nobody wanted"
+
+
+def test_half_requests(socket_path: Path) -> None:
+    assert talk(socket_path, b"GET / HT", eof=True) == b""
+    assert talk(socket_path, b"", eof=True) == b""
+    assert talk(socket_path, b"POST /json HTTP/1.1\r\nContent-Length: 5\r\n\r\n{", eof=True) == b""
+
+
+def test_pipelined_requests_are_answered_in_order(socket_path: Path) -> None:
+    count = 500
+    data = b"".join(b"GET /%d HTTP/1.1\r\n\r\nPOST /json HTTP/1.1\r\nContent-Length: 7\r\n\r\n{\"a\":1}" % n for n in range(count))
+    answer = talk(socket_path, data, eof=True)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2 * count
+    places = [answer.index(b'"path": "/%d"' % n) for n in range(count)]
+    assert places == sorted(places)
+
+
+def test_what_comes_before_garbage_is_answered(socket_path: Path) -> None:
+    answer = talk(socket_path, b"GET /first HTTP/1.1\r\n\r\nGET /second HTTP/1.1\r\n\r\ngarbage\r\n\r\n")
+    assert answer.count(b"200 OK") == 2
+    assert answer.count(b"400 Bad Request") == 1
+    assert answer.index(b"/second") < answer.index(b"400 Bad")
+
+
+def test_http_1_0_reads_until_the_end(socket_path: Path) -> None:
+    answer = talk(socket_path, b"GET /stream HTTP/1.0\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\nabcabcabc")
+    assert b"chunked" not in answer
+    assert talk(socket_path, b"GET /x HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
+
+
+def test_upgrades(socket_path: Path) -> None:
+    """The body of an upgrade request, bytes glued behind it, and half-closing; and one that is not taken up."""
+    head = b"POST /raw HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 2\r\n\r\n{}"
+    answer = talk(socket_path, head + b"glued", eof=True)
+    assert answer.startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+    assert answer.endswith(b"\r\n\r\nGLUEDEND")
+    plain = talk(socket_path, b"GET /x HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert plain.startswith(b"HTTP/1.1 200 OK")
+    assert b"\r\nConnection: close\r\n" in plain
+    two = talk(socket_path, b"GET /x HTTP/1.1\r\nUpgrade: h2c\r\n\r\nGET /y HTTP/1.1\r\n\r\n", eof=True)
+    assert two.count(b"200 OK") == 2, "Upgrade without Connection: Upgrade is only a header"
+
+
+def test_trailers_change_nothing(socket_path: Path) -> None:
+    data = b"POST /json HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nExpect: 100-continue\r\n%b\r\nGET /y HTTP/1.1\r\n\r\n"
+    assert talk(socket_path, data % b"", eof=True).count(b"200 OK") == 2
+    assert talk(socket_path, data % b"Connection: Upgrade\r\nUpgrade: tcp\r\n", eof=True).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_continue_is_said_when_the_body_is_wanted(socket_path: Path) -> None:
+    seen = []
+
+    async def client(address: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(b"POST /json HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"{}")
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    serving(socket_path, client, echo)
+    assert seen[0] == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert seen[1].startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("method", "path", "cancelled"), [("GET", "/a", True), ("POST", "/a", False), ("POST", "/stream", True)])
+def test_a_client_that_leaves(socket_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str, cancelled: bool) -> None:
+    """Even one that had finished sending first. What changes something goes on; what only tells ends."""
+    monkeypatch.setattr(http1, "_PEER_CHECK_S", 0.02)
+    ends: list[str] = []
+    started, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(exchange: http1.Exchange) -> None:
+        if exchange.path == "/stream":
+            exchange.start_stream("x/y")
+        started.set()
+        try:
+            await go_on.wait()
+            ends.append("whole")
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+        finally:
+            ended.set()
+
+    async def client(address: str) -> None:
+        _, writer = await asyncio.open_unix_connection(address)
+        writer.write(f"{method} {path} HTTP/1.1\r\n\r\n".encode())
+        writer.write_eof()
+        await started.wait()
+        await asyncio.sleep(0)
+        writer.close()
+        await writer.wait_closed()
+        if not cancelled:
+            go_on.set()
+        await ended.wait()
+
+    serving(socket_path, client, slow)
+    assert ends == ["cancelled" if cancelled else "whole"]
+
+
+def test_a_client_that_does_not_read_holds_no_memory(socket_path: Path) -> None:
+    """Answers to pipelined requests wait for the client, they do not pile up."""
+    served = 0
+
+    async def large(exchange: http1.Exchange) -> None:
+        nonlocal served
+        served += 1
+        exchange.respond(200, {"data": "x" * 100_000})
+
+    async def client(address: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(address)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 200)
+        await asyncio.sleep(0.1)  # the server would answer all in this time
+        assert served < 20
+        total = 0
+        while total < 200 * 100_000:
+            total += len(await reader.read(1 << 20))
+        writer.close()
+
+    serving(socket_path, client, large)
+    assert served == 200
+
+
+def test_too_many_connections(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is idle makes room; a new one is served."""
+    monkeypatch.setattr(http1, "_MAX_CONNECTIONS", 5)
+
+    async def client(address: str) -> None:
+        opened = [await asyncio.open_unix_connection(address) for _ in range(20)]
+        reader, writer = opened[-1]
+        writer.write(b"GET /x HTTP/1.1\r\n\r\n")
+        assert (await read_answer(reader)).status == 200
+        for _, each in opened:
+            each.close()
+
+    serving(socket_path, client, echo)

@@ -186,7 +186,7 @@ class Containers:
         if not chosen:
             raise errors.InvalidParameter("Bad parameters: you must choose at least one stream")
         tail_text = exchange.query.get("tail", "all") or "all"
-        tail = int(tail_text) if tail_text.isdigit() else None
+        tail = int(tail_text) if tail_text.isascii() and tail_text.isdigit() and len(tail_text) < 20 else None
         follow, timestamps = exchange.flag("follow"), exchange.flag("timestamps")
         tty = bool(container.record.config.get("Tty"))
         entries = self._engine.containers.logs(

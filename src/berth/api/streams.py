@@ -13,6 +13,7 @@ from berth.errors import InvalidParameter
 from berth.runtime import frames
 
 RAW, MULTIPLEXED = "application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream"
+_LAST_INPUT_S = 10
 _DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 
 
@@ -66,16 +67,19 @@ async def relay(
     output = asyncio.ensure_future(_output(client, monitor, tty=tty))
     detach = DetachFilter(detach_keys) if tty else None
     input_ = asyncio.ensure_future(_input(client, monitor, detach, pass_on=stdin, close=stdin and close_stdin))
+    gone = asyncio.ensure_future(client.gone())
     try:
         # The end of input is not the end; a detach or a lost client is.
-        while not output.done():
-            await asyncio.wait({output, input_} if not input_.done() else {output}, return_when=asyncio.FIRST_COMPLETED)
+        while not (output.done() or gone.done()):
+            await asyncio.wait({task for task in (output, input_, gone) if not task.done()}, return_when=asyncio.FIRST_COMPLETED)
             if input_.done() and input_.exception() is None and input_.result():
                 break
+        if gone.done() and not input_.done():  # what it sent before it left is the program's
+            await asyncio.wait({input_}, timeout=_LAST_INPUT_S)
     finally:
-        for task in (output, input_):
+        for task in (output, input_, gone):
             task.cancel()
-        await asyncio.gather(output, input_, return_exceptions=True)
+        await asyncio.gather(output, input_, gone, return_exceptions=True)
         monitor.close()
         client.close()
 
