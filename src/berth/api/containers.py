@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from berth import errors
-from berth.api import streams
+from berth.api import shapes, streams
 from berth.api.http1 import Exchange
 from berth.api.request import Route, parse_filters
 from berth.engine import health, views
@@ -44,11 +44,8 @@ class Containers:
         return self._engine.containers.find(exchange.parameters["id"])
 
     async def container_create(self, exchange: Exchange) -> None:
-        config = await exchange.json()
+        config = shapes.shaped(await exchange.json(), shapes.CREATE)
         host = config.get("HostConfig") or {}
-        if not isinstance(host, dict):
-            raise errors.InvalidParameter("HostConfig: expected an object")
-        host = {key: value for key, value in host.items() if value is not None}
         networks = (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
         for name in networks:
             if name not in ("default", "none", "host", host.get("NetworkMode")):

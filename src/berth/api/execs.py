@@ -3,7 +3,7 @@
 import asyncio
 
 from berth import errors
-from berth.api import streams
+from berth.api import shapes, streams
 from berth.api.http1 import Exchange
 from berth.api.request import Route
 from berth.engine.service import Engine
@@ -25,14 +25,16 @@ class Execs:
 
     async def exec_create(self, exchange: Exchange) -> None:
         container = self._engine.containers.find(exchange.parameters["id"])
-        exec_ = self._engine.execs.create(container, await exchange.json())
+        exec_ = self._engine.execs.create(container, shapes.shaped(await exchange.json(), shapes.EXEC_CREATE))
         exchange.respond(201, {"Id": exec_.id})
 
     async def exec_start(self, exchange: Exchange) -> None:
         exec_ = self._engine.execs.find(exchange.parameters["id"])
-        request = await exchange.json()
+        request = shapes.shaped(await exchange.json(), shapes.EXEC_START)
         config = exec_.config
         size = request.get("ConsoleSize") or config.get("ConsoleSize") or [0, 0]
+        if len(size) != 2 or not all(0 <= number < 1 << 16 for number in size):
+            raise errors.InvalidParameter(f"ConsoleSize: {size} is not [ROWS, COLUMNS]")
         wants = frames.WANT_STDIN if config.get("AttachStdin") else 0
         wants |= frames.WANT_STDOUT if config.get("AttachStdout") else 0
         wants |= frames.WANT_STDERR if config.get("AttachStderr") else 0
