@@ -374,7 +374,7 @@ def engine_killed(engine: Engine) -> dict:
         lines = plain(engine.raw("GET", f"/containers/{identity}/logs?stdout=1")[1]).split()
         for other in (ends, paused):
             engine.call("DELETE", f"/containers/{other}?force=1")
-        found["launchers"] = shell("pgrep", "-c", "-f", "runtime/launcher.py")
+        found["launchers"] = shell("pgrep", "-c", "-x", "berth-launcher")  # not its spare monitor
         return {**found, "lines": len(lines), "no_gap": lines == [str(i) for i in range(len(lines))]}
 
 
