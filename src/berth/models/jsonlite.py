@@ -37,6 +37,11 @@ try:
             value, end = _scan(text, len(text) - len(text.lstrip()))
         except StopIteration:
             raise ValueError(f"not JSON: {text[:80]!r}") from None
+        except SystemError:  # it wanted json.decoder's error and did not find that imported
+            import json
+
+            json.loads(text)  # raises it, with the place
+            raise
         if text[end:].strip():
             raise ValueError(f"more than one JSON value: {text[end : end + 80]!r}")
         return value

@@ -50,12 +50,12 @@ class Launch:
     more of them, e.g. CLONE_PARENT. seccomp_cache: directory of compiled filters, or ''. gate: a
     listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
     the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
-    got far. gate and on_cloned are for a container's first program alone.
+    got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first program alone.
     on_group_made: called once the cgroup is there. on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
     """
 
     __slots__ = (
-        "clone_flags", "die_with_parent", "gate", "manager", "new_keyring", "on_cloned", "on_group_made", "on_listener", "pivot", "preserve_fds",
+        "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group_made", "on_listener", "pivot", "preserve_fds",
         "rootless", "seccomp_cache", "standard_fds", "state",
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ class Launch:
         self.die_with_parent = die_with_parent
         self.standard_fds: tuple[int, int, int] | None = None
         self.preserve_fds = 0
+        self.environment: list[str] = []
         self.gate: sockets.socket | None = None
         self.manager = "cgroupfs"
         self.rootless = False

@@ -64,6 +64,7 @@ def create(settings: Settings, identity: str, bundle: str, config: "str | None",
         raise errors.InvalidParameter(f"bundle {bundle!r}: {error.strerror}") from None
     document = spec.load(bundle, config)
     plan = Plan(document, bundle)
+    plan.process.env = [*plan.process.env, *launch.environment]
     plan.cgroup_path = plan.cgroup_path or default_cgroup_path(identity, settings)
     container = Container.create(settings.root, identity)
     try:
@@ -361,6 +362,7 @@ def execute(settings: Settings, container: Container, process: dict, launch: Lau
     launch.on_listener = lambda fd: _send_listener(container, document, fd)
     linux = document.get("linux") or {}
     planned = Process(process, {"seccomp": linux.get("seccomp")}, document.get("annotations") or {})
+    planned.env = [*planned.env, *launch.environment]
     pidfd = open_init(container)
     if pidfd < 0:
         raise errors.Conflict(f"cannot exec in a stopped container: {container.id}")

@@ -44,7 +44,8 @@ def kill(call: Invocation) -> int:
     """berth oci kill"""
     parsed = parse_verb(call, _KILL_FLAGS, "kill [OPTIONS] CONTAINER [SIGNAL]", at_most=2)
     settings = call.settings()
-    number = signals.number_of(parsed.arguments[1]) if parsed.arguments[1:] else signals.SIGTERM
+    word = parsed.arguments[1] if parsed.arguments[1:] else "TERM"
+    number = 0 if word == "0" else signals.number_of(word)  # 0 asks whether there is somebody to signal (kill(2))
     for identity in _named(settings, parsed):
         lifecycle.kill(settings, settings.load(identity), number, everyone=parsed.flag("all"))
     return 0

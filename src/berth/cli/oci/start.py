@@ -118,15 +118,21 @@ def _make(
 def _launch(settings: "lifecycle.Settings", parsed: Parsed) -> Launch:
     launch = settings.launch()
     launch.new_keyring = not parsed.flag("no-new-keyring")
-    launch.preserve_fds = _preserved(parsed.number("preserve-fds"))
+    listening = _listening()
+    if listening:
+        launch.environment = [f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
+    launch.preserve_fds = _preserved(listening + parsed.number("preserve-fds"))
     return launch
 
 
+def _listening() -> int:
+    """How many sockets systemd passes to this very process; the program then gets them first (sd_listen_fds(3))."""
+    count = os.environ.get("LISTEN_FDS", "")
+    return int(count) if count.isdigit() and os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
+
+
 def _preserved(count: int) -> int:
-    """How many descriptors above 2 the program gets: systemd's (sd_listen_fds(3)) and those asked for."""
-    listen = os.environ.get("LISTEN_FDS", "")
-    if listen.isdigit() and os.environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid()):
-        count += int(listen)
+    """The number of descriptors above 2 that the program gets, all of which must be there."""
     if not 0 <= count <= _MOST_PRESERVED:
         raise UsageError(f"--preserve-fds {count} is not a number from 0 to {_MOST_PRESERVED}")
     for fd in range(3, 3 + count):
