@@ -190,10 +190,10 @@ class Exchange:
         self._head(status, fields)
         self._protocol.write(b"" if self.method == "HEAD" else data)
 
-    def start_stream(self, content_type: str, status: int = 200) -> None:
+    def start_stream(self, content_type: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Begins a chunked response; `send` and `end_stream` follow."""
         self.streaming = True
-        self._head(status, {"Content-Type": content_type, **({"Transfer-Encoding": "chunked"} if self._chunked else {})})
+        self._head(status, {"Content-Type": content_type, **({"Transfer-Encoding": "chunked"} if self._chunked else {}), **(headers or {})})
         if self.method == "HEAD":
             raise HeadAnswered
 

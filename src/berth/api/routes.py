@@ -9,6 +9,7 @@ import logging
 from berth import API_VERSION, MIN_API_VERSION, errors
 from berth.api.containers import Containers
 from berth.api.execs import Execs
+from berth.api.files import Files
 from berth.api.http1 import Disconnected, Exchange, Handler, HeadAnswered
 from berth.api.images import Images
 from berth.api.request import match
@@ -36,7 +37,7 @@ class Api:
     def __init__(self, engine: Engine) -> None:
         self._routes = [
             (method, pattern.strip("/").split("/"), handler)
-            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Stubs())
+            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), Stubs())
             for method, pattern, handler in group.routes()
         ]
 

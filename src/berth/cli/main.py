@@ -36,6 +36,10 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "ps": ("ps", "ps", "List containers"),
     "logs": ("logs", "logs", "Print what a container wrote"),
     "exec": ("exec", "exec_", "Run a command in a running container"),
+    "cp": ("cp", "cp", "Copy files between a container and the local file system"),
+    "diff": ("commit", "diff", "List what a container changed of its image's files"),
+    "export": ("commit", "export", "Write a container's file system to an archive"),
+    "commit": ("commit", "commit", "Make an image of a container's changes"),
     "attach": ("attach", "attach", "Connect the terminal to a running container"),
     "inspect": ("inspect", "inspect", "Print all that is known of containers and images"),
     "images": ("images", "images", "List images"),
@@ -50,7 +54,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
 }
 _GROUPS = {
     "container": {**{name: name for name in (
-        "run create start stop restart kill rm wait pause unpause update rename logs exec attach").split()},
+        "run create start stop restart kill rm wait pause unpause update rename logs exec attach cp diff export commit").split()},
         "ls": "ps", "list": "ps", "ps": "ps", "inspect": "inspect", "remove": "rm"},
     "image": {"ls": "images", "list": "images", "import": "import", "load": "load", "save": "save", "rm": "rmi",
               "remove": "rmi", "tag": "tag", "inspect": "inspect"},

@@ -11,12 +11,15 @@ import uuid
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
 from berth.engine import options as options_module
 from berth.engine import views
+from berth.engine.archive import Archives
+from berth.engine.commit import Commits
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
 from berth.engine.monitors import Launcher
 from berth.engine.options import Options
 from berth.engine.probes import HealthService
+from berth.engine.rootview import RootViews
 from berth.engine.tasks import Tasks
 from berth.store.database import Database
 from berth.store.images import ImageStore
@@ -47,6 +50,9 @@ class Engine:
             images=self.images, launcher=self.launcher, events=self.events, tasks=tasks,
         )  # fmt: skip
         cache = f"{options.data_root}/cache/seccomp"
+        self.roots = RootViews(self.containers, self.images, self.launcher)
+        self.archives = Archives(self.roots)
+        self.commits = Commits(self.containers, self.roots, self.images)
         self.execs = ExecService(self.containers, self.launcher, self.events, tasks, cache)
         self.health = HealthService(self.containers, self.execs, tasks)
 

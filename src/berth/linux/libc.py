@@ -398,6 +398,13 @@ def openat2(dirfd: int, path: str | bytes, flags: int, resolve: int, mode: int =
     return _check(result, "openat2", dirfd, path, hex(flags))
 
 
+def filesystem_type(fd: int) -> int:
+    """fstatfs(2) -> f_type, the magic number of the file system; an O_PATH descriptor will do"""
+    buffer = (ctypes.c_long * 32)()
+    _check(_libc.fstatfs(fd, ctypes.byref(buffer)), "fstatfs", fd)
+    return int(buffer[0])
+
+
 # -- BPF, seccomp, Landlock -----------------------------------------------------------------------
 
 BPF_PROG_LOAD = 5

@@ -486,12 +486,13 @@ def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings
     """Mounts a container's overlay at `target`, in this process's own mount namespace.
 
     rootfs: {"lower": [topmost first], "upper": path, "work": path, "base": the directory that holds
-    upper and work}. With id mappings every layer is seen through an idmapped mount, so nothing of an
-    image is copied or chowned (Linux 5.19 for overlayfs). The upper directory is not idmapped: overlayfs
+    upper and work, "read_only": whether it is only looked at}. With id mappings every layer is seen through
+    an idmapped mount, so nothing of an image is copied or chowned (Linux 5.19 for overlayfs). The upper directory is not idmapped: overlayfs
     makes its work directory as who mounts, the host's root, whom such a mount has no id for. It holds
     the host's ids, and its top belongs to the container's root.
     """
     lower, upper, work = list(rootfs["lower"]), rootfs["upper"], rootfs["work"]
+    read_only = bool(rootfs.get("read_only"))
     if uid_mappings:
         userns = user_namespace_fd(uid_mappings, gid_mappings)
         try:
@@ -499,8 +500,11 @@ def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings
             lower = [_idmapped(path, f"{views}/{number}", userns) for number, path in enumerate(lower)]
         finally:
             os.close(userns)
-        os.chown(upper, host_id(uid_mappings), host_id(gid_mappings))
-    mount.mount_overlay(lower, upper, work, target, [])
+        if not read_only:
+            os.chown(upper, host_id(uid_mappings), host_id(gid_mappings))
+    if read_only:  # the upper directory may be another mount's at this moment: only looked at, it is one more layer
+        lower, upper, work = [upper, *lower], "", ""
+    mount.mount_overlay(lower, upper, work, target, ["index=off"] if read_only else [])
 
 
 def host_id(mappings: list[dict], inside: int = 0) -> int:

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 from berth.linux import cgroup, cgroup_tree, libc, signals, sockets  # noqa: F401 - cgroup_tree is warmed up for monitors
 from berth.models.jsonlite import loads
-from berth.runtime import monitor, sealed, starter
+from berth.runtime import monitor, sealed, starter, viewer
 
 MAX_MESSAGE_BYTES = starter.MAX_MESSAGE_BYTES
 _MAX_FDS = 64
@@ -108,9 +108,14 @@ def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, shared: 
         data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, _MAX_FDS)
         channel.close()
         if data:
-            libc.set_process_name("berth-monitor")
-            waiting.request = data
-            monitor.Monitor(loads(data.decode()), hosts, fds, waiting).run()
+            message = loads(data.decode())
+            if message["kind"] == "view":
+                waiting.dismiss()
+                viewer.serve(message, fds)
+            else:
+                libc.set_process_name("berth-monitor")
+                waiting.request = data
+                monitor.Monitor(message, hosts, fds, waiting).run()
         else:  # the launcher has ended
             waiting.dismiss()
         status = 0

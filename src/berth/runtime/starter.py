@@ -141,7 +141,7 @@ def _start_container(
     bundle = message["bundle"]
     spec = load(bundle)
     linux = spec.get("linux") or {}
-    _own_mount_namespace()
+    own_mount_namespace()
     target = f"{bundle}/{spec['root']['path']}"
     os.makedirs(target, mode=0o755, exist_ok=True)
     maps = linux.get("uidMappings") or [], linux.get("gidMappings") or []
@@ -166,7 +166,7 @@ def _start_container(
 def _start_external_exec(
     message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None
 ) -> container.Started:
-    _own_mount_namespace()
+    own_mount_namespace()
     _suit_external_runtime(message, hosts)
     pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
     runtime = external_runtime(message)
@@ -189,7 +189,7 @@ def external_runtime(message: dict) -> external.ExternalRuntime:
     return external.ExternalRuntime(runtime["command"], runtime["root"], f"{message['state_dir']}/runtime.log")
 
 
-def _own_mount_namespace() -> None:
+def own_mount_namespace() -> None:
     """The root file system is mounted where only this process and the container see it.
 
     It goes away with them, however they end. Unmounts on the host still come through (slave).

@@ -24,6 +24,7 @@ from berth.store.layout import Layout
 from berth.store.tar import Unpacker, remove_tree
 
 _HELLO = "hello:latest"
+_EMPTY_TAR = f"sha256:{hashlib.sha256(bytes(1024)).hexdigest()}"
 
 
 class Layer:
@@ -229,6 +230,38 @@ class ImageStore:
                     os.unlink(path)
             if familiar:
                 self.tag(image.id, familiar)
+            return image
+
+    def add_layer(
+        self, parent: Image, path: str, *, config: dict, author: str, comment: str, created_by: str, name: str
+    ) -> Image:
+        """An image of one more layer, the archive at `path`, which is taken over; an empty one makes no layer."""
+        with self._lock:
+            try:
+                with open(path, "rb") as file:
+                    digest = _digest_of(file)
+                    os.fsync(file.fileno())
+                empty = digest == _EMPTY_TAR
+                now_ns = time.time_ns()
+                created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ns // 10**9)) + f".{now_ns % 10**9:09d}Z"
+                entry = {"created": created, "created_by": created_by, "author": author, "comment": comment}
+                diffs = list(parent.config["rootfs"]["diff_ids"])
+                document = {
+                    **{key: parent.config[key] for key in ("architecture", "os", "variant") if key in parent.config},
+                    "created": created, "author": author, "config": config,
+                    "rootfs": {"type": "layers", "diff_ids": diffs if empty else [*diffs, digest]},
+                    "history": [
+                        *(parent.config.get("history") or []),
+                        {key: value for key, value in entry.items() if value} | ({"empty_layer": True} if empty else {}),
+                    ],
+                }  # fmt: skip
+                layers = [("", "")] * len(diffs) + ([] if empty else [(path, digest)])  # the parent's are here already
+                image = self._add(json.dumps(document).encode(), layers)
+            finally:
+                if os.path.exists(path):
+                    os.unlink(path)
+            if name:
+                self.tag(image.id, name)
             return image
 
     def _carry_hello(self) -> Image | None:

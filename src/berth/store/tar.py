@@ -25,7 +25,13 @@ _MAX_SPARSE_MAP_BYTES = 64 << 20
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _ZERO_BLOCK = bytes(_BLOCK)
 _MAX_REMOVE_DEPTH = 64
+Ids = Callable[[int, int], tuple[int, int]]
 _FILE, _HARD_LINK, _SYMLINK, _CHAR, _BLOCK_DEVICE, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+
+
+def same_ids(uid: int, gid: int) -> tuple[int, int]:
+    """Owners as the archive or the disk has them."""
+    return uid, gid
 
 
 class Entry:
@@ -238,11 +244,21 @@ class Unpacker:
     """Writes members below `root_fd`, which stays the caller's.
 
     whiteouts: turn OCI whiteouts into overlayfs's. size_bytes: what the files hold, when done.
+    base: the directory below the root that the archive's names start from; it is there and keeps its own mode
+    and owner. keep_kinds: no directory gives way to something else, nor the other way round. ids: an entry's
+    owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes.
     """
 
-    def __init__(self, root_fd: int, *, whiteouts: bool) -> None:
+    def __init__(
+        self, root_fd: int, *, whiteouts: bool, base: str = "", keep_kinds: bool = False, ids: Ids | None = same_ids,
+        rename: Callable[[str], str] = str,
+    ) -> None:  # fmt: skip
         self._root_fd = root_fd
         self._whiteouts = whiteouts
+        self._base = None if base == "" else [part for part in base.split("/") if part]
+        self._keep_kinds = keep_kinds
+        self._ids = ids
+        self._rename = rename
         self._parent_path: str | None = None
         self._parent_fd = -1
         self._directories: dict[str, int] = {}  # path -> time of change, in the order they came
@@ -276,17 +292,22 @@ class Unpacker:
             os.close(fd)
 
     def _one(self, entry: Entry, reader: ExactReader) -> None:
-        parts = [part for part in entry.name.split("/") if part not in ("", ".")]
+        parts = [part for part in self._rename(entry.name).split("/") if part not in ("", ".")]
         if ".." in parts:
             raise InvalidParameter(f"archive entry {entry.name!r} has '..' in its name; it would leave the root: refused")
         if "\0" in entry.name or "\0" in entry.link:
             raise InvalidParameter(f"archive entry {entry.name!r} has a NUL byte in its name")
         if not parts:
-            if entry.kind == _DIRECTORY:
+            if entry.kind == _DIRECTORY and self._base is None:
                 self._finish(entry, self._root_fd)
+            self._skip(reader, entry.size_bytes)
+            skip_padding(reader, entry.size_bytes)
             return
+        parts = [*(self._base or ()), *parts]
         try:
             parent = self._parent("/".join(parts[:-1]))
+            if self._keep_kinds:
+                self._refuse_other_kind(entry, parts, parent)
             self._make(entry, parts, parent, reader)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -325,6 +346,16 @@ class Unpacker:
         else:
             self._make_special(entry, name, parent)
 
+    def _refuse_other_kind(self, entry: Entry, parts: list[str], parent: int) -> None:
+        try:
+            there = stat.S_ISDIR(os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return
+        if there != (entry.kind == _DIRECTORY):
+            path, base = "/" + "/".join(parts), "/" + "/".join(self._base or ())
+            words = ("directory", "non-directory") if there else ("non-directory", "directory")
+            raise InvalidParameter(f'cannot overwrite {words[0]} "{path}" with {words[1]} "{base}"')
+
     def _make_directory(self, entry: Entry, parts: list[str], parent: int) -> None:
         name = parts[-1]
         try:
@@ -341,13 +372,13 @@ class Unpacker:
         self._directories["/".join(parts)] = entry.mtime_ns
 
     def _make_hard_link(self, entry: Entry, name: str, parent: int) -> None:
-        target = [part for part in entry.link.split("/") if part not in ("", ".")]
+        target = [part for part in self._rename(entry.link).split("/") if part not in ("", ".")]
         if ".." in target or not target:
             raise InvalidParameter(
                 f"archive entry {entry.name!r} is a hard link to {entry.link!r}, which leads outside of the root: refused"
             )
         self._replace(parent, name)
-        source = self._open_directory("/".join(target[:-1]))
+        source = self._open_directory("/".join([*(self._base or ()), *target[:-1]]))
         try:
             os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
@@ -357,20 +388,25 @@ class Unpacker:
         self._replace(parent, name)
         if entry.kind == _SYMLINK:
             os.symlink(entry.link, name, dir_fd=parent)
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            self._chown_name(entry, name, parent)
         else:
             kinds = {_CHAR: stat.S_IFCHR, _BLOCK_DEVICE: stat.S_IFBLK, _FIFO: stat.S_IFIFO}
             if entry.kind not in kinds:
                 raise InvalidParameter(f"archive entry {entry.name!r} is of unknown kind {entry.kind!r}")
             os.mknod(name, kinds[entry.kind] | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            self._chown_name(entry, name, parent)
             os.chmod(f"/proc/self/fd/{parent}/{name}", entry.mode)
         for key, value in entry.xattrs.items():
             self._set_xattr(f"/proc/self/fd/{parent}/{name}", key, value, entry)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
+    def _chown_name(self, entry: Entry, name: str, parent: int) -> None:
+        if self._ids:
+            os.chown(name, *self._ids(entry.uid, entry.gid), dir_fd=parent, follow_symlinks=False)
+
     def _finish(self, entry: Entry, fd: int) -> None:
-        os.fchown(fd, entry.uid, entry.gid)
+        if self._ids:
+            os.fchown(fd, *self._ids(entry.uid, entry.gid))
         os.fchmod(fd, entry.mode)  # after the chown, which clears set-id bits
         for key, value in entry.xattrs.items():
             self._set_xattr(fd, key, value, entry)
@@ -435,6 +471,8 @@ class Unpacker:
             parent = self._open_directory(parent_path)
             try:
                 os.mkdir(name, 0o755, dir_fd=parent)
+                if self._ids:
+                    os.chown(name, *self._ids(0, 0), dir_fd=parent, follow_symlinks=False)
             except FileExistsError:
                 raise InvalidParameter(f"archive entry below {path!r}: a link in its way leads nowhere") from None
             finally:

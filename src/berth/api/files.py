@@ -1,0 +1,125 @@
+"""Endpoints for files of a container: archive out and in, changes, export, commit."""
+
+import asyncio
+import base64
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import IO
+
+from berth import errors
+from berth.api.http1 import Disconnected, Exchange
+from berth.api.images import apply_changes, in_thread_with_body
+from berth.api.request import Route
+from berth.engine import payload
+from berth.engine.service import Engine
+
+log = logging.getLogger("berth.api")
+
+_PIPE_BYTES = 1 << 18
+_STAT = "X-Docker-Container-Path-Stat"
+
+
+class Files:
+    """Handlers; they see the engine's services and the exchange, no kernel and no files."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def routes(self) -> list[Route]:
+        return [
+            ("HEAD", "/containers/{id}/archive", self.archive_stat), ("GET", "/containers/{id}/archive", self.archive_get),
+            ("PUT", "/containers/{id}/archive", self.archive_put), ("GET", "/containers/{id}/changes", self.changes),
+            ("GET", "/containers/{id}/export", self.export), ("POST", "/commit", self.commit),
+        ]  # fmt: skip
+
+    async def archive_stat(self, exchange: Exchange) -> None:
+        name, path = exchange.parameters["id"], _path(exchange)
+        found = await self._engine.archives.stat(self._engine.containers.find(name), name, path)
+        exchange.respond(200, headers={_STAT: _encoded(found)})
+
+    async def archive_get(self, exchange: Exchange) -> None:
+        name, path = exchange.parameters["id"], _path(exchange)
+        container = self._engine.containers.find(name)
+        async with self._engine.archives.read(container, name, path) as (found, write):
+            self._engine.containers.publish(container, "archive-path")
+            exchange.start_stream("application/x-tar", headers={_STAT: _encoded(found)})
+            await send_written(exchange, write)
+        exchange.end_stream()
+
+    async def archive_put(self, exchange: Exchange) -> None:
+        name, path = exchange.parameters["id"], _path(exchange)
+        container = self._engine.containers.find(name)
+        keep, copy_ids = exchange.flag("noOverwriteDirNonDir"), exchange.flag("copyUIDGID")
+        async with self._engine.archives.extract(container, name, path, keep_kinds=keep, copy_ids=copy_ids) as unpack:
+            await in_thread_with_body(exchange.body, unpack)
+        self._engine.containers.publish(container, "extract-to-dir")
+        exchange.respond(200)
+
+    async def changes(self, exchange: Exchange) -> None:
+        found = await self._engine.commits.changes(self._engine.containers.find(exchange.parameters["id"]))
+        exchange.respond(200, [{"Path": path, "Kind": kind} for path, kind in found])
+
+    async def export(self, exchange: Exchange) -> None:
+        container = self._engine.containers.find(exchange.parameters["id"])
+        async with self._engine.commits.export(container) as write:
+            self._engine.containers.publish(container, "export")
+            exchange.start_stream("application/octet-stream")
+            await send_written(exchange, write)
+        exchange.end_stream()
+
+    async def commit(self, exchange: Exchange) -> None:
+        query = exchange.query
+        container = self._engine.containers.find(query.get("container", ""))
+        config = {key: value for key, value in (await exchange.json()).items() if value is not None}
+        payload.check(config, {})
+        changed = apply_changes([line for text in exchange.query_lists.get("changes", []) for line in text.split("\n") if line.strip()])
+        if "Env" in changed:
+            given = [item.partition("=")[0] for item in changed["Env"]]
+            changed["Env"] += [item for item in config.get("Env") or [] if item.partition("=")[0] not in given]
+        if "Labels" in changed:
+            changed["Labels"] = {**(config.get("Labels") or {}), **changed["Labels"]}
+        repository, tag = query.get("repo", ""), query.get("tag", "")
+        name = f"{repository}:{tag}" if repository and tag else repository
+        image = await self._engine.commits.commit(
+            container, name, config={**config, **changed}, author=query.get("author", ""), comment=query.get("comment", ""),
+            pause=exchange.flag("pause", True),
+        )  # fmt: skip
+        exchange.respond(201, {"Id": image.id})
+
+
+def _path(exchange: Exchange) -> str:
+    path = exchange.query.get("path", "")
+    if not path:
+        raise errors.InvalidParameter("bad parameter: path cannot be empty")
+    if "\0" in path:
+        raise errors.InvalidParameter(f"bad parameter: path {path!r} has a NUL byte in it")
+    return path
+
+
+def _encoded(found: dict) -> str:
+    return base64.b64encode(json.dumps(found, separators=(",", ":")).encode()).decode()
+
+
+async def send_written(exchange: Exchange, write: Callable[[IO[bytes]], None]) -> None:
+    """Runs `write` in a thread and sends what it writes. A failure cuts the stream off, so that it never looks whole."""
+    read_end, write_end = os.pipe()
+
+    def run() -> None:
+        with os.fdopen(write_end, "wb", buffering=_PIPE_BYTES) as out:
+            write(out)
+
+    worker = asyncio.ensure_future(asyncio.to_thread(run))
+    try:
+        with os.fdopen(read_end, "rb", buffering=0) as source:
+            while data := await asyncio.to_thread(source.read, _PIPE_BYTES):
+                await exchange.send(data)
+    except BaseException:
+        await asyncio.gather(worker, return_exceptions=True)  # it ends with its pipe: what it reads from must live till then
+        raise
+    try:
+        await worker
+    except Exception as error:
+        log.error("%s %s: %s", exchange.method, exchange.path, error)
+        raise Disconnected from error

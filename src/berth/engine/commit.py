@@ -1,0 +1,121 @@
+"""Changes, export and commit: what became of a container's files since its image."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import IO
+
+from berth.engine import changes as differences
+from berth.engine import payload, state
+from berth.engine.archive import inside
+from berth.engine.containers import ContainerService
+from berth.engine.registry import Container
+from berth.engine.rootview import RootViews
+from berth.oci import reference
+from berth.store.images import Image, ImageStore
+from berth.store.tarwriter import TarWriter, open_below
+
+# Of a container's Config, what makes sense in an image.
+_IMAGE_FIELDS = (
+    "User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Healthcheck", "ArgsEscaped", "Volumes", "WorkingDir", "OnBuild",
+    "Labels", "StopSignal", "StopTimeout", "Shell",
+)  # fmt: skip
+
+
+class Commits:
+    """Looks at containers' changes; makes images of them."""
+
+    def __init__(self, containers: ContainerService, roots: RootViews, images: ImageStore) -> None:
+        self._containers = containers
+        self._roots = roots
+        self._images = images
+
+    async def changes(self, container: Container) -> list[tuple[str, int]]:
+        """(path, kind) of all that differs from the image."""
+        async with self._roots.merged(container) as merged:
+            return await self._changes(container, merged)
+
+    async def _changes(self, container: Container, merged: int) -> list[tuple[str, int]]:
+        upper = os.open(self._roots.upper(container), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            async with self._roots.image(container) as image:
+                return await asyncio.to_thread(differences.changes, upper, merged, image)
+        finally:
+            os.close(upper)
+
+    @asynccontextmanager
+    async def export(self, container: Container) -> AsyncIterator[Callable[[IO[bytes]], None]]:
+        """A function that writes the container's file system, without what is mounted in it; blocks."""
+        async with self._roots.merged(container) as root:
+
+            def write(out: IO[bytes]) -> None:
+                writer = TarWriter(out, inside(self._roots.maps(container)))
+                writer.add_tree(root, "")
+                writer.close()
+
+            yield write
+
+    async def commit(
+        self, container: Container, name: str, *, config: dict, author: str, comment: str, pause: bool
+    ) -> Image:
+        """An image of the container's changes over its own; config: what is to differ from the container's Config.
+
+        name: a reference or ''. pause: whether its programs stand still meanwhile.
+        """
+        familiar = reference.parse(name).familiar if name else ""
+        parent = self._images.find(container.record.image_id)
+        paused = pause and container.record.status == state.RUNNING
+        if paused:
+            await self._containers.pause(container)
+        try:
+            async with self._roots.merged(container) as root:
+                found = await self._changes(container, root)
+                layer = await asyncio.to_thread(self._write_layer, container, root, found)
+        finally:
+            if paused and container.record.status == state.PAUSED:
+                await self._containers.unpause(container)
+        record = container.record
+        image = await asyncio.to_thread(
+            self._images.add_layer, parent, layer, config=image_config(config, record.config), author=author,
+            comment=comment, created_by=" ".join(record.config.get("Cmd") or []), name=familiar,
+        )  # fmt: skip
+        self._containers.publish(container, "commit", {"comment": comment, "imageID": image.id, "imageRef": familiar})
+        return image
+
+    def _write_layer(self, container: Container, root: int, found: list[tuple[str, int]]) -> str:
+        """The layer's archive as a temporary file; deleted paths as OCI whiteouts."""
+        with self._images.layout.new_file() as file:
+            try:
+                writer = TarWriter(file, inside(self._roots.maps(container)))
+                for path, kind in found:
+                    if kind == differences.DELETED:
+                        directory, _, name = path[1:].rpartition("/")
+                        writer.add_empty(f"{directory}/.wh.{name}" if directory else f".wh.{name}")
+                        continue
+                    try:
+                        fd = open_below(root, path[1:])
+                    except FileNotFoundError:
+                        continue  # of a container that was not paused
+                    try:
+                        writer.add(fd, path[1:])
+                    finally:
+                        os.close(fd)
+                writer.close()
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        return str(file.name)
+
+
+def image_config(changed: dict, container: dict) -> dict:
+    """An image's `config`: what is asked for over the container's. Pure."""
+    merged = payload.merged_config(changed, container)
+    for key in ("ExposedPorts", "Volumes"):
+        both = {**(container.get(key) or {}), **(changed.get(key) or {})}
+        if both:
+            merged[key] = both
+    for key in _IMAGE_FIELDS:
+        if key not in merged and container.get(key) is not None:
+            merged[key] = container[key]
+    return {key: merged[key] for key in _IMAGE_FIELDS if merged.get(key)}

@@ -1,0 +1,151 @@
+"""A container's root file system as a descriptor: of the running container itself, or a view made by the launcher.
+
+Whoever has it resolves paths with openat2 beneath it (RESOLVE_IN_ROOT); nothing of it is a path of the host.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from berth import errors
+from berth.engine import bundle, hostfiles, state
+from berth.engine.containers import ContainerService
+from berth.engine.monitors import Launcher
+from berth.engine.registry import Container
+from berth.store.images import ImageStore
+
+_TIMEOUT_S = 30
+_REPORT_BYTES = 65536
+Maps = tuple[list[dict], list[dict]]
+
+
+class RootViews:
+    """Makes views; knows where a container's layers are and whose ids its files have."""
+
+    def __init__(self, containers: ContainerService, images: ImageStore, launcher: Launcher) -> None:
+        self._containers = containers
+        self._images = images
+        self._launcher = launcher
+
+    def maps(self, container: Container) -> Maps:
+        """The container's id mappings; empty without a user namespace."""
+        host, remap = container.record.host, self._containers.host.remap
+        return ([], []) if remap is None or host.get("UsernsMode") == "host" or host.get("Privileged") else remap
+
+    @asynccontextmanager
+    async def live(self, container: Container, *, write: bool) -> AsyncIterator[int]:
+        """The root as the container has it, bind mounts and all; of a running one with its tmpfs too.
+
+        write: keeps a container that does not run from being started or removed meanwhile.
+        """
+        root = self._open_running(container)
+        if root >= 0:
+            try:
+                yield root
+            finally:
+                os.close(root)
+        elif write:
+            async with container.lock:
+                if container.record.running:
+                    raise errors.Conflict(f"container {container.record.id} has just been started: try again")
+                await container.monitor_gone.wait()
+                async with self._view(container, self._lower(container), read_only=False, binds=True) as root:
+                    yield root
+        else:
+            async with self._view(container, self._lower(container), read_only=True, binds=True) as root:
+                yield root
+
+    def merged(self, container: Container) -> AbstractAsyncContextManager[int]:
+        """Image and changes, read-only and without anything mounted in it."""
+        return self._view(container, self._lower(container), read_only=True, binds=False)
+
+    def image(self, container: Container) -> AbstractAsyncContextManager[int]:
+        """The image alone."""
+        nothing = self._empty(container, "no-upper")
+        return self._view(container, self._lower(container), read_only=True, binds=False, upper=nothing)
+
+    def upper(self, container: Container) -> str:
+        """The directory of what the container changed, with overlayfs's marks; made if it never started."""
+        path = f"{self._containers.directory(container)}/upper"
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        return path
+
+    def _open_running(self, container: Container) -> int:
+        """Of the first program's root; -1 if it does not run."""
+        record = container.record
+        if not record.running:
+            return -1
+        try:
+            root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+        if hostfiles.start_ticks(record.pid) == record.pid_start_ticks:
+            return root
+        os.close(root)  # the number belongs to somebody else by now
+        return -1
+
+    def _lower(self, container: Container) -> list[str]:
+        try:
+            image = self._images.find(container.record.image_id)
+        except errors.NotFound:
+            raise errors.Conflict(f"image {container.record.image_id} of the container is gone; remove the container") from None
+        return self._images.lower_directories(image) or [self._empty(container)]
+
+    def _empty(self, container: Container, name: str = "empty") -> str:
+        path = f"{self._containers.directory(container)}/{name}"
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    @asynccontextmanager
+    async def _view(
+        self, container: Container, lower: list[str], *, read_only: bool, binds: bool, upper: str = ""
+    ) -> AsyncIterator[int]:
+        if container.record.status == state.REMOVING:
+            raise errors.Conflict(f"container {container.record.id} is marked for removal")
+        directory = self._containers.directory(container)
+        work = f"{directory}/work"
+        os.makedirs(work, mode=0o700, exist_ok=True)
+        maps = self.maps(container)
+        rootfs = {"lower": lower, "upper": upper or self.upper(container), "work": work, "base": directory, "read_only": read_only}
+        message = {
+            "kind": "view", "target": f"{directory}/rootfs", "uid_mappings": maps[0], "gid_mappings": maps[1], "rootfs": rootfs,
+            "binds": [
+                (m["source"], m["destination"], "ro" in m["options"]) for m in bundle.user_binds(container.record.host)
+                if m["type"] == "bind" and binds
+            ],
+        }  # fmt: skip
+        root = await self._ask(message)
+        try:
+            yield root
+        finally:
+            os.close(root)
+
+    async def _ask(self, message: dict) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                self._launcher.send(message, [theirs.fileno()])
+            ours.settimeout(_TIMEOUT_S)
+        except BaseException:
+            ours.close()
+            raise
+        return await asyncio.to_thread(_receive, ours)
+
+
+def _receive(channel: socket.socket) -> int:
+    """The descriptor that the viewer sends, or the error that it reports."""
+    with channel:
+        try:
+            report, fds, _, _ = socket.recv_fds(channel, _REPORT_BYTES, 1)
+        except TimeoutError:
+            raise errors.Unavailable("the container's root file system could not be mounted in time") from None
+    if report == b"r" and fds:
+        os.set_inheritable(fds[0], False)
+        return fds[0]
+    if report[:1] == b"e":
+        values = json.loads(report[1:])
+        raise errors.from_wire(values["kind"], values["message"])
+    raise errors.SystemFailure("the process that mounts a container's root file system was killed")
