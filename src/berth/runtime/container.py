@@ -278,6 +278,10 @@ def write_id_maps(pid: int, uid_mappings: list[dict], gid_mappings: list[dict]) 
         text = "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
         try:
             cgroup.write_file(f"/proc/{pid}/{name}", text)
+        except PermissionError:
+            from berth.runtime import idmap
+
+            idmap.write(pid, name[:3], mappings)
         except OSError as error:
             raise errors.InvalidSpec(f"linux.{name[:3]}Mappings: {text.strip()!r}: {error.strerror}") from None
 
@@ -457,6 +461,11 @@ def _foreign_namespaces(pid: int) -> int:
     for name, flag in _NAMESPACE_FILES.items():
         try:
             theirs, ours = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
+        except PermissionError:
+            raise errors.Forbidden(
+                "the container's init may not be looked into: it belongs to another user, or it is created and not started "
+                "yet, and then root alone may; 'start' it first"
+            ) from None
         except FileNotFoundError:
             if os.path.exists(f"/proc/self/ns/{name}"):
                 raise errors.Conflict("the container is no longer running") from None

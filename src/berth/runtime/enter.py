@@ -96,9 +96,14 @@ def swap_null() -> None:
 def give_streams(process: Process) -> None:
     """Pipes to the program's user: a pipe belongs to who made it, and only its owner can open /dev/stdout again."""
     for number in range(FDS_ABOVE_STDIO) if process.uid else ():
-        found = os.fstat(number)  # for a user namespace the parent has done it, with the host's rights
+        found = os.fstat(number)  # the engine has done it for a user namespace, with the host's rights
         if stat.S_ISFIFO(found.st_mode) and found.st_uid != process.uid:
-            os.fchown(number, process.uid, -1)
+            try:
+                os.fchown(number, process.uid, -1)
+            except OSError as error:
+                # Somebody else's pipe, in a user namespace: it can be written to, only not opened again.
+                if error.errno not in (errno.EPERM, errno.EINVAL):
+                    raise
 
 
 def close_others_on_exec(preserve_fds: int) -> None:
@@ -176,16 +181,12 @@ def _change_directory(cwd: str, *, may_try_again: bool) -> bool:
 def _take_ids(process: Process) -> None:
     """User, groups, bounding, inheritable and ambient sets; what is permitted now stays permitted."""
     if not process.limits_capabilities:
-        os.setgroups(process.additional_gids)
-        os.setresgid(process.gid, process.gid, process.gid)
-        os.setresuid(process.uid, process.uid, process.uid)
+        _set_ids(process)
         return
     _, permitted, _ = libc.capget()
     capabilities.drop_bounding(process.bounding)
     libc.prctl(libc.PR_SET_KEEPCAPS, 1)
-    _set_groups(process)
-    os.setresgid(process.gid, process.gid, process.gid)
-    os.setresuid(process.uid, process.uid, process.uid)
+    _set_ids(process)
     libc.prctl(libc.PR_SET_KEEPCAPS, 0)
     if missing := process.permitted & ~permitted:
         names = ", ".join(capabilities.names_of(missing))
@@ -196,7 +197,20 @@ def _take_ids(process: Process) -> None:
     capabilities.set_ambient(process.ambient & process.inheritable & permitted)
 
 
+def _set_ids(process: Process) -> None:
+    _set_groups(process)
+    for what, number, call in (("gid", process.gid, os.setresgid), ("uid", process.uid, os.setresuid)):
+        try:
+            call(number, number, number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise StartFailed(f"process.user.{what}: {number} has no mapping in the container's user namespace") from None
+
+
 def _set_groups(process: Process) -> None:
+    if process.keeps_groups:
+        return
     try:
         os.setgroups(process.additional_gids)
     except PermissionError:
@@ -205,6 +219,10 @@ def _set_groups(process: Process) -> None:
             raise StartFailed(
                 f"process.user.additionalGids: {process.additional_gids} cannot be set in a user namespace without newgidmap"
             ) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise StartFailed(f"process.user.additionalGids: not all of {process.additional_gids} have a mapping in the user namespace") from None
 
 
 def _install_seccomp(program: bytes) -> "int | None":

@@ -61,6 +61,11 @@ def _run_one(hook: dict, text: bytes, environment: "dict[str, str]") -> None:
     given: list[str] | None = hook.get("env")
     if given is not None:
         environment = dict(item.partition("=")[::2] for item in given)
+    run_program(hook["path"], hook.get("args") or [hook["path"]], environment, text, hook.get("timeout"))
+
+
+def run_program(path: str, arguments: "list[str]", environment: "dict[str, str]", text: bytes, timeout_s: "int | None") -> None:
+    """Runs a program to its end with `text` as its input. Raises StartFailed with what it said, unless it exits with 0."""
     # Files in memory: a pipe of 64 KiB could fill up and block either side, and what a hook leaves
     # running in the background would hold its end open.
     with open(os.memfd_create("berth-hook-state"), "w+b") as standard_in, open(os.memfd_create("berth-hook-output"), "w+b") as output:
@@ -71,15 +76,15 @@ def _run_one(hook: dict, text: bytes, environment: "dict[str, str]") -> None:
         actions += [(os.POSIX_SPAWN_DUP2, output.fileno(), number) for number in (1, 2)]
         try:
             pid = os.posix_spawn(
-                hook["path"], hook.get("args") or [hook["path"]], environment, file_actions=actions, setpgroup=0,
-                setsigmask=[], setsigdef=[signals.SIGPIPE, signals.SIGXFSZ, signals.SIGCHLD, signals.SIGINT, signals.SIGTERM],
+                path, arguments, environment, file_actions=actions, setpgroup=0, setsigmask=[],
+                setsigdef=[signals.SIGPIPE, signals.SIGXFSZ, signals.SIGCHLD, signals.SIGINT, signals.SIGTERM],
             )  # fmt: skip
         except OSError as error:
             raise StartFailed(f"cannot be run: {error.strerror}") from None
-        ended_in_time = _await(pid, hook.get("timeout"))
+        ended_in_time = _await(pid, timeout_s)
         _, status = os.waitpid(pid, 0)
         if not ended_in_time:
-            raise StartFailed(f"ran longer than its timeout of {hook['timeout']} s and was killed")
+            raise StartFailed(f"ran longer than its timeout of {timeout_s} s and was killed")
         code = os.waitstatus_to_exitcode(status)
         if code:
             said = os.pread(output.fileno(), _SHOWN_BYTES, 0).decode(errors="replace").strip()

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 _TIOCGPTPEER, _TIOCGPTN, _TIOCSPTLCK = 0x5441, 0x80045430, 0x40045431
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _MESSAGE_BYTES = 32768
+# For root of a user namespace.
+_NEEDED_TO_MOUNT = {
+    "proc": "it takes a pid namespace of the container's own, and a /proc of ours that nothing is mounted over",
+    "mqueue": "it takes an ipc namespace of the container's own",
+}
 
 
 class Launch:
@@ -235,8 +240,13 @@ def become_root_of_user_namespace() -> None:
         os.setgroups([])
     except PermissionError:
         pass  # a namespace made without rights: user_namespaces(7), /proc/PID/setgroups
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
+    for set_ids in (os.setresgid, os.setresuid):
+        try:
+            set_ids(0, 0, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # A namespace without id 0; what the work ahead needs are its capabilities, and we have those.
 
 
 def _open_host_paths(context: Context) -> None:
@@ -293,7 +303,7 @@ def mount_filesystem(
             if fstype != "sysfs" or error.errno != errno.EPERM:
                 raise InvalidSpec(f"mounts: {destination}: {_why_not_mounted(error, fstype, source, data)}") from None
             # A user namespace may not mount sysfs over a network namespace it does not own.
-            _bind(context, "/sys", at, True, (mount.attributes(flags), 0, 0, 0, 0))
+            _bind(context, "/sys", at, True, (0, 0, mount.attributes(flags), 0, 0))
     finally:
         os.close(at)
 
@@ -313,7 +323,7 @@ def _why_not_mounted(error: OSError, fstype: str, source: str, data: tuple[str, 
         return f"type {fstype!r} is not a file system of this kernel"
     if error.errno == errno.EINVAL:
         return f"{fstype} does not take the options {','.join(data)!r}, or {source!r} as its source"
-    hint = "; in a user namespace only some can be mounted" if error.errno == errno.EPERM else ""
+    hint = f"; {_NEEDED_TO_MOUNT.get(fstype, 'in a user namespace only some can be mounted')}" if error.errno == errno.EPERM else ""
     return f"cannot mount {fstype} from {source!r}: {os.strerror(error.errno or 0)}{hint}"
 
 

@@ -53,6 +53,8 @@ _SYSCTLS = (
 )  # fmt: skip
 
 LANDLOCK_ANNOTATION = "io.berth.landlock-scope-abstract-sockets"
+# crun's, and what `podman run --group-add keep-groups` sets.
+KEEP_GROUPS_ANNOTATION = "run.oci.keep_original_groups"
 
 
 class Operation:
@@ -82,7 +84,7 @@ class Process:
 
     __slots__ = (
         "additional_gids", "ambient", "apparmor_profile", "args", "bounding", "console_size", "cwd", "effective", "env",
-        "gid", "inheritable", "landlock", "limits_capabilities", "no_new_privileges", "oom_score_adj", "permitted",
+        "gid", "inheritable", "keeps_groups", "landlock", "limits_capabilities", "no_new_privileges", "oom_score_adj", "permitted",
         "personality", "rlimits", "seccomp", "selinux_label", "terminal", "uid", "umask",
     )  # fmt: skip
 
@@ -111,6 +113,7 @@ class Process:
         self.seccomp: dict | None = linux.get("seccomp")
         self.personality = _personality(linux.get("personality") or {})
         self.landlock = annotations.get(LANDLOCK_ANNOTATION) == "true"
+        self.keeps_groups = annotations.get(KEEP_GROUPS_ANNOTATION) == "1"
 
 
 class Plan:
@@ -173,6 +176,8 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], bundle: str
             # A v2 mount shows the tree from the namespace's root, so the parent must have put us there.
             found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "where the mount needs it"))
         found += _mounts(index, entry, linux, bundle, plan)
+        if plan.clone_flags & libc.CLONE_NEWUSER:
+            _check_ids_of_mount(index, entry, plan)
     found += _devices(linux, in_user_namespace)
     if plan.process.terminal:
         found.append(Operation("open_console"))
@@ -318,6 +323,19 @@ class IdMapped:
                 raise InvalidSpec(f"{self.at}: option idmap: {text!r}: the container's own maps have no such range")
             host += inside["hostID"] - inside["containerID"]
         return {"containerID": first, "hostID": host, "size": size}
+
+
+def _check_ids_of_mount(index: int, entry: dict, plan: Plan) -> None:
+    """The kernel takes no id that the user namespace lacks, and says no more than EINVAL."""
+    for option in entry.get("options") or []:
+        name, _, value = option.partition("=")
+        mappings = {"uid": plan.uid_mappings, "gid": plan.gid_mappings}.get(name)
+        if mappings is None or not (value.isdigit() and value.isascii()):
+            continue
+        if not any(m["containerID"] <= int(value) < m["containerID"] + m["size"] for m in mappings):
+            raise InvalidSpec(
+                f"mounts[{index}].options: {option!r} has no mapping in linux.{name}Mappings; map it or leave it out, as 'spec --rootless' does"
+            )
 
 
 def _devices(linux: dict, in_user_namespace: bool) -> list[Operation]:

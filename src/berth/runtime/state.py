@@ -57,7 +57,7 @@ class Container:
         """A new directory, locked; Conflict where the id is taken."""
         container = cls(root, identity)
         try:
-            os.makedirs(root, mode=0o711, exist_ok=True)
+            _make_root(root)
             os.mkdir(container.directory, 0o711)
         except FileExistsError:
             raise errors.Conflict(f"container with id exists: {identity!r} is there already in {root}; delete it first") from None
@@ -76,8 +76,8 @@ class Container:
     def read(self) -> None:
         """Takes state.json as it is by now; NotFound where there is no container."""
         text = cgroup.read_file(f"{self.directory}/state.json")
-        if not text and not os.path.isdir(self.directory):
-            raise errors.NotFound(f"container {self.id!r} does not exist in {os.path.dirname(self.directory)}")
+        if not text:
+            _why_not_there(self.directory, self.id, os.path.dirname(self.directory))
         try:
             self.values = loads(text) if text else {}
         except ValueError:
@@ -178,6 +178,32 @@ class Container:
         except FileNotFoundError:
             pass
         self.unlock()
+
+
+def _make_root(root: str) -> None:
+    """An ordinary user's is for nobody else; sticky, so that what tidies XDG_RUNTIME_DIR lets it be."""
+    try:
+        os.mkdir(root, 0o711 if os.geteuid() == 0 else 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(root), mode=0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
+        _make_root(root)
+        return
+    if os.geteuid():
+        os.chmod(root, 0o1700)
+
+
+def _why_not_there(directory: str, identity: str, root: str) -> None:
+    """Raises, unless the directory is there and ours: then a crash has left it without its file."""
+    try:
+        owner = os.stat(directory).st_uid
+    except FileNotFoundError:
+        raise errors.NotFound(f"container {identity!r} does not exist in {root}") from None
+    except PermissionError:
+        raise errors.Forbidden(f"container {identity!r}: no permission to look into {root}, which belongs to another user") from None
+    if owner != os.geteuid() and not os.access(directory, os.W_OK):
+        raise errors.Forbidden(f"container {identity!r} in {root} belongs to another user, uid {owner}")
 
 
 def identities(root: str) -> "list[str]":

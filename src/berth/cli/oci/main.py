@@ -75,14 +75,22 @@ class Invocation:
 def default_root() -> str:
     """Where state is kept without --root; on a tmpfs, as it means nothing after a reboot."""
     if os.geteuid() == 0:
-        return "/run/berth/oci"
+        # As root of a user namespace somebody set up for an ordinary user (Podman's), whose directory it is.
+        if not (os.environ.get("XDG_RUNTIME_DIR") and os.environ.get("USER") != "root" and _is_nested()):
+            return "/run/berth/oci"
     return f"{os.environ.get('XDG_RUNTIME_DIR') or f'/run/user/{os.geteuid()}'}/berth/oci"
 
 
 def _is_rootless(word: str) -> bool:
     if word not in ("auto", "true", "false"):
         raise InvalidParameter(f"--rootless {word!r} is not one of auto, true, false")
-    return os.geteuid() != 0 if word == "auto" else word == "true"
+    return os.geteuid() != 0 or _is_nested() if word == "auto" else word == "true"
+
+
+def _is_nested() -> bool:
+    """Whether root here is only a user namespace's: proc(5), uid_map."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
 
 
 def main(argv: "list[str]") -> int:
