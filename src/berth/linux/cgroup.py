@@ -82,6 +82,8 @@ def open_cgroup(
 
 def reopen(saved: dict, hosts: Hierarchies) -> "Cgroup":
     """The group of which a state file has kept `saved()`: the same directories, whoever asks."""
+    if saved["manager"] == "disabled":
+        return NoCgroup(saved["path"], saved.get("reason") or "the cgroup manager is 'disabled'")
     if saved["manager"] != "cgroupfs":
         return open_cgroup(saved["path"], hosts, manager=saved["manager"], rootless=saved["rootless"])
     if hosts.version == 2:

@@ -350,6 +350,9 @@ class NoCgroup(Cgroup):
         super().__init__(path, [])
         self.reason = reason
 
+    def saved(self) -> dict:
+        return {**super().saved(), "reason": self.reason}
+
     def create(self) -> None:
         pass
 

@@ -4,6 +4,7 @@ One code for the engine's monitor (warm, through the launcher) and for a runtime
 command line. init.py draws the words that parent and child exchange.
 """
 
+import errno
 import os
 import select
 import struct
@@ -132,7 +133,14 @@ def _clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None
             pass  # Linux 5.6; or what `add` explains better
         finally:
             os.close(cgroup_fd)
-    return libc.clone(flags, address)
+    try:
+        return libc.clone(flags, address)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSPC):
+            from berth.runtime import idmap
+
+            raise idmap.why_no_namespaces(flags, error) from None
+        raise
 
 
 def _become_init(context: init.Context) -> "NoReturn":
@@ -263,7 +271,12 @@ def _make_time_namespace(offsets: dict) -> None:
     """For the children to come; this process stays in its own (time_namespaces(7))."""
     if not os.path.exists("/proc/self/ns/time"):
         raise errors.NotImplementedHere("this kernel has no time namespaces (CONFIG_TIME_NS)")
-    libc.unshare(libc.CLONE_NEWTIME)
+    try:
+        libc.unshare(libc.CLONE_NEWTIME)
+    except PermissionError:
+        raise errors.Forbidden(
+            "linux.namespaces: 'time': a time namespace is made before a user namespace is entered, so only root has it; leave it out"
+        ) from None
     for clock, offset in offsets.items():
         line = f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}"
         try:

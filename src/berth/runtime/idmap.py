@@ -6,10 +6,11 @@ mapped by newuidmap and newgidmap, set-user-id programs that look the user up in
 Source: user_namespaces(7), newuidmap(1). Imported late: the host's root never comes here.
 """
 
+import errno
 import os
 
-from berth.errors import Forbidden, InvalidSpec, StartFailed
-from berth.linux import cgroup
+from berth.errors import BerthError, Forbidden, InvalidSpec, StartFailed, SystemFailure
+from berth.linux import cgroup, libc
 from berth.runtime import hooks
 
 _TOOLS = {"uid": "newuidmap", "gid": "newgidmap"}
@@ -53,6 +54,21 @@ def _write_own(pid: int, kind: str, entry: dict) -> None:
         cgroup.write_file(f"/proc/{pid}/{kind}_map", text)
     except OSError as error:
         raise InvalidSpec(f"linux.{kind}Mappings: {text!r}: {error.strerror}") from None
+
+
+def why_no_namespaces(flags: int, error: OSError) -> BerthError:
+    """What clone(2) means by EPERM and ENOSPC."""
+    if error.errno == errno.ENOSPC:
+        return SystemFailure("linux.namespaces: there are too many already: raise the limits below /proc/sys/user, or nest less deep")
+    if not flags & libc.CLONE_NEWUSER:
+        return Forbidden(
+            "linux.namespaces: an ordinary user can have others only with a 'user' namespace, which the bundle lacks; "
+            "'berth oci spec --rootless' writes one that has it"
+        )
+    return Forbidden(
+        "linux.namespaces: this kernel lets no ordinary user make a 'user' namespace; "
+        "see the sysctls user.max_user_namespaces and, on Debian, kernel.unprivileged_userns_clone"
+    )
 
 
 def _find(name: str) -> str:

@@ -200,6 +200,11 @@ def kill(settings: Settings, container: Container, number: int, *, everyone: boo
     status = container.status(settings.hosts)
     group = container.group(settings.hosts)
     own_pids = _has_own_pid_namespace(container)
+    if group and group.manager == "disabled" and everyone and number != signals.SIGKILL and status != STOPPED:
+        _signal_members(container, number)
+        return
+    if group and group.manager == "disabled":
+        group = None  # SIGKILL to the first program ends its pid namespace
     # Without a pid namespace of its own the others outlive the first program, so SIGKILL means them too.
     if group and (everyone or (number == signals.SIGKILL and not own_pids)):
         if status == STOPPED and not everyone:
@@ -212,6 +217,42 @@ def kill(settings: Settings, container: Container, number: int, *, everyone: boo
         raise errors.Conflict(f"container {container.id} is not running")
     if status == PAUSED and number == signals.SIGKILL and group:
         group.freeze(False)  # a frozen process of cgroup v1 dies only once it is thawed
+
+
+def members(settings: Settings, container: Container) -> "list[int]":
+    """Every process of a container that runs; where it has no cgroup to tell, those of its pid namespace."""
+    group = running_group(settings, container)
+    return _pid_namespace_of(container) if group.manager == "disabled" else group.pids()
+
+
+def _pid_namespace_of(container: Container) -> "list[int]":
+    """Processes in the pid namespace of the first program; that one alone where the namespace is not its own."""
+    first = container.pid
+    if not _has_own_pid_namespace(container):
+        return [first] if first else []
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _same_pid_namespace(pid, first)]
+
+
+def _same_pid_namespace(pid: int, other: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat(f"/proc/{other}/ns/pid").st_ino
+    except OSError:  # it is gone, or another user's
+        return False
+
+
+def _signal_members(container: Container, number: int) -> None:
+    for pid in _pid_namespace_of(container):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if pid == container.pid or _same_pid_namespace(pid, container.pid):  # once more, now that it is held
+                signals.pidfd_send(pidfd, number)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(pidfd)
 
 
 def _has_own_pid_namespace(container: Container) -> bool:

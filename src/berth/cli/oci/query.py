@@ -89,7 +89,7 @@ def ps(call: Invocation) -> int:
         form = value if equals else flag[2:] if flag.startswith("-f") and not flag.startswith("--") and flag != "-f" else words.pop(0) if words else ""
     _checked_format(form)
     settings = call.settings()
-    pids = lifecycle.running_group(settings, settings.load(parsed.arguments[0])).pids()
+    pids = lifecycle.members(settings, settings.load(parsed.arguments[0]))
     if form == "json":
         print(dumps(pids))
         return 0
