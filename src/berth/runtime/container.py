@@ -46,6 +46,7 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
     group = cgroup.open_cgroup(
         plan.cgroup_path, hosts, manager=launch.manager, rootless=launch.rootless, annotations=launch.state.get("annotations")
     )
+    launch.on_group(group)
     group.create()
     try:
         launch.on_group_made()

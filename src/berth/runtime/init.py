@@ -56,11 +56,11 @@ class Launch:
     listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
     the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
     got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first program alone.
-    on_group_made: called once the cgroup is there. on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
+    on_group: called with the cgroup before it is made, on_group_made once it is there. on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
     """
 
     __slots__ = (
-        "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group_made", "on_listener", "pivot", "preserve_fds",
+        "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group", "on_group_made", "on_listener", "pivot", "preserve_fds",
         "rootless", "seccomp_cache", "standard_fds", "state",
     )  # fmt: skip
 
@@ -79,6 +79,7 @@ class Launch:
         self.state: dict = {}
         self.on_cloned: Callable[[int, cgroup.Cgroup], None] = lambda pid, group: None
         self.on_listener: Callable[[int], None] = os.close
+        self.on_group: Callable[[cgroup.Cgroup], None] = lambda group: None
         self.on_group_made: Callable[[], None] = lambda: None
 
 

@@ -69,9 +69,11 @@ def create(settings: Settings, identity: str, bundle: str, config: "str | None",
     container = Container.create(settings.root, identity)
     try:
         container.write("config.json", document)
-        container.save(
+        launch.on_group = lambda group: container.save(
             ociVersion=document["ociVersion"], bundle=bundle, rootfs=os.path.realpath(plan.root_path), created=_now(),
             owner=os.geteuid(), annotations=document.get("annotations") or {}, creating=gate,
+            # Before it is made: should we be killed then, `delete` knows where to look. A scope ends by itself.
+            **({"cgroup": group.saved()} if group.manager == "cgroupfs" else {}),
         )  # fmt: skip
         launch.state = hooks.state(identity, document, bundle, status=CREATING, pid=0)
         launch.on_cloned = lambda pid, group: container.save(pid=pid, start_time=start_time(pid), cgroup=group.saved())
