@@ -330,3 +330,14 @@ def give_tree(path: str, uid: int) -> None:
         os.chown(directory, uid, uid)
         for name in names:
             os.chown(f"{directory}/{name}", uid, uid, follow_symlinks=False)
+
+
+def make_archive(path: str) -> None:
+    """The same as a tar file, for `podman import` and `docker import`; any user may pass its root."""
+    directory = tempfile.mkdtemp(dir="/var/tmp")
+    try:
+        make_rootfs(f"{directory}/rootfs")
+        os.chmod(f"{directory}/rootfs", 0o755)
+        subprocess.run(["tar", "-C", f"{directory}/rootfs", "-cf", path, "."], check=True)
+    finally:
+        shutil.rmtree(directory)

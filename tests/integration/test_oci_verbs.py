@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import GROUPS
-from oci import BERTH, Oci
+from oci import Oci
 
 LOOP = ["sh", "-c", 'trap "exit 4" TERM; echo up; while :; do sleep 0.05; done']
 POINTS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
