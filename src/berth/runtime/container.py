@@ -437,12 +437,11 @@ def join_and_execute(
             libc.setns(init_pidfd, flags)
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
         if flags & libc.CLONE_NEWUSER:
-            init.become_root_of_user_namespace()
+            init.become_root_of_user_namespace(process)
         terminal_fd = _open_terminal(process, channel) if process.terminal else -1
         if terminal_fd < 0:
             enter.swap_null()
-            if not flags & libc.CLONE_NEWUSER:
-                enter.give_streams(process)
+            enter.give_streams(process)
         enter.close_others_on_exec(launch.preserve_fds)
         path = enter.prepare(process, proc_fd, new_keyring=launch.new_keyring)
         os.close(proc_fd)

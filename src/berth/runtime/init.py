@@ -120,7 +120,7 @@ def run(context: Context) -> None:
         if context.plan.user_namespace:
             await_parent(context.channel, b"m")
             _open_host_paths(context)
-            become_root_of_user_namespace()  # the parent has set the OOM score
+            become_root_of_user_namespace(process)  # the parent has set the OOM score
         else:
             enter.set_oom_score(process, context.lsm_proc_fd)
         # Nothing in a container may trace us or look into our descriptors; execve makes it dumpable again.
@@ -143,8 +143,7 @@ def _enter_program(context: Context) -> None:
     enter.own_streams(process, context.terminal_fd)
     if context.terminal_fd < 0:
         enter.swap_null()
-        if not context.plan.user_namespace:
-            enter.give_streams(process)
+        enter.give_streams(process)
     enter.close_others_on_exec(launch.preserve_fds)
     path = enter.prepare(process, context.lsm_proc_fd, new_keyring=launch.new_keyring)
     # The change of uid has cleared it; a container that outlives its runtime lets go of it here.
@@ -236,9 +235,10 @@ def die_with_parent(channel: sockets.socket) -> None:
         os._exit(1)
 
 
-def become_root_of_user_namespace() -> None:
+def become_root_of_user_namespace(process: Process) -> None:
     try:
-        os.setgroups([])
+        if not process.keeps_groups:
+            os.setgroups([])
     except PermissionError:
         pass  # a namespace made without rights: user_namespaces(7), /proc/PID/setgroups
     for set_ids in (os.setresgid, os.setresuid):
@@ -443,7 +443,7 @@ def mount_cgroup(context: Context, destination: str, flags: int) -> None:
     read_only = mount.attributes(flags)
     if context.hosts.version == 2:
         if context.plan.new_cgroup_namespace:
-            mount.mount_filesystem(target, "cgroup2", "cgroup", flags, [])
+            _mount_cgroup2(context, target, flags)
         else:
             _bind(context, context.hosts.v2, target, True, (read_only, 0, 0, 0, 0))
         os.close(target)
@@ -469,6 +469,24 @@ def mount_cgroup(context: Context, destination: str, flags: int) -> None:
         top = mount.open_beneath(context.root_fd, destination)
         mount.set_attributes(top, set_=libc.MOUNT_ATTR_RDONLY, clear=0)
         os.close(top)
+
+
+def _mount_cgroup2(context: Context, target: int, flags: int) -> None:
+    """The container's own group as the root; bound where it cannot be mounted, as with runc.
+
+    EPERM: a user namespace that is not the cgroup namespace's. EBUSY: the host's own is there already, with
+    the host's /sys that is bound for want of a network namespace. A whole tree is shown read-only at most:
+    some of it may be delegated to the user who is root in here.
+    """
+    try:
+        mount.mount_filesystem(target, "cgroup2", "cgroup", flags, [])
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EBUSY):
+            raise
+    own = context.cgroup.directory_at(context.hosts.v2)
+    shown = mount.attributes(flags) | (0 if own else libc.MOUNT_ATTR_RDONLY)
+    _bind(context, own or context.hosts.v2, target, not own, (0, 0, shown, 0, 0))
 
 
 def make_device(

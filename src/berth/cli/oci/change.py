@@ -4,7 +4,7 @@ import sys
 
 from berth.cli.flags import Flag, Parsed, UsageError
 from berth.cli.oci.main import Invocation, parse_verb
-from berth.errors import BerthError, InvalidParameter, NotFound
+from berth.errors import BerthError, Forbidden, InvalidParameter, NotFound
 from berth.linux import signals
 from berth.runtime import lifecycle, state
 
@@ -69,7 +69,7 @@ def _load_damaged(settings: "lifecycle.Settings", identity: str, force: bool) ->
     """With --force also what a crash has damaged: there is a directory, and it goes."""
     try:
         return settings.load(identity)
-    except NotFound:
+    except (NotFound, Forbidden):
         raise
     except BerthError:
         if not force:
