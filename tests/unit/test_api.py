@@ -7,8 +7,9 @@ import pytest
 pytest.importorskip("httptools", reason="the HTTP parser of the engine")
 
 from berth import errors
-from berth.api import images, request, routes, streams, system
+from berth.api import images, request, routes, streams
 from berth.api.http1 import Exchange
+from berth.engine import events
 
 
 class Asked(Exchange):
@@ -120,7 +121,7 @@ EVENT = {
     ],
 )  # fmt: skip
 def test_event_filters(filters: dict, expected: bool) -> None:
-    assert system.event_matches(EVENT, filters) is expected
+    assert events.event_matches(EVENT, filters) is expected
 
 
 @pytest.mark.parametrize(

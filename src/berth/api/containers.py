@@ -170,7 +170,8 @@ class Containers:
             client.close()
             return
         once = bool(record.config.get("StdinOnce"))
-        await streams.relay(client, monitor, stdin=stdin, close_stdin=once, tty=tty, detach_keys=keys)
+        if await streams.relay(client, monitor, stdin=stdin, close_stdin=once, tty=tty, detach_keys=keys):
+            self._engine.containers.publish(container, "detach")
 
     async def container_resize(self, exchange: Exchange) -> None:
         rows, columns = exchange.number("h") or 0, exchange.number("w") or 0

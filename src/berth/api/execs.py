@@ -60,7 +60,8 @@ class Execs:
         client = exchange.hijack(content_type)
         keys = streams.parse_detach_keys(config.get("DetachKeys") or "")
         stdin = bool(config.get("AttachStdin"))
-        await streams.relay(client, monitor, stdin=stdin, close_stdin=True, tty=tty, detach_keys=keys)
+        if await streams.relay(client, monitor, stdin=stdin, close_stdin=True, tty=tty, detach_keys=keys):
+            self._engine.execs.publish(exec_, "exec_detach")
 
     async def exec_resize(self, exchange: Exchange) -> None:
         exec_ = self._engine.execs.find(exchange.parameters["id"])

@@ -83,7 +83,7 @@ class Images:
         name = f"{repository}:{tag}" if tag else repository
         await asyncio.to_thread(self._engine.images.tag, exchange.parameters["name"], name)
         image = self._engine.images.find(name)
-        self._engine.events.publish("image", "tag", image.id, {"name": name})
+        self._engine.events.publish("image", "tag", image.id, {"name": reference.parse(name).familiar})
         exchange.respond(201)
 
     async def image_remove(self, exchange: Exchange) -> None:

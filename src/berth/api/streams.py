@@ -59,8 +59,8 @@ class DetachFilter:
 
 async def relay(
     client: Hijacked, monitor: MonitorConnection, *, stdin: bool, close_stdin: bool, tty: bool, detach_keys: bytes
-) -> None:
-    """Both directions until the program ends, the client goes, or detaches. Closes both ends.
+) -> bool:
+    """Both directions until the program ends, the client goes, or detaches (then True). Closes both ends.
 
     close_stdin: whether the end of the client's input is the end of the program's too (StdinOnce).
     """
@@ -82,6 +82,7 @@ async def relay(
         await asyncio.gather(output, input_, gone, return_exceptions=True)
         monitor.close()
         client.close()
+    return not input_.cancelled() and input_.exception() is None and input_.result()
 
 
 async def _output(client: Hijacked, monitor: MonitorConnection, *, tty: bool) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 from berth import errors
 from berth.api.http1 import Exchange
 from berth.api.request import Route, parse_filters
-from berth.engine import views
-from berth.engine.logs import parse_time
+from berth.engine import events, views
 from berth.engine.service import Engine
 
 
@@ -49,48 +48,28 @@ class System:
 
     async def events(self, exchange: Exchange) -> None:
         filters = parse_filters(exchange.query.get("filters", ""))
+        now_ns = time.time_ns()
+        since_ns, until_ns = (events.moment_ns(exchange.query.get(name, ""), name, now_ns) for name in ("since", "until"))
+        if since_ns and until_ns and since_ns > until_ns:
+            raise errors.InvalidParameter(
+                f"`since` time ({since_ns // 1_000_000_000}) cannot be after `until` time ({until_ns // 1_000_000_000})"
+            )
         bus = self._engine.events
-        queue = bus.listen()
-        until_s = parse_time(exchange.query.get("until", ""))
-        since_s = parse_time(exchange.query.get("since", ""))
-        exchange.start_stream("application/json")
+        listener = bus.listen()  # before the past is read: nothing falls between
         try:
-            for event in [e for e in bus.history if since_s and e["timeNano"] / 1e9 >= since_s]:
-                if event_matches(event, filters):
+            exchange.start_stream("application/json")
+            for event in bus.past(since_ns, until_ns):
+                if events.event_matches(event, filters):
                     await exchange.send_json(event)
-            async with asyncio.timeout(max(0.0, until_s - _now_s()) if until_s else None):
-                while (item := await queue.get()) is not None:
-                    if event_matches(item, filters):
+            async with asyncio.timeout(max(0.0, (until_ns - time.time_ns()) / 1e9) if until_ns else None):
+                while (item := await listener.next()) is not None:
+                    if events.event_matches(item, filters):
                         await exchange.send_json(item)
         except TimeoutError:
             pass
         finally:
-            bus.forget(queue)
+            bus.forget(listener)
         exchange.end_stream()
-
-
-def event_matches(event: dict[str, Any], filters: dict[str, list[str]]) -> bool:
-    """Docker's event filters: any value of a key, every key."""
-    attributes = event["Actor"]["Attributes"]
-    for key, values in filters.items():
-        if key in ("container", "image"):
-            have = {event["Actor"]["ID"], attributes.get("name", "")} | ({attributes.get("image", "")} if key == "image" else set())
-            good = any(v in have or event["Actor"]["ID"].startswith(v) for v in values)
-            if key == "container" and event["Type"] != "container":
-                good = False
-        elif key == "event":
-            good = any(event["Action"] == v or event["Action"].startswith(f"{v}:") for v in values)
-        elif key == "type":
-            good = event["Type"] in values
-        elif key == "label":
-            good = all((attributes.get(v.partition("=")[0]) == v.partition("=")[2]) if "=" in v else v in attributes for v in values)
-        elif key == "scope":
-            good = "local" in values
-        else:
-            good = True
-        if not good:
-            return False
-    return True
 
 
 def _network(name: str) -> dict[str, Any]:
@@ -100,7 +79,3 @@ def _network(name: str) -> dict[str, Any]:
         "Attachable": False, "Ingress": False, "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": {},
         "Options": {}, "Labels": {},
     }  # fmt: skip
-
-
-def _now_s() -> float:
-    return time.time()

@@ -48,6 +48,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "save": ("images", "save", "Write images to an archive"),
     "rmi": ("images", "rmi", "Remove images"),
     "tag": ("images", "tag", "Give an image another name"),
+    "events": ("events", "events", "Print what happens to containers and images"),
     "info": ("system", "info", "Print what the engine and its host have"),
     "version": ("system", "version", "Print the versions of command and engine"),
     "engine": ("engine_main", "main", "Run the engine in the foreground"),
@@ -58,7 +59,7 @@ _GROUPS = {
         "ls": "ps", "list": "ps", "ps": "ps", "inspect": "inspect", "remove": "rm"},
     "image": {"ls": "images", "list": "images", "import": "import", "load": "load", "save": "save", "rm": "rmi",
               "remove": "rmi", "tag": "tag", "inspect": "inspect"},
-    "system": {"info": "info"},
+    "system": {"events": "events", "info": "info"},
 }  # fmt: skip
 
 

@@ -189,7 +189,9 @@ class ContainerService(Restoring):
             raise errors.Conflict(f"Container {record.id} is paused, unpause the container before attach")
         if record.status == state.RESTARTING:
             raise errors.Conflict(RESTARTING_TEXT.format(record.id))
-        return await self._connect(container, wants)
+        connection = await self._connect(container, wants)
+        self.publish(container, "attach")
+        return connection
 
     async def _connect(self, container: Container, wants: int) -> MonitorConnection | None:
         if container.record.running:
@@ -208,6 +210,7 @@ class ContainerService(Restoring):
         if container.control is None or not container.record.running:
             raise errors.Conflict(f"container {container.record.id} is not running")
         await container.control.resize(rows, columns)
+        self.publish(container, "resize", {"height": str(rows), "width": str(columns)})
 
     async def logs(
         self, container: Container, *, follow: bool, tail: int | None, since_s: float, until_s: float

@@ -9,7 +9,6 @@ import socket
 from berth import errors
 from berth.engine import bundle, rootfiles, state, users
 from berth.engine.containers import Container, ContainerService
-from berth.engine.events import EventBus
 from berth.engine.hostfiles import start_ticks
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
 from berth.engine.running import RESTARTING_TEXT
@@ -38,11 +37,10 @@ class ExecService:
     """All execs of the engine's life."""
 
     def __init__(
-        self, containers: ContainerService, launcher: Launcher, events: EventBus, tasks: Tasks, seccomp_cache: str
+        self, containers: ContainerService, launcher: Launcher, tasks: Tasks, seccomp_cache: str
     ) -> None:
         self._containers = containers
         self._launcher = launcher
-        self._events = events
         self._tasks = tasks
         self._seccomp_cache = seccomp_cache
         self._by_id: dict[str, Exec] = {}
@@ -63,7 +61,7 @@ class ExecService:
         exec_ = Exec(container, config)
         self._by_id[exec_.id] = exec_
         container.execs.append(exec_.id)
-        self._publish(exec_, f"exec_create: {' '.join(command)}")
+        self.publish(exec_, f"exec_create: {_shown(command)}")
         return exec_
 
     async def start(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
@@ -72,6 +70,7 @@ class ExecService:
         if exec_.running or exec_.exit_code is not None:
             raise errors.Conflict(f"exec {exec_.id} has already run" if exec_.exit_code is not None else "exec is already running")
         exec_.running = True
+        self.publish(exec_, f"exec_start: {_shown(exec_.config['Cmd'])}")
         try:
             return await self._launch(exec_, wants, size)
         except errors.BerthError as error:
@@ -101,7 +100,6 @@ class ExecService:
             stream.close()
             raise
         exec_.pid, exec_.control = report["pid"], control
-        self._publish(exec_, f"exec_start: {' '.join(exec_.config['Cmd'])}")
         self._tasks.spawn(self._watch(exec_, control))
         return stream
 
@@ -194,7 +192,7 @@ class ExecService:
         exec_.control = None
         exec_.running = False
         exec_.ended.set()
-        self._publish(exec_, "exec_die", {"exitCode": str(exec_.exit_code)})
+        self.publish(exec_, "exec_die", {"exitCode": str(exec_.exit_code)})
         self._forget_later(exec_)
 
     def _forget_later(self, exec_: Exec) -> None:
@@ -228,7 +226,10 @@ class ExecService:
             },
         }  # fmt: skip
 
-    def _publish(self, exec_: Exec, action: str, extra: dict[str, str] | None = None) -> None:
-        record = exec_.container.record
-        attributes = {"image": record.image_name, "name": record.name, "execID": exec_.id, **(extra or {})}
-        self._events.publish("container", action, record.id, attributes)
+    def publish(self, exec_: Exec, action: str, extra: dict[str, str] | None = None) -> None:
+        self._containers.publish(exec_.container, action, {"execID": exec_.id, **(extra or {})})
+
+
+def _shown(command: list[str]) -> str:
+    """As Docker's events show it: the program, a space, the arguments, however many."""
+    return f"{command[0]} {' '.join(command[1:])}"

@@ -166,7 +166,8 @@ class Running(Preparing):
             record.health = {**record.health, "Status": health.UNHEALTHY}
         if record.oom_killed:
             self.publish(container, "oom")
-        self.publish(container, "die", {"exitCode": str(record.exit_code)})
+        ran_s = max(0, record.finished_ns - record.started_ns) // 1_000_000_000
+        self.publish(container, "die", {"exitCode": str(record.exit_code), "execDuration": str(ran_s)})
         if record.auto_remove:
             await self._forget(container)
         else:
@@ -276,6 +277,7 @@ class Running(Preparing):
         except TimeoutError:
             if container.control:
                 await container.control.send_signal(9)
+                self.publish(container, "kill", {"signal": "9"})
             await container.ended.wait()
         self.publish(container, "stop")
 

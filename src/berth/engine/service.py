@@ -53,7 +53,7 @@ class Engine:
         self.roots = RootViews(self.containers, self.images, self.launcher)
         self.archives = Archives(self.roots)
         self.commits = Commits(self.containers, self.roots, self.images)
-        self.execs = ExecService(self.containers, self.launcher, self.events, tasks, cache)
+        self.execs = ExecService(self.containers, self.launcher, tasks, cache)
         self.health = HealthService(self.containers, self.execs, tasks)
 
     def _lock_root(self, data_root: str) -> int:
