@@ -116,6 +116,6 @@ def image_config(changed: dict, container: dict) -> dict:
         if both:
             merged[key] = both
     for key in _IMAGE_FIELDS:
-        if key not in merged and container.get(key) is not None:
+        if key not in ("Cmd", "Entrypoint") and key not in merged and container.get(key) is not None:
             merged[key] = container[key]
     return {key: merged[key] for key in _IMAGE_FIELDS if merged.get(key)}
