@@ -187,7 +187,8 @@ def test_demultiplexer_at_any_split(frames, step):
 
 
 def test_table_and_units():
-    assert table.render([["A", "B"], ["long", "x"]]) == "A      B\nlong   x\n"
+    assert table.render([["A", "B"], ["long", "x"], ["much longer", ""]]) == "A             B\nlong          x\nmuch longer\n"
+    assert table.render([["A", "B"], ["long", "x"]]) == "A         B\nlong      x\n"
     assert [table.size(n) for n in (0, 910, 1500, 123_456_789, 2_000_000_000)] == ["0B", "910B", "1.5kB", "123MB", "2GB"]
     assert [duration(s) for s in (0, 1, 59, 60, 3600, 7300, 86400 * 3)] == [
         "Less than a second", "1 second", "59 seconds", "About a minute", "About an hour", "2 hours", "3 days"]  # fmt: skip

@@ -15,6 +15,7 @@ from berth.api.images import Images
 from berth.api.request import match
 from berth.api.stubs import Stubs
 from berth.api.system import System
+from berth.api.usage import UsageEndpoints
 from berth.engine.service import Engine
 
 log = logging.getLogger("berth.api")
@@ -37,7 +38,7 @@ class Api:
     def __init__(self, engine: Engine) -> None:
         self._routes = [
             (method, pattern.strip("/").split("/"), handler)
-            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), Stubs())
+            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), UsageEndpoints(engine), Stubs())
             for method, pattern, handler in group.routes()
         ]
 

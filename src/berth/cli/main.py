@@ -40,6 +40,9 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "diff": ("commit", "diff", "List what a container changed of its image's files"),
     "export": ("commit", "export", "Write a container's file system to an archive"),
     "commit": ("commit", "commit", "Make an image of a container's changes"),
+    "top": ("top", "top", "Show the processes of a container"),
+    "stats": ("stats", "stats", "Show what containers use, as it changes"),
+    "port": ("top", "port", "List the published ports of a container"),
     "attach": ("attach", "attach", "Connect the terminal to a running container"),
     "inspect": ("inspect", "inspect", "Print all that is known of containers and images"),
     "images": ("images", "images", "List images"),
@@ -55,7 +58,8 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
 }
 _GROUPS = {
     "container": {**{name: name for name in (
-        "run create start stop restart kill rm wait pause unpause update rename logs exec attach cp diff export commit").split()},
+        "run create start stop restart kill rm wait pause unpause update rename logs exec attach cp diff export commit "
+        "top stats port").split()},
         "ls": "ps", "list": "ps", "ps": "ps", "inspect": "inspect", "remove": "rm"},
     "image": {"ls": "images", "list": "images", "import": "import", "load": "load", "save": "save", "rm": "rmi",
               "remove": "rmi", "tag": "tag", "inspect": "inspect"},

@@ -6,13 +6,13 @@ from berth.models.units import duration
 
 
 def render(rows: "list[list[str]]") -> str:
-    """Columns padded to their widest cell and three spaces; the last one is not padded."""
+    """Columns padded to their widest cell and three spaces, ten at least; the last one is not padded."""
     if not rows:
         return ""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.ljust(width + 3) for cell, width in zip(row[:-1], widths, strict=False)]
+        cells = [cell.ljust(max(width + 3, 10)) for cell, width in zip(row[:-1], widths, strict=False)]
         lines.append(("".join(cells) + row[-1]).rstrip())
     return "\n".join(lines) + "\n"
 

@@ -143,6 +143,10 @@ class Registry:
         parent = (container.record.host.get("CgroupParent") or "/berth").strip("/")
         return cgroup.open_cgroup(f"/{parent}/{container.record.id}", self.host.hosts)
 
+    def group(self, container: Container) -> cgroup.Cgroup:
+        """The container's cgroup, for who counts or lists what is in it."""
+        return self._group(container)
+
     async def save(self, container: Container) -> None:
         record = container.record
         await self._database.write(

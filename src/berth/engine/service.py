@@ -20,6 +20,7 @@ from berth.engine.monitors import Launcher
 from berth.engine.options import Options
 from berth.engine.probes import HealthService
 from berth.engine.rootview import RootViews
+from berth.engine.stats import Usage
 from berth.engine.tasks import Tasks
 from berth.store.database import Database
 from berth.store.images import ImageStore
@@ -52,6 +53,7 @@ class Engine:
         cache = f"{options.data_root}/cache/seccomp"
         self.roots = RootViews(self.containers, self.images, self.launcher)
         self.archives = Archives(self.roots)
+        self.usage = Usage(self.containers)
         self.commits = Commits(self.containers, self.roots, self.images)
         self.execs = ExecService(self.containers, self.launcher, tasks, cache)
         self.health = HealthService(self.containers, self.execs, tasks)
