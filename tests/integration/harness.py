@@ -19,10 +19,14 @@ GROUPS = "/sys/fs/cgroup"
 class Engine:
     """One engine process with roots of its own below a temporary directory."""
 
-    def __init__(self, options: tuple[str, ...] = (), wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, options: tuple[str, ...] = (), wrapper: tuple[str, ...] = (), *, hosts: bool = False, pass_fds: tuple[int, ...] = ()
+    ) -> None:
+        """hosts: whether the options name addresses, so that the unix socket must be named too."""
         self.top = tempfile.mkdtemp(prefix="berth-test-", dir="/var/tmp")
         self.data, self.exec = f"{self.top}/data", f"{self.top}/exec"
-        self.options, self.wrapper = options, wrapper
+        self.options = (*options, "-H", f"unix://{self.exec}/berth.sock") if hosts else options
+        self.wrapper, self.pass_fds = wrapper, pass_fds
         self.mounts_before = mounts()
         self.seen_ids: set[str] = set()
         self.process: subprocess.Popen[bytes] | None = None
@@ -40,7 +44,7 @@ class Engine:
         ]  # fmt: skip
         try:
             self.process = subprocess.Popen(
-                command, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}, pass_fds=[theirs], stdout=log, stderr=log,
+                command, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}, pass_fds=[theirs, *self.pass_fds], stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, cwd=self.top, umask=0o022,
             )  # fmt: skip
         finally:

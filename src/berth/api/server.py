@@ -1,24 +1,22 @@
-"""Listens where it was told to, serves until a signal, and leaves no socket behind."""
+"""Serves until a signal, at every address it was told, and leaves no socket behind."""
 
 import asyncio
 import contextlib
-import grp
 import logging
 import os
+import resource
 import signal
-import socket
-import stat
 
-from berth import API_VERSION, VERSION, errors
+from berth import API_VERSION, VERSION
 from berth.api.http1 import HttpProtocol
+from berth.api.listen import Listener, listen_all
 from berth.api.routes import Api
+from berth.api.tls import TlsProtocol
 from berth.engine.options import Options
 from berth.engine.service import Engine
 from berth.engine.tasks import Tasks
 
 log = logging.getLogger("berth.engine")
-
-_GROUP = "docker"
 
 
 async def serve(options: Options, ready_fd: int) -> None:
@@ -31,19 +29,18 @@ async def serve(options: Options, ready_fd: int) -> None:
         tasks = Tasks(group)
         engine = Engine(options, tasks)
         connections: set[HttpProtocol] = set()
-        paths: list[str] = []
+        listeners: list[Listener] = []
+        pidfile = ""
         try:
+            listeners = listen_all(options)
             await engine.bring_up()
+            raise_descriptor_limit()
             api = Api(engine)
             headers = {"Api-Version": API_VERSION, "Docker-Experimental": "false", "Ostype": "linux", "Server": f"berth/{VERSION} (linux)"}
-            servers = []
-            for address in options.hosts:
-                sock, path = listen(address)
-                paths.append(path)
-                servers.append(await loop.create_unix_server(lambda: HttpProtocol(api.handle, headers, connections), sock=sock))
+            servers = [await _serve(listener, api, headers, connections) for listener in listeners]
             with open(options.pidfile, "w") as file:
                 file.write(str(os.getpid()))
-            paths.append(options.pidfile)
+            pidfile = options.pidfile
             log.info("API listening on %s", ", ".join(options.hosts))
             if ready_fd >= 0:
                 os.write(ready_fd, b"ready\n")
@@ -54,7 +51,7 @@ async def serve(options: Options, ready_fd: int) -> None:
         finally:
             for connection in list(connections):
                 connection.close()
-            for path in paths:
+            for path in [*(listener.path for listener in listeners), pidfile]:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
             engine.take_down()
@@ -63,44 +60,19 @@ async def serve(options: Options, ready_fd: int) -> None:
                 task.cancel()
 
 
-def listen(address: str) -> tuple[socket.socket, str]:
-    """A listening unix socket for `unix://PATH`, open to root and the group docker; and its path."""
-    if not address.startswith("unix://"):
-        raise errors.NotImplementedHere(f"--host {address!r}: this version of berth listens on unix:// addresses only")
-    path = address.removeprefix("unix://")
-    if not path.startswith("/"):
-        raise errors.InvalidParameter(f"--host {address!r}: the path must be absolute, as in unix:///run/berth/berth.sock")
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    _clear_stale(path, address)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old_mask = os.umask(0o177)
-    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sock.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-    except OSError as error:
-        sock.close()
-        raise errors.SystemFailure(f"cannot listen on {path}: {error.strerror}") from error
-    finally:
-        os.close(directory)
-        os.umask(old_mask)
-    sock.listen(128)
-    with contextlib.suppress(KeyError, PermissionError):
-        os.chown(path, 0, grp.getgrnam(_GROUP).gr_gid)
-        os.chmod(path, 0o660)
-    return sock, path
+async def _serve(
+    listener: Listener, api: Api, headers: dict[str, str], connections: set[HttpProtocol]
+) -> asyncio.AbstractServer:
+    def accepted() -> asyncio.Protocol:
+        protocol = HttpProtocol(api.handle, headers, connections)
+        return TlsProtocol(listener.context, protocol) if listener.context else protocol
+
+    # create_server for unix sockets too: create_unix_server would remove the file of a socket that is systemd's.
+    return await asyncio.get_running_loop().create_server(accepted, sock=listener.sock, backlog=1024)
 
 
-def _clear_stale(path: str, address: str) -> None:
-    """Removes the socket of an engine that was killed; one that answers is somebody's."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise errors.Conflict(f"--host {address}: {path} exists and is not a socket; remove it or choose another")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            os.unlink(path)
-            return
-    raise errors.Conflict(f"another engine is listening on {path}")
+def raise_descriptor_limit() -> None:
+    """A connection is a descriptor; the soft limit is for programs that use select. The launcher keeps it for containers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -15,11 +15,17 @@ FLAGS: tuple[Flag, ...] = (
     ("debug", "D", "bool", "", "Log everything; the same as --log-level debug"),
     ("default-runtime", "", "string", "NAME", "Runtime for containers that name none (default berth)"),
     ("exec-root", "", "string", "DIR", "Where sockets and pids are kept (default /run/berth)"),
-    ("host", "H", "list", "URL", "Address to listen on, unix:///path (several; default EXEC_ROOT/berth.sock)"),
+    ("group", "G", "string", "GROUP", "Group that may open the unix sockets (default docker, where there is one)"),
+    ("host", "H", "list", "URL", "Address to listen on: unix:///path, tcp://host:port or fd:// (several; default EXEC_ROOT/berth.sock)"),
     ("init-path", "", "string", "PATH", "Program for containers started with --init"),
     ("log-level", "l", "string", "LEVEL", "debug, info, warn, error or fatal (default info)"),
     ("pidfile", "p", "string", "PATH", "File for the engine's pid (default EXEC_ROOT/engine.pid)"),
     ("ready-fd", "", "int", "FD", "Descriptor that gets a line when requests are served"),
+    ("tls", "", "bool", "", "Speak TLS on tcp://; =false allows tcp:// without TLS for everyone"),
+    ("tlscacert", "", "string", "FILE", "CA whose clients --tlsverify lets in (default ~/.docker/ca.pem)"),
+    ("tlscert", "", "string", "FILE", "Certificate of the engine (default ~/.docker/cert.pem)"),
+    ("tlskey", "", "string", "FILE", "Key of that certificate (default ~/.docker/key.pem)"),
+    ("tlsverify", "", "bool", "", "Speak TLS, and only with clients that have a certificate of the CA"),
     ("userns-remap", "", "string", "USER", "Run containers in a user namespace: default, USER or USER:GROUP"),
 )
 _LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "fatal": 50}
@@ -53,7 +59,9 @@ def main(words: list[str]) -> int:
             data_root=parsed.text("data-root", "/var/lib/berth"), exec_root=parsed.text("exec-root", "/run/berth"),
             hosts=parsed.list("host"), pidfile=parsed.text("pidfile"), log_level=level,
             userns_remap=parsed.text("userns-remap"), default_runtime=parsed.text("default-runtime", "berth"),
-            add_runtime=parsed.list("add-runtime"), init_path=parsed.text("init-path"),
+            add_runtime=parsed.list("add-runtime"), init_path=parsed.text("init-path"), group=parsed.text("group"),
+            tls=parsed.flag("tls") if parsed.given("tls") else None, tlsverify=parsed.flag("tlsverify"),
+            tlscacert=parsed.text("tlscacert"), tlscert=parsed.text("tlscert"), tlskey=parsed.text("tlskey"),
         )  # fmt: skip
         from berth.api.server import serve
 

@@ -1,8 +1,10 @@
 """The engine's end of launcher and monitors: sends start requests, reads and writes frames."""
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -19,6 +21,7 @@ class Launcher:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._descriptor_limits = resource.getrlimit(resource.RLIMIT_NOFILE)  # containers get these, not what the engine has later
 
     def start(self) -> None:
         """Starts the process; it warms up while the engine goes on starting."""
@@ -28,6 +31,8 @@ class Launcher:
                 launcher.command(sys.executable, theirs.fileno()),
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, self._descriptor_limits)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, launcher.MAX_MESSAGE_BYTES)
         self._socket = ours
 

@@ -12,12 +12,13 @@ _INIT_PROGRAMS = ("docker-init", "tini-static", "catatonit")
 
 
 class Options:
-    """What `berth engine` was told; named as dockerd names it."""
+    """What `berth engine` was told; named as dockerd names it. tls: None where nobody said yes or no."""
 
     def __init__(
         self, *, data_root: str = "/var/lib/berth", exec_root: str = "/run/berth", hosts: list[str] | None = None,
         pidfile: str = "", log_level: str = "info", userns_remap: str = "", default_runtime: str = "berth",
-        add_runtime: list[str] | None = None, init_path: str = "",
+        add_runtime: list[str] | None = None, init_path: str = "", group: str = "", tls: bool | None = None,
+        tlsverify: bool = False, tlscacert: str = "", tlscert: str = "", tlskey: str = "",
     ) -> None:  # fmt: skip
         self.data_root = os.path.abspath(data_root)
         self.exec_root = os.path.abspath(exec_root)
@@ -28,6 +29,13 @@ class Options:
         self.default_runtime = default_runtime
         self.add_runtime = add_runtime or []
         self.init_path = init_path
+        self.group = group
+        self.tls = bool(tls)
+        self.plain_tcp_allowed = tls is False
+        self.tlsverify = tlsverify
+        self.tlscacert = tlscacert
+        self.tlscert = tlscert
+        self.tlskey = tlskey
 
 
 def probe_host(options: Options) -> tuple[Host, list[str]]:

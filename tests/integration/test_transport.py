@@ -1,0 +1,189 @@
+"""How the engine is reached: TCP, TLS, systemd's sockets, a group, many connections; with Docker's CLI, curl and openssl."""
+
+import hashlib
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from harness import REPOSITORY, Engine, read, wait_until
+
+pytestmark = pytest.mark.root
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory with a CA, a server and a client of it, and a stranger: ca.pem, {server,client,stranger}{,-key}.pem."""
+    top = str(tmp_path_factory.mktemp("tls"))
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=top, check=True, capture_output=True)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *new_key, "-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
+    for name, usage in (("server", "serverAuth"), ("client", "clientAuth")):
+        openssl("req", *new_key, "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        with open(f"{top}/{name}.ext", "w") as file:
+            file.write(f"subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage={usage}\n")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-out", f"{name}.pem",
+                "-days", "2", "-extfile", f"{name}.ext")  # fmt: skip
+    openssl("req", "-x509", *new_key, "-keyout", "stranger-key.pem", "-out", "stranger.pem", "-subj", "/CN=stranger", "-days", "2")
+    for given, docker in (("client.pem", "cert.pem"), ("client-key.pem", "key.pem")):
+        os.symlink(given, f"{top}/{docker}")
+    return top
+
+
+class Reached:
+    """An engine on a unix socket, on TCP and on TCP with TLS."""
+
+    def __init__(self, engine: Engine, port: int, certificates: str) -> None:
+        self.engine, self.port, self.certificates = engine, port, certificates
+
+    def docker(self, *words: str, **keywords: object) -> subprocess.CompletedProcess[bytes]:
+        """Docker's CLI over TLS, with the client's certificate."""
+        env = {**self.engine.env, "DOCKER_CERT_PATH": self.certificates, "DOCKER_TLS_VERIFY": "1", "DOCKER_HOST": f"tcp://127.0.0.1:{self.port}"}
+        return subprocess.run(["docker", *words], env=env, capture_output=True, timeout=60, **keywords)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture(scope="module")
+def reached(rootfs_tar: str, certificates: str) -> Iterator[Reached]:
+    port = free_port()
+    options = (
+        "-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", f"{certificates}/ca.pem", "--tlscert", f"{certificates}/server.pem",
+        "--tlskey", f"{certificates}/server-key.pem",
+    )  # fmt: skip
+    engine = Engine(options, hosts=True)
+    engine.docker("import", rootfs_tar, "bb")
+    yield Reached(engine, port, certificates)
+    engine.finish()
+
+
+def test_tls_with_docker(reached: Reached) -> None:
+    assert reached.docker("version", "--format", "{{.Server.Platform.Name}}").stdout == b"berth\n"
+    done = reached.docker("run", "--rm", "--network", "none", "bb", "echo", "over TLS")
+    assert (done.returncode, done.stdout) == (0, b"over TLS\n"), done.stderr
+
+
+def test_tls_keeps_what_comes_after_a_half_close(reached: Reached) -> None:
+    """asyncio's own TLS loses all of it."""
+    identity = reached.engine.up()
+    done = reached.docker("exec", "-i", identity, "sh", "-c", "cat; echo after; exit 7", input=b"before\n")
+    assert (done.returncode, done.stdout) == (7, b"before\nafter\n"), done.stderr
+    data = os.urandom(1 << 20) * 24
+    done = reached.docker("exec", "-i", identity, "sha256sum", input=data)
+    assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
+    done = reached.docker("exec", "-i", identity, "sh", "-c", "cat > /tmp/x; cat /tmp/x", input=data)
+    assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
+    done = reached.docker("exec", "-i", identity, "cat", input=data)
+    assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest(), "both ways at once"
+    reached.engine.rm(identity)
+
+
+def test_tls_lets_only_clients_of_the_ca_in(reached: Reached) -> None:
+    top, url = reached.certificates, f"https://127.0.0.1:{reached.port}/_ping"
+
+    def curl(*words: str, to: str = url) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["curl", "-sS", "-m", "20", *words, to], capture_output=True, text=True)
+
+    good = curl("--cacert", f"{top}/ca.pem", "--cert", f"{top}/client.pem", "--key", f"{top}/client-key.pem")
+    assert good.stdout == "OK", good.stderr
+    assert curl("--cacert", f"{top}/ca.pem").returncode != 0
+    assert curl("-k", "--cert", f"{top}/stranger.pem", "--key", f"{top}/stranger-key.pem").returncode != 0
+    assert curl("--tls-max", "1.1", "-k").returncode != 0
+    assert curl(to=url.replace("https", "http")).returncode != 0
+    with socket.create_connection(("127.0.0.1", reached.port)) as half:  # a handshake that is never finished
+        half.sendall(b"\x16\x03\x01")
+        assert curl("--cacert", f"{top}/ca.pem", "--cert", f"{top}/client.pem", "--key", f"{top}/client-key.pem").stdout == "OK"
+    assert "Traceback" not in reached.engine.log()
+
+
+def test_two_thousand_idle_connections(reached: Reached) -> None:
+    """The engine has the descriptors for them, serves others meanwhile, and its containers keep the usual limit."""
+    engine = reached.engine
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, usual[1]), usual[1]))
+    assert engine.process
+    opened: list[socket.socket] = []
+    try:
+        before = int(read(f"/proc/{engine.process.pid}/statm").split()[1]) * 4096
+        for number in range(2000):
+            opened.append(socket.socket(socket.AF_UNIX))
+            opened[-1].connect(f"{engine.exec}/berth.sock")
+            if number % 2:
+                opened[-1].sendall(b"GET /_ping HT")
+        assert engine.docker("ps").returncode == 0
+        wait_until(lambda: len(os.listdir(f"/proc/{engine.process.pid}/fd")) > 2000, "fewer than 2000 descriptors")  # type: ignore[union-attr]
+        grown = int(read(f"/proc/{engine.process.pid}/statm").split()[1]) * 4096 - before
+        assert grown < 40 << 20, f"{grown} bytes for 2000 connections"
+        assert int(engine.sh("ulimit -n")) == usual[0]
+    finally:
+        for sock in opened:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    wait_until(lambda: len(os.listdir(f"/proc/{engine.process.pid}/fd")) < 100, "descriptors of connections")  # type: ignore[union-attr]
+
+
+def refused(*options: str, tmp: str) -> str:
+    """What an engine says that does not start."""
+    command = [sys.executable, "-m", "berth.cli.engine_main", "--data-root", f"{tmp}/data", "--exec-root", f"{tmp}/exec", *options]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1, done.stderr
+    return done.stderr
+
+
+def test_addresses_that_are_refused(tmp_path: object, certificates: str) -> None:
+    tmp = str(tmp_path)
+    assert "gives root on this host to everyone who reaches 0.0.0.0" in refused("-H", "tcp://0.0.0.0:0", tmp=tmp)
+    assert "gives root" in refused("-H", "tcp://:0", tmp=tmp)
+    assert "expected unix:///path, tcp://host:port or fd://" in refused("-H", "http://x", tmp=tmp)
+    assert "no sockets were handed over" in refused("-H", "fd://", tmp=tmp)
+    assert "no such group" in refused("-G", "no-such-group", tmp=tmp)
+    assert "--tlscert /nowhere.pem: No such file" in refused("-H", "tcp://127.0.0.1:0", "--tls", "--tlscert", "/nowhere.pem", tmp=tmp)
+    mixed = ("--tls", "--tlscert", f"{certificates}/server.pem", "--tlskey", f"{certificates}/client-key.pem")
+    assert "no certificate and its key" in refused("-H", "tcp://127.0.0.1:0", *mixed, tmp=tmp)
+
+
+def test_plain_tcp_on_several_hosts_and_a_group() -> None:
+    first, second = free_port(), free_port()
+    options = ("-H", f"tcp://127.0.0.1:{first}", "-H", f"tcp://0.0.0.0:{second}", "--tls=false", "-G", "12345")
+    engine = Engine(options, hosts=True)
+    try:
+        for port in (first, second):
+            done = subprocess.run(["curl", "-sS", f"http://127.0.0.1:{port}/_ping"], capture_output=True, text=True)
+            assert done.stdout == "OK", done.stderr
+        assert f"API is accessible on http://0.0.0.0:{second} without encryption" in engine.log()
+        status = os.stat(f"{engine.exec}/berth.sock")
+        assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o660)
+    finally:
+        engine.finish()
+
+
+def test_sockets_from_systemd() -> None:
+    """As systemd hands them over; the file is systemd's and stays."""
+    path = "/var/tmp/berth-test-activation.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        if os.path.exists(path):
+            os.unlink(path)
+        listening.bind(path)
+        listening.listen()
+        number = listening.fileno()
+        script = f'exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=api.socket exec "$@"'
+        os.set_inheritable(number, True)
+        engine = Engine(("-H", "fd://"), ("bash", "-c", script, "bash"), hosts=True, pass_fds=(number,))
+        try:
+            done = subprocess.run(["curl", "-sS", "--unix-socket", path, "http://x/info"], capture_output=True, text=True)
+            assert json.loads(done.stdout)["DockerRootDir"] == engine.data
+        finally:
+            engine.finish()
+        assert os.path.exists(path)
+        os.unlink(path)
