@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from harness import GROUPS, REPOSITORY
-from oci import SLEEP, Box, Oci, merged
+from oci import SLEEP, Oci, merged
 
 pytestmark = pytest.mark.root
 
