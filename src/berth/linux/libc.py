@@ -182,6 +182,12 @@ class SharedPid:
     def value(self) -> int:
         return int.from_bytes(self._map[self._offset : self._offset + 4], "little")
 
+    def keep_from_children(self) -> None:
+        """The caller's children to come lack the page (MADV_DONTFORK): who traces one cannot write another pid there."""
+        import mmap  # loaded: this object is there
+
+        self._map.madvise(mmap.MADV_DONTFORK)
+
 
 def unshare(flags: int) -> None:
     """unshare(2)"""
@@ -378,9 +384,9 @@ def mount_setattr(
 CLOSE_RANGE_CLOEXEC = 4
 
 
-def close_range(first: int, flags: int) -> None:
-    """close_range(2) from `first` to the last possible descriptor"""
-    _check(_syscall("close_range", first, 0xFFFFFFFF, flags), "close_range", first, flags)
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    """close_range(2); without `last` to the last possible descriptor"""
+    _check(_syscall("close_range", first, last, flags), "close_range", first, last, flags)
 
 
 RESOLVE_NO_XDEV = 0x01

@@ -214,6 +214,19 @@ def mount_filesystem(target_fd: int, fstype: str, source: str, flags: int, data:
     libc.mount(source, fd_path(target_fd), fstype, flags, ",".join(data) or None)
 
 
+def empty_directory() -> int:
+    """A detached, empty and read-only directory that takes no file -> descriptor, owned by the caller."""
+    context = libc.fsopen("tmpfs")
+    try:
+        for key, value in (("size", "0k"), ("nr_inodes", "2"), ("mode", "755")):
+            libc.fsconfig(context, libc.FSCONFIG_SET_STRING, key, value)
+        libc.fsconfig(context, libc.FSCONFIG_SET_FLAG, "ro", None)
+        libc.fsconfig(context, libc.FSCONFIG_CMD_CREATE, None, None)
+        return libc.fsmount(context, attributes=libc.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(context)
+
+
 def clone_tree(source_fd: int, *, recursive: bool) -> int:
     """A detached copy of the mount (or tree of mounts) at `source_fd` -> descriptor, owned by the caller."""
     flags = libc.OPEN_TREE_CLONE | libc.OPEN_TREE_CLOEXEC | libc.AT_EMPTY_PATH

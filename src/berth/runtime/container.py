@@ -94,7 +94,7 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
     """Clones init and returns its pid; in the child it does not return."""
     disposable = bool(launch.clone_flags & libc.CLONE_PARENT)  # a starter: it ends once init runs
     if disposable:
-        _enter_namespaces(plan)
+        _enter_namespaces(plan, context)
     if disposable or not (plan.join or plan.new_time_namespace):
         pid = _clone_init(plan.clone_flags | launch.clone_flags, context.cgroup)
         if pid == 0:
@@ -108,7 +108,8 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
     if between == 0:
         parent.close()
         try:
-            _enter_namespaces(plan)
+            shared.keep_from_children()
+            _enter_namespaces(plan, context)
             if _clone_init(plan.clone_flags | libc.CLONE_PARENT, context.cgroup, shared) == 0:
                 _become_init(context)
         except BaseException as error:
@@ -204,6 +205,8 @@ def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
             continue  # said once, and first, where the child left a word of ours unread; what it reported comes after
         word = message[:1]
         if word == b"t" and fds:
+            if terminal_fd >= 0:  # one is sent; more only by who traces the child
+                os.close(terminal_fd)
             terminal_fd = fds[0]
         elif word == b"n" and fds:
             launch.on_listener(fds[0])
@@ -234,10 +237,12 @@ def _reap(pid: int) -> None:
         pass
 
 
-def _enter_namespaces(plan: Plan) -> None:
+def _enter_namespaces(plan: Plan, context: init.Context) -> None:
+    # In a mount namespace given by path /proc is whatever its owner has put there (CVE-2025-52881).
+    context.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     _join_namespaces(plan)
     if plan.new_time_namespace:
-        _make_time_namespace(plan.time_offsets)
+        _make_time_namespace(plan.time_offsets, context.proc_fd)
 
 
 def _join_namespaces(plan: Plan) -> None:
@@ -268,10 +273,12 @@ def _join_namespaces(plan: Plan) -> None:
         os.close(fd)
 
 
-def _make_time_namespace(offsets: dict) -> None:
+def _make_time_namespace(offsets: dict, proc_fd: int) -> None:
     """For the children to come; this process stays in its own (time_namespaces(7))."""
-    if not os.path.exists("/proc/self/ns/time"):
-        raise errors.NotImplementedHere("this kernel has no time namespaces (CONFIG_TIME_NS)")
+    try:
+        os.stat("self/ns/time", dir_fd=proc_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        raise errors.NotImplementedHere("this kernel has no time namespaces (CONFIG_TIME_NS)") from None
     try:
         libc.unshare(libc.CLONE_NEWTIME)
     except PermissionError:
@@ -281,7 +288,7 @@ def _make_time_namespace(offsets: dict) -> None:
     for clock, offset in offsets.items():
         line = f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}"
         try:
-            cgroup.write_file("/proc/self/timens_offsets", line)
+            enter.write_at(proc_fd, "self/timens_offsets", line)
         except OSError as error:
             raise errors.InvalidSpec(f"linux.timeOffsets.{clock}: {offset!r}: {error.strerror}") from None
 
@@ -438,13 +445,13 @@ def join_and_execute(
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
         if flags & libc.CLONE_NEWUSER:
             init.become_root_of_user_namespace(process)
-        terminal_fd = _open_terminal(process, channel) if process.terminal else -1
+        terminal_fd = _open_terminal(process, channel, proc_fd) if process.terminal else -1
         if terminal_fd < 0:
-            enter.swap_null()
+            enter.swap_null(proc_fd)
             enter.give_streams(process)
-        enter.close_others_on_exec(launch.preserve_fds)
         path = enter.prepare(process, proc_fd, new_keyring=launch.new_keyring)
-        os.close(proc_fd)
+        enter.close_others(launch.preserve_fds, channel.fileno(), terminal_fd)
+        shared.keep_from_children()
         init.await_parent(channel, b"c")
         listener = enter.restrict(process, program)
         init.hand_over_listener(channel, listener)
@@ -488,14 +495,15 @@ def _foreign_namespaces(pid: int) -> int:
     return flags
 
 
-def _open_terminal(process: Process, channel: sockets.socket) -> int:
+def _open_terminal(process: Process, channel: sockets.socket, proc_fd: int) -> int:
     """A pty of the container's devpts; its master goes to the parent."""
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    resolve = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_SYMLINKS
-    master = libc.openat2(root_fd, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
-    os.close(root_fd)
-    if os.fstat(master).st_rdev != os.makedev(5, 2):
-        raise errors.InvalidSpec("process.terminal: /dev/pts/ptmx in the container is not a terminal multiplexer")
+    try:
+        master = init.open_multiplexer(root_fd, proc_fd)
+    except OSError as error:
+        raise errors.InvalidSpec(f"process.terminal: no terminal can be had in the container: {error}") from None
+    finally:
+        os.close(root_fd)
     terminal_fd = init.unlock_terminal(master, process)
     init.hand_over_terminal(channel, master)
     return terminal_fd

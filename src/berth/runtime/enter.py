@@ -18,6 +18,10 @@ from berth.linux import capabilities, confine, libc, signals
 from berth.models.jsonlite import dumps
 from berth.runtime.plan import Process, rlimit_name
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # What Python ignores, and what launcher and monitor do.
 _IGNORED_SIGNALS = (
     signals.SIGPIPE, signals.SIGXFSZ, signals.SIGINT, signals.SIGTERM, signals.SIGCHLD, signals.SIGHUP, signals.SIGQUIT,
@@ -57,10 +61,11 @@ def prepare(process: Process, lsm_proc_fd: int, *, new_keyring: bool = True) -> 
         libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     entered = _change_directory(process.cwd, may_try_again=process.uid != 0)
     _take_ids(process)
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)  # where fs.suid_dumpable is 1, the change of ids has set it
     if not entered:  # a directory that only its user may pass (a network file system that squashes root)
         _change_directory(process.cwd, may_try_again=False)
     os.umask(0o022 if process.umask is None else process.umask)
-    _set_home(process)
+    _set_home(process, lsm_proc_fd)
     for number in _IGNORED_SIGNALS:  # execve would pass that on, and `stop` would have no effect
         signals.handle(number, signals.SIG_DFL)
     signals.mask(signals.SIG_SETMASK, [])
@@ -76,19 +81,49 @@ def own_streams(process: Process, terminal_fd: int) -> None:
             os.dup2(terminal_fd, number)
 
 
-def swap_null() -> None:
+def open_checked(path: str, flags: int, fits: "Callable[[os.stat_result], bool]", proc_fd: int) -> int:
+    """Opens a path of the container for who may more than it: only once it is known to be what we want.
+
+    To open a device is to act on it: a node with the numbers of the host's watchdog starts that, and an
+    exec's joiner may not be in the devices cgroup yet; a fifo blocks. So the path is opened without
+    effect first (O_PATH), looked at, and opened again through that descriptor. `proc_fd`: /proc/self as
+    it was before the container's root was entered, whose procfs may be a fake. Raises OSError.
+    """
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC | flags & os.O_NOFOLLOW)
+    try:
+        if not fits(os.fstat(found)):
+            raise OSError(errno.ENXIO, "is not what its name says", path)
+        return os.open(f"fd/{found}", flags & ~os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=proc_fd)
+    finally:
+        os.close(found)
+
+
+def write_at(directory_fd: int, path: str, value: str) -> None:
+    """One write(2) to a file below a descriptor."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def is_null(found: os.stat_result) -> bool:
+    """Whether it is the null device; a block device can have the same numbers."""
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL
+
+
+def swap_null(proc_fd: int) -> None:
     """The container's null device for the host's: root in here could chmod the host's through the descriptor."""
     null = -1
     for number in range(FDS_ABOVE_STDIO):
-        if os.fstat(number).st_rdev != _NULL:
+        if not is_null(os.fstat(number)):
             continue
         if null < 0:
             try:
-                null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+                null = open_checked("/dev/null", os.O_RDWR | os.O_NOFOLLOW, is_null, proc_fd)
             except OSError:
                 return  # a container without one keeps what it was given
-        if os.fstat(null).st_rdev == _NULL:
-            os.dup2(null, number)
+        os.dup2(null, number)
     if null >= 0:
         os.close(null)
 
@@ -106,9 +141,19 @@ def give_streams(process: Process) -> None:
                     raise
 
 
-def close_others_on_exec(preserve_fds: int) -> None:
-    """No descriptor crosses execve but the standard streams and the first `preserve_fds` above them."""
-    libc.close_range(FDS_ABOVE_STDIO + preserve_fds, libc.CLOSE_RANGE_CLOEXEC)
+def close_others(preserve_fds: int, *keep: int) -> None:
+    """Closes all but the standard streams, the first `preserve_fds` above them, and `keep` (or -1), which end with execve.
+
+    Now and not by execve alone: what is in the container can see us from here on, and with CAP_SYS_PTRACE
+    a descriptor of the host's procfs in /proc/PID/fd is a way out.
+    """
+    first = FDS_ABOVE_STDIO + preserve_fds
+    for fd in sorted(fd for fd in keep if fd >= first):
+        os.set_inheritable(fd, False)
+        if fd > first:
+            libc.close_range(first, fd - 1)
+        first = fd + 1
+    libc.close_range(first)
     for number in range(FDS_ABOVE_STDIO, FDS_ABOVE_STDIO + preserve_fds):
         os.set_inheritable(number, True)
 
@@ -234,20 +279,20 @@ def _install_seccomp(program: bytes) -> "int | None":
     return result if flags & libc.SECCOMP_FILTER_FLAG_NEW_LISTENER else None
 
 
-def _set_home(process: Process) -> None:
+def _set_home(process: Process, proc_fd: int) -> None:
     """HOME, where nobody set it: of the user in the container's /etc/passwd, as with runc and crun."""
     if any(item.startswith("HOME=") and len(item) > 5 for item in process.env):
         return
-    process.env = [*(item for item in process.env if item != "HOME="), f"HOME={_home(process.uid)}"]
+    process.env = [*(item for item in process.env if item != "HOME="), f"HOME={_home(process.uid, proc_fd)}"]
 
 
-def _home(uid: int) -> str:
+def _home(uid: int, proc_fd: int) -> str:
     try:
-        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = open_checked("/etc/passwd", os.O_RDONLY, lambda found: stat.S_ISREG(found.st_mode), proc_fd)
     except OSError:
         return "/"
     try:
-        text = os.read(fd, _MOST_PASSWD_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        text = os.read(fd, _MOST_PASSWD_BYTES)
     finally:
         os.close(fd)
     wanted = str(uid).encode()
@@ -295,7 +340,7 @@ def _check_program(path: str) -> None:
         found = os.stat(path)
     except OSError as error:
         raise _failure(path, error) from None
-    if stat.S_ISDIR(found.st_mode) or not os.access(path, os.X_OK):
+    if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK):
         raise _failure(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
@@ -319,10 +364,16 @@ def _why_not(path: str, error: int) -> str:
         found = os.stat(path)
         if stat.S_ISDIR(found.st_mode):
             return ": it is a directory"
+        if not stat.S_ISREG(found.st_mode):
+            return ": it is not a file"
         if not found.st_mode & 0o111:
             return ": it is not executable (chmod +x it in the image)"
-        with open(path, "rb") as file:
-            head = file.read(4096)
+        # By now it may be another file: a fifo must not hold us.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            head = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except OSError:
         return ""
     if head.startswith(b"#!"):

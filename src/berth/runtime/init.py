@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # asm-generic/ioctls.h; the same on every architecture berth knows
-_TIOCGPTPEER, _TIOCGPTN, _TIOCSPTLCK = 0x5441, 0x80045430, 0x40045431
+_TIOCGPTPEER, _TIOCSPTLCK = 0x5441, 0x40045431
+_MULTIPLEXER = os.makedev(5, 2)
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _MESSAGE_BYTES = 32768
 # For root of a user namespace.
@@ -87,8 +88,8 @@ class Context:
     """What operations share. Descriptors are this process's until execve closes them."""
 
     __slots__ = (
-        "cgroup", "channel", "hosts", "in_cgroup", "launch", "lsm_proc_fd", "opened", "plan", "root_fd", "seccomp_program", "terminal_fd",
-        "trees",
+        "cgroup", "channel", "hosts", "in_cgroup", "launch", "lsm_proc_fd", "opened", "plan", "proc_fd", "root_fd",
+        "seccomp_program", "terminal_fd", "trees",
     )  # fmt: skip
 
     def __init__(
@@ -104,7 +105,7 @@ class Context:
         self.in_cgroup = False
         self.root_fd = -1
         self.terminal_fd = -1
-        self.lsm_proc_fd = -1
+        self.proc_fd = self.lsm_proc_fd = -1
         self.trees: list[int] = []  # see mounts.idmapped_trees
         self.opened: dict[str, int] = {}  # host path -> descriptor, see _open_host_paths
 
@@ -116,7 +117,9 @@ def run(context: Context) -> None:
     try:
         die_with_parent(context.channel)
         # The host's procfs, opened while it still is the host's: see confine._write_attribute.
-        context.lsm_proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if context.proc_fd < 0:  # else the parent did, before it joined somebody's mount namespace
+            context.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        context.lsm_proc_fd = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=context.proc_fd)
         if context.plan.user_namespace:
             await_parent(context.channel, b"m")
             _open_host_paths(context)
@@ -142,10 +145,11 @@ def _enter_program(context: Context) -> None:
     process, launch = context.plan.process, context.launch
     enter.own_streams(process, context.terminal_fd)
     if context.terminal_fd < 0:
-        enter.swap_null()
+        enter.swap_null(context.lsm_proc_fd)
         enter.give_streams(process)
-    enter.close_others_on_exec(launch.preserve_fds)
     path = enter.prepare(process, context.lsm_proc_fd, new_keyring=launch.new_keyring)
+    gate_fd = launch.gate.fileno() if launch.gate is not None else -1
+    enter.close_others(launch.preserve_fds, context.channel.fileno(), gate_fd)
     # The change of uid has cleared it; a container that outlives its runtime lets go of it here.
     libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL if launch.die_with_parent else 0)
     # Before the wait: who shares our pid namespace can see us from now on with no more than the program will have.
@@ -549,23 +553,31 @@ def make_link(context: Context, target: str, path: str) -> None:
 
 def open_console(context: Context) -> None:
     """A pty of the container's own devpts; its other end goes to the parent, its name to /dev/console."""
-    pts = mount.open_beneath(context.root_fd, "/dev/pts/ptmx")
-    is_ptmx = os.fstat(pts).st_rdev == os.makedev(5, 2)
-    os.close(pts)
-    if not is_ptmx:
-        raise InvalidSpec("process.terminal: /dev/pts is not a devpts file system; mount one there")
-    master = libc.openat2(
-        context.root_fd, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
-    )
+    try:
+        master = open_multiplexer(context.root_fd, context.lsm_proc_fd)
+    except OSError as error:
+        raise InvalidSpec(f"process.terminal: /dev/pts is not a devpts file system; mount one there: {error.strerror}") from None
     context.terminal_fd = unlock_terminal(master, context.plan.process)
-    slave_name = f"/dev/pts/{struct.unpack('i', fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0]}"
-    source = mount.open_beneath(context.root_fd, slave_name)
     target = open_target(context, "/dev/console", directory=False)
-    tree = mount.clone_tree(source, recursive=False)
+    # The slave as the kernel gave it to us, not what has its name by now (CVE-2025-52565).
+    tree = mount.clone_tree(context.terminal_fd, recursive=False)
     mount.attach(tree, target)
-    for fd in (source, target, tree):
+    for fd in (target, tree):
         os.close(fd)
     hand_over_terminal(context.channel, master)
+
+
+def open_multiplexer(root_fd: int, proc_fd: int) -> int:
+    """A new pty's master, of the devpts at /dev/pts beneath `root_fd`; its links are not followed. Raises OSError."""
+    resolve = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_SYMLINKS
+    found = libc.openat2(root_fd, "/dev/pts/ptmx", os.O_PATH, resolve)
+    try:  # looked at before it is opened, see enter.open_checked
+        have = os.fstat(found)
+        if not stat.S_ISCHR(have.st_mode) or have.st_rdev != _MULTIPLEXER:
+            raise OSError(errno.ENOTTY, "/dev/pts/ptmx is not a terminal multiplexer")
+        return os.open(f"fd/{found}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=proc_fd)
+    finally:
+        os.close(found)
 
 
 def unlock_terminal(master: int, process: Process) -> int:
@@ -588,7 +600,7 @@ def hand_over_terminal(channel: sockets.socket, master: int) -> None:
 
 def write_sysctl(context: Context, path: str, value: str) -> None:
     try:
-        cgroup.write_file(f"/proc/sys/{path}", value)
+        enter.write_at(context.proc_fd, f"sys/{path}", value)
     except OSError as error:
         raise InvalidSpec(f"linux.sysctl: cannot set {path.replace('/', '.')} to {value!r}: {error.strerror}") from None
 
@@ -668,16 +680,17 @@ def mask(context: Context, path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if mount.is_directory(fd):
-        mount.mount_filesystem(fd, "tmpfs", "tmpfs", mount.MS_RDONLY, ["size=0k", "nr_inodes=2"])
+        # No path is looked up: a /proc/self/fd/N would be in the container's procfs, or what is there for one.
+        tree = mount.empty_directory()
     else:
         null = libc.openat2(context.root_fd, "/dev/null", os.O_PATH | os.O_NOFOLLOW, libc.RESOLVE_IN_ROOT)
         # What is bound must be the null device and not a link the image put there (CVE-2025-31133).
-        if os.fstat(null).st_rdev != os.makedev(1, 3):
+        if not enter.is_null(os.fstat(null)):
             raise InvalidSpec(f"cannot mask {path}: /dev/null in the container is not the null device")
         tree = mount.clone_tree(null, recursive=False)
-        mount.attach(tree, fd)
-        os.close(tree)
         os.close(null)
+    mount.attach(tree, fd)
+    os.close(tree)
     os.close(fd)
 
 
