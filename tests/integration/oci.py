@@ -87,6 +87,14 @@ class Box:
         """Runs `words` in it through the runtime's exec."""
         return self.oci.call("exec", self.id, *words, code=code)
 
+    def exec_detached(self, *words: str) -> int:
+        """The same for a program that stays; its pid."""
+        path = f"{self.oci.top}/exec.pid"
+        # Not captured: a pipe would not end before the program does.
+        self.oci.call("exec", "--detach", "--pid-file", path, self.id, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(path) as file:
+            return int(file.read())
+
     def proc(self, name: str) -> str:
         """A file of /proc/PID."""
         with open(f"/proc/{self.pid}/{name}", errors="replace") as file:
@@ -182,8 +190,9 @@ class Oci:
     ) -> "subprocess.CompletedProcess[str]":
         """One call of the runtime, whose exit code must be `code` (None: any). keywords: of subprocess.run."""
         stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **stdin}
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            self.command(*words), capture_output=True, text=True, timeout=timeout, errors="replace", **{**stdin, **keywords}
+            self.command(*words), text=True, timeout=timeout, errors="replace", **{**streams, **keywords}
         )  # type: ignore[call-overload]
         assert code is None or done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

@@ -1,5 +1,6 @@
 """Each field of config.json, seen from outside: by the kernel's files and by other tools, never by asking berth."""
 
+import json
 import os
 import shutil
 import stat
@@ -288,3 +289,151 @@ def test_idmapped_mounts_that_cannot_be(oci: Oci, host: Host) -> None:
     assert "mounts[6]: only a bind mount can be idmapped" in oci.fails(mounts=[entry])
     message = oci.fails(mounts=[bind("/proc/sys", "bind", uidMappings=maps, gidMappings=maps)])
     assert "mounts[6]: /proc/sys cannot be idmapped: Invalid argument" in message
+
+
+# -- process ----------------------------------------------------------------------------------------------
+
+
+def said_by(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+SCHEDULERS = [
+    ({"policy": "SCHED_BATCH", "nice": 7}, "SCHED_BATCH", "0"),
+    ({"policy": "SCHED_OTHER", "nice": -3, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}, "SCHED_OTHER|SCHED_RESET_ON_FORK", "0"),
+    ({"policy": "SCHED_IDLE"}, "SCHED_IDLE", "0"),
+    ({"policy": "SCHED_FIFO", "priority": 11}, "SCHED_FIFO", "11"),
+    ({"policy": "SCHED_RR", "priority": 5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}, "SCHED_RR|SCHED_RESET_ON_FORK", "5"),
+    (
+        {"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 20_000_000, "period": 30_000_000},
+        "SCHED_DEADLINE", "0",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scheduler", "policy", "priority"), SCHEDULERS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("user_namespace", [False, True], ids=["host", "userns"])
+def test_scheduler(oci: Oci, scheduler: dict, policy: str, priority: str, user_namespace: bool) -> None:
+    # cgroup v1 gives a new group no real-time at all (CONFIG_RT_GROUP_SCHED).
+    real_time = {"cpu": {"realtimePeriod": 1_000_000, "realtimeRuntime": 20_000}} if "priority" in scheduler else {}
+    changes: dict = {"process": {"scheduler": scheduler}, "linux": {"resources": real_time}}
+    box = oci.up(with_user_namespace(changes) if user_namespace else changes)
+    for pid in (str(box.pid), str(box.exec_detached("sleep", "1000"))):
+        said = said_by("chrt", "-p", pid)
+        assert f"policy: {policy}\n" in said
+        assert f"priority: {priority}\n" in said
+        if "runtime" in scheduler:
+            assert "1000000/20000000/30000000" in said
+        nice = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16]
+        assert int(nice) == scheduler.get("nice", 0)
+
+
+def test_scheduler_that_the_kernel_refuses(oci: Oci) -> None:
+    assert "process.scheduler: SCHED_ISO, nice 0" in oci.fails({"process": {"scheduler": {"policy": "SCHED_ISO"}}})
+    box = oci.up()
+    process = {"args": ["true"], "cwd": "/", "scheduler": {"policy": "SCHED_ISO"}}
+    Path(f"{oci.top}/process.json").write_text(json.dumps(process))
+    said = oci.call("exec", "--process", f"{oci.top}/process.json", box.id, code=255)
+    assert "process.scheduler: SCHED_ISO, nice 0, priority 0, flags 0x0: Invalid argument" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("priority", "said"),
+    [
+        ({"class": "IOPRIO_CLASS_BE", "priority": 6}, "best-effort: prio 6\n"), ({"class": "IOPRIO_CLASS_IDLE"}, "idle\n"),
+        ({"class": "IOPRIO_CLASS_RT", "priority": 1}, "realtime: prio 1\n"),
+    ],
+)  # fmt: skip
+def test_io_priority(oci: Oci, priority: dict, said: str) -> None:
+    box = oci.up(with_user_namespace({"process": {"ioPriority": priority}}))
+    for pid in (str(box.pid), str(box.exec_detached("sleep", "1000"))):
+        assert said_by("ionice", "-p", pid) == said
+
+
+def test_cpu_affinity_of_an_exec(oci: Oci) -> None:
+    everything = said_by("taskset", "-cp", str(os.getpid())).rpartition(":")[2].strip()
+    for affinity, expected in (
+        ({"initial": "0", "final": "1"}, "1"), ({"final": "0"}, "0"), ({"initial": "0"}, everything), ({}, everything),
+    ):  # fmt: skip
+        box = oci.up({"process": {"execCPUAffinity": affinity}})
+        assert said_by("taskset", "-cp", str(box.pid)).rpartition(":")[2].strip() == everything
+        pid = str(box.exec_detached("sleep", "1000"))
+        assert said_by("taskset", "-cp", pid).rpartition(":")[2].strip() == expected
+    box = oci.up({"process": {"execCPUAffinity": {"final": "4000"}}})
+    assert "process.execCPUAffinity.final: Invalid argument" in box.exec("true", code=255).stderr
+    box = oci.up({"process": {"execCPUAffinity": {"initial": "4000"}}})
+    assert "process.execCPUAffinity.initial: Invalid argument" in box.exec("true", code=255).stderr
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"mode": "MPOL_BIND", "nodes": "0"}, "bind:0"), ({"mode": "MPOL_INTERLEAVE", "nodes": "0-0"}, "interleave:0"),
+        ({"mode": "MPOL_PREFERRED", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}, "prefer=static:0"),
+        ({"mode": "MPOL_PREFERRED_MANY", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"]}, "prefer (many)=relative:0"),
+        ({"mode": "MPOL_LOCAL"}, "local"), ({"mode": "MPOL_DEFAULT"}, "default"),
+        ({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_NUMA_BALANCING"]}, "bind=balancing:0"),
+    ],
+)  # fmt: skip
+def test_memory_policy(oci: Oci, policy: dict, said: str) -> None:
+    box = oci.up({"linux": {"memoryPolicy": policy}})
+    for pid in (box.pid, box.exec_detached("sleep", "1000")):
+        maps = Path(f"/proc/{pid}/numa_maps").read_text()
+        assert {line.split(" ", 1)[1].split(" anon")[0].split(" stack")[0].split(" heap")[0].split(" file")[0] for line in maps.splitlines()} & {said}
+
+
+def test_memory_policy_that_cannot_be(oci: Oci) -> None:
+    message = oci.fails({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "63"}}})
+    assert "linux.memoryPolicy: mode 0x2" in message
+    assert "Invalid argument; a node is not there" in message
+
+
+def test_every_limit(oci: Oci, runc: Oci) -> None:
+    names = (
+        "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK".split()
+    )
+    # Below what is there already: more takes CAP_SYS_RESOURCE.
+    small = {"AS": 1 << 32, "DATA": 1 << 31, "NICE": 0, "RTPRIO": 0, "STACK": 4 << 20, "NPROC": 500, "MEMLOCK": 4096, "CORE": 0}
+    limits = [{"type": f"RLIMIT_{name}", "soft": small.get(name, 900), "hard": small.get(name, 1000)} for name in names]
+    seen = []
+    for runtime in (oci, runc):
+        box = runtime.up({"process": {"rlimits": limits}})
+        seen.append([line.split() for line in box.proc("limits").splitlines()])
+    assert seen[0] == seen[1]
+    found = {" ".join(words[:-3]): words for words in seen[0]}
+    assert len([words for words in seen[0][1:] if words[-1] != "us"]) == 15
+    assert "Max file locks 900 1000 locks".split() in seen[0]
+    assert found
+    huge = oci.up({"process": {"rlimits": [{"type": "RLIMIT_FSIZE", "soft": (1 << 63) + 5, "hard": (1 << 64) - 1}]}})
+    assert f"Max file size {(1 << 63) + 5} unlimited bytes".split() in [line.split() for line in huge.proc("limits").splitlines()]
+
+
+def test_ids_umask_oom_and_no_new_privileges(oci: Oci, runc: Oci) -> None:
+    user = {"uid": 5, "gid": 6, "umask": 0o27, "additionalGids": [7, 8], "username": "ignored"}
+    seen = []
+    for runtime in (oci, runc):
+        box = runtime.up({"process": {"user": user, "noNewPrivileges": True, "oomScoreAdj": 500}, "annotations": {"org.example": "kept"}})
+        fields = ("Uid", "Gid", "Groups", "Umask", "NoNewPrivs", "CapBnd", "CapInh", "CapAmb")
+        seen.append(([box.status(field) for field in fields], box.proc("oom_score_adj"), runtime.state(box.id)["annotations"]))
+    assert seen[0] == seen[1]
+    assert seen[0][0][3] == "0027"
+    assert seen[0][1:] == ("500\n", {"org.example": "kept"})
+
+
+def test_personality(oci: Oci, runc: Oci) -> None:
+    for domain, machine in (("LINUX32", "i686"), ("LINUX", os.uname().machine)):
+        box = oci.up({"linux": {"personality": {"domain": domain}}})
+        assert box.proc("personality") == ("00000008\n" if domain == "LINUX32" else "00000000\n")
+        assert box.exec("uname", "-m").stdout == f"{machine}\n"
+
+
+def test_a_terminal_needs_devpts(oci: Oci) -> None:
+    def without(spec: dict) -> None:
+        spec["mounts"] = [entry for entry in spec["mounts"] if entry["destination"] != "/dev/pts"]
+
+    assert "process.terminal: /dev/pts is not a devpts file system; mount one there" in oci.fails({"process": {"terminal": True}}, edit=without)
+
+
+def test_console_size(oci: Oci) -> None:
+    done = oci.run(oci.bundle({"process": {"terminal": True, "consoleSize": {"height": 33, "width": 99}}}, args=["stty", "size"]))
+    assert done.stdout.strip() == "33 99"

@@ -76,6 +76,8 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
                     # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
                     # grace period (cgroup_threadgroup_rwsem), some 10 ms; see linux.grace.
                     _add(group, pid)
+                if plan.process.is_scheduled:
+                    _schedule(plan.process, pid)
                 tell(parent, b"c")
                 started = Started(pid, _await_ready(parent, plan, launch, pid))
                 return started, group
@@ -160,6 +162,12 @@ def _set_oom_score(process: Process, pid: int) -> None:
         os.close(proc_fd)
 
 
+def _schedule(process: Process, pid: int) -> None:
+    from berth.runtime import schedule
+
+    schedule.apply(process, pid)
+
+
 def take_standard_fds(fds: tuple[int, int, int] | None) -> None:
     for number, fd in enumerate(fds or ()):
         os.dup2(fd, number)
@@ -210,6 +218,9 @@ def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
             terminal_fd = fds[0]
         elif word == b"n" and fds:
             launch.on_listener(fds[0])
+        elif word == b"q":
+            launch.on_waiting()
+            tell(channel, b"q")
             tell(channel, b"g")
         elif word == b"e":
             if terminal_fd >= 0:
@@ -372,6 +383,8 @@ def _keep(path: str, program: bytes) -> None:
 #      |---- "c": you are in the cgroup ------>|                                    |
 #      |                                       |  credentials, seccomp, ...         |
 #      |                                       |  clone(CLONE_PARENT), ends ------->|
+#      |<--- "q": my scheduler, please ---------------------------------------------|  only with one asked for
+#      |---- "q" ------------------------------------------------------------------>|
 #      |<--- end of file, or "e" + JSON --------------------------------------------|  execve
 #
 # The joiner is in the container's namespaces but not in its pid namespace (setns changes that of
@@ -388,12 +401,27 @@ def execute(
     """
     parent, child = sockets.channel()
     shared = libc.SharedPids().take()
-    joiner = _clone_init(0, group) if group else libc.clone(0)
+    launch.on_waiting = lambda: _schedule(process, shared.value)
+    joiner = _clone_init(0, group) if group and not process.affinity else libc.clone(0)
     if joiner == 0:
         parent.close()
         join_and_execute(process, init_pidfd, init_pid, launch, child, shared)
     child.close()
+    if process.affinity:
+        _limit_cpus(process.affinity[0], joiner, parent)
     return await_joined(parent, joiner, shared, group, init_pid, launch)
+
+
+def _limit_cpus(cpus: "set[int]", joiner: int, channel: sockets.socket) -> None:
+    """execCPUAffinity.initial: where the joiner runs until it is in the container's cgroup."""
+    from berth.runtime import schedule
+
+    try:
+        schedule.set_affinity(joiner, cpus, "initial")
+    except BaseException:
+        channel.close()
+        _collect(joiner)
+        raise
 
 
 def await_joined(
@@ -453,17 +481,31 @@ def join_and_execute(
         enter.close_others(launch.preserve_fds, channel.fileno(), terminal_fd)
         shared.keep_from_children()
         init.await_parent(channel, b"c")
+        enter.settle(process, is_exec=True)
         listener = enter.restrict(process, program)
         init.hand_over_listener(channel, listener)
         if libc.clone(libc.CLONE_PARENT, shared.address) == 0:
             enter.own_streams(process, terminal_fd)
             if launch.die_with_parent:
                 libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL)
+            if process.is_scheduled:
+                _await_schedule(channel)
             init.hand_over_listener(channel, enter.restrict_last(process, program))
             enter.execute(path, process)
     except BaseException as error:
         init.report_failure(channel, error, None)
     os._exit(0)
+
+
+def _await_schedule(channel: sockets.socket) -> None:
+    """The parent sets scheduler and I/O priority of the very process that becomes the program: what makes
+    that may not be inherited (SCHED_FLAG_RESET_ON_FORK), or forbid the clone (SCHED_DEADLINE).
+
+    With read and write, which no seccomp filter of a program that does anything denies.
+    """
+    os.write(channel.fileno(), b"q")
+    if os.read(channel.fileno(), 1) != b"q":
+        os._exit(1)
 
 
 def _add(group: cgroup.Cgroup, pid: int, beside: int = 0) -> None:

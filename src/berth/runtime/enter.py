@@ -72,6 +72,18 @@ def prepare(process: Process, lsm_proc_fd: int, *, new_keyring: bool = True) -> 
     return find_program(process)
 
 
+def settle(process: Process, *, is_exec: bool) -> None:
+    """What depends on the cgroup that the process is in by now: an exec's CPUs, and where memory comes from."""
+    affinity = process.affinity if is_exec else None
+    if affinity or process.memory_policy:
+        from berth.runtime import schedule  # loaded by the plan
+
+        if affinity:
+            schedule.set_affinity(0, affinity[1], "final")
+        if process.memory_policy:
+            schedule.set_memory_policy(process.memory_policy)
+
+
 def own_streams(process: Process, terminal_fd: int) -> None:
     """A session of its own, with the terminal (or -1) as 0, 1 and 2."""
     os.setsid()

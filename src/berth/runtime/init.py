@@ -56,13 +56,16 @@ class Launch:
     more of them, e.g. CLONE_PARENT. seccomp_cache: directory of compiled filters, or ''. gate: a
     listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
     the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
-    got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first program alone.
-    on_group: called with the cgroup before it is made, on_group_made once it is there. on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
+    got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first
+    program alone. on_group: called with the cgroup before it is made, on_group_made once it is there. on_waiting:
+    called when an exec's program waits for its scheduler. on_listener: takes the descriptor of a seccomp listener.
+    state: of the container, for hooks.
     """
 
     __slots__ = (
-        "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group", "on_group_made", "on_listener", "pivot", "preserve_fds",
-        "rootless", "seccomp_cache", "standard_fds", "state",
+        "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group",
+        "on_group_made", "on_listener", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache", "standard_fds",
+        "state",
     )  # fmt: skip
 
     def __init__(self, seccomp_cache: str = "", *, clone_flags: int = 0, die_with_parent: bool = True) -> None:
@@ -81,6 +84,7 @@ class Launch:
         self.on_cloned: Callable[[int, cgroup.Cgroup], None] = lambda pid, group: None
         self.on_listener: Callable[[int], None] = os.close
         self.on_group: Callable[[cgroup.Cgroup], None] = lambda group: None
+        self.on_waiting: Callable[[], None] = lambda: None
         self.on_group_made: Callable[[], None] = lambda: None
 
 
@@ -147,6 +151,7 @@ def _enter_program(context: Context) -> None:
     if context.terminal_fd < 0:
         enter.swap_null(context.lsm_proc_fd)
         enter.give_streams(process)
+    enter.settle(process, is_exec=False)
     path = enter.prepare(process, context.lsm_proc_fd, new_keyring=launch.new_keyring)
     gate_fd = launch.gate.fileno() if launch.gate is not None else -1
     enter.close_others(launch.preserve_fds, context.channel.fileno(), gate_fd)

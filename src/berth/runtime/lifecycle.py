@@ -404,7 +404,7 @@ def execute(settings: Settings, container: Container, process: dict, launch: Lau
         group = _group_below(group, below, settings)
     launch.on_listener = lambda fd: _send_listener(container, document, fd)
     linux = document.get("linux") or {}
-    planned = Process(process, {"seccomp": linux.get("seccomp")}, document.get("annotations") or {})
+    planned = Process(process, linux, document.get("annotations") or {})
     planned.env = [*planned.env, *launch.environment]
     pidfd = open_init(container)
     if pidfd < 0:

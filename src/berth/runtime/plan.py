@@ -83,9 +83,9 @@ class Process:
     """What init turns into. Masks are capability bits, used only if limits_capabilities; ids are those inside the container."""
 
     __slots__ = (
-        "additional_gids", "ambient", "apparmor_profile", "args", "bounding", "console_size", "cwd", "effective", "env",
-        "gid", "inheritable", "keeps_groups", "landlock", "limits_capabilities", "no_new_privileges", "oom_score_adj", "permitted",
-        "personality", "rlimits", "seccomp", "selinux_label", "terminal", "uid", "umask",
+        "additional_gids", "affinity", "ambient", "apparmor_profile", "args", "bounding", "console_size", "cwd", "effective", "env",
+        "gid", "inheritable", "io_priority", "keeps_groups", "landlock", "limits_capabilities", "memory_policy", "no_new_privileges",
+        "oom_score_adj", "permitted", "personality", "rlimits", "scheduler", "seccomp", "selinux_label", "terminal", "uid", "umask",
     )  # fmt: skip
 
     def __init__(self, process: dict, linux: dict, annotations: dict) -> None:
@@ -112,8 +112,31 @@ class Process:
         self.rlimits = [_rlimit(index, limit) for index, limit in enumerate(process.get("rlimits") or [])]
         self.seccomp: dict | None = linux.get("seccomp")
         self.personality = _personality(linux.get("personality") or {})
+        self.scheduler = b""
+        self.io_priority: int | None = None
+        self.affinity: tuple[set[int], set[int]] | None = None
+        self.memory_policy: tuple[int, bytes] | None = None
+        if process.get("scheduler") or process.get("ioPriority") or process.get("execCPUAffinity") or linux.get("memoryPolicy"):
+            self._schedule(process, linux)
         self.landlock = annotations.get(LANDLOCK_ANNOTATION) == "true"
         self.keeps_groups = annotations.get(KEEP_GROUPS_ANNOTATION) == "1"
+
+    def _schedule(self, process: dict, linux: dict) -> None:
+        from berth.runtime import schedule  # for the few that ask for it
+
+        if process.get("scheduler"):
+            self.scheduler = schedule.scheduler(process["scheduler"])
+        if process.get("ioPriority"):
+            self.io_priority = schedule.io_priority(process["ioPriority"])
+        if process.get("execCPUAffinity"):
+            self.affinity = schedule.affinity(process["execCPUAffinity"])
+        if linux.get("memoryPolicy"):
+            self.memory_policy = schedule.memory_policy(linux["memoryPolicy"])
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the parent has something to set once the process has a pid."""
+        return bool(self.scheduler) or self.io_priority is not None
 
 
 class Plan:
