@@ -40,7 +40,7 @@ class Podman:
                 file.write(text)
         self.env = {
             **os.environ, "CONTAINERS_STORAGE_CONF": f"{self.top}/storage.conf", "CONTAINERS_CONF": f"{self.top}/containers.conf",
-            "TMPDIR": self.top,
+            "TMPDIR": self.top,  # and conmon leaves a file `oom` in its work directory
         }  # fmt: skip
         make_archive(f"{self.top}/rootfs.tar")
         self("import", f"{self.top}/rootfs.tar", "bb")
@@ -51,7 +51,7 @@ class Podman:
 
     def __call__(self, *words: str, code: "int | None" = 0, runtime: str = BERTH, input: "str | None" = None) -> "subprocess.CompletedProcess[str]":
         stdin: dict = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
-        done = subprocess.run(self.command(*words, runtime=runtime), env=self.env, capture_output=True, text=True, timeout=60, **stdin)
+        done = subprocess.run(self.command(*words, runtime=runtime), env=self.env, cwd=self.top, capture_output=True, text=True, timeout=60, **stdin)
         assert code is None or done.returncode == code, f"podman {words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -59,7 +59,7 @@ class Podman:
         """What podman says on a terminal of 20 lines by 60 columns."""
         master, slave = pty.openpty()
         os.set_blocking(master, False)
-        process = subprocess.Popen(self.command(*words), env=self.env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        process = subprocess.Popen(self.command(*words), env=self.env, cwd=self.top, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
         said = b""
         poll = select.poll()
