@@ -437,3 +437,229 @@ def test_a_terminal_needs_devpts(oci: Oci) -> None:
 def test_console_size(oci: Oci) -> None:
     done = oci.run(oci.bundle({"process": {"terminal": True, "consoleSize": {"height": 33, "width": 99}}}, args=["stty", "size"]))
     assert done.stdout.strip() == "33 99"
+
+
+# -- linux -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def devices_of_the_host() -> Iterator[tuple[str, str]]:
+    """Two network devices of the host, the two ends of a cable, the first with addresses."""
+    names = (f"bt{os.getpid()}a", f"bt{os.getpid()}b")
+    subprocess.run(["ip", "link", "add", names[0], "type", "veth", "peer", "name", names[1]], check=True)
+    for address in ("10.123.4.5/24", "10.123.4.6/24", "fd12:3456::1/64"):
+        subprocess.run(["ip", "addr", "add", address, "dev", names[0]], check=True)
+    subprocess.run(["ip", "addr", "add", "10.123.9.9/32", "dev", names[0], "scope", "link"], check=True)
+    subprocess.run(["ip", "addr", "add", "10.99.1.1/24", "dev", names[0], "valid_lft", "1000", "preferred_lft", "1000"], check=True)
+    yield names
+    for name in names:
+        subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)
+
+
+def links_of(pid: int) -> dict[str, dict]:
+    return {link["ifname"]: link for link in json.loads(said_by("nsenter", "-t", str(pid), "-n", "ip", "-j", "addr"))}
+
+
+def global_addresses(link: dict) -> set[str]:
+    return {f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["scope"] == "global"}
+
+
+def test_net_devices(oci: Oci, devices_of_the_host: tuple[str, str]) -> None:
+    first, second = devices_of_the_host
+    box = oci.up({"linux": {"netDevices": {first: {"name": "inside0"}, second: {}}}})
+    links = links_of(box.pid)
+    assert set(links) == {"lo", "inside0", second}
+    assert all("UP" in link["flags"] for link in links.values())
+    assert global_addresses(links["inside0"]) == {"10.123.4.5/24", "10.123.4.6/24", "fd12:3456::1/64"}
+    assert not os.path.exists(f"/sys/class/net/{first}")
+
+
+def test_net_devices_come_back_when_a_start_fails(oci: Oci, devices_of_the_host: tuple[str, str]) -> None:
+    first, second = devices_of_the_host
+    changes = {"linux": {"netDevices": {first: {"name": "inside0"}, second: {"name": "inside1"}}}}
+    oci.fails(changes, args=["missing"], code=1)
+    links = {link["ifname"]: link for link in json.loads(said_by("ip", "-j", "addr"))}
+    assert "10.123.4.5/24" in global_addresses(links[first])
+    assert second in links
+    message = oci.fails({"linux": {"netDevices": {first: {}, "no-such-dev": {}}}})
+    assert "linux.netDevices['no-such-dev']: No such device" in message
+    message = oci.fails({"linux": {"netDevices": {second: {}, first: {"name": "lo"}}}})
+    assert f"linux.netDevices['{first}']: as 'lo': File exists" in message
+    assert os.path.exists(f"/sys/class/net/{first}")
+    assert os.path.exists(f"/sys/class/net/{second}")
+
+
+def test_time_offsets_and_a_time_namespace_by_path(oci: Oci) -> None:
+    kinds = ("pid", "network", "ipc", "uts", "mount", "time")
+    offsets = {"monotonic": {"secs": 86400, "nanosecs": 5}, "boottime": {"secs": 172800}}
+    box = oci.up({"linux": {"namespaces": [{"type": kind} for kind in kinds], "timeOffsets": offsets}})
+    host = float(Path("/proc/uptime").read_text().split()[0])
+    assert 172_000 < float(box.exec("cat", "/proc/uptime").stdout.split()[0]) - host < 173_000
+    namespaces = [{"type": kind} for kind in kinds[:-1]] + [{"type": "time", "path": f"/proc/{box.pid}/ns/time"}]
+    other = oci.up({"linux": {"namespaces": namespaces}})
+    assert os.readlink(f"/proc/{other.pid}/ns/time") == os.readlink(f"/proc/{box.pid}/ns/time")
+    assert 172_000 < float(other.exec("cat", "/proc/uptime").stdout.split()[0]) - host < 173_000
+
+
+KINDS = {"pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup", "user": "user"}
+
+
+@pytest.mark.parametrize("kinds", [*((kind,) for kind in KINDS), tuple(KINDS)], ids="+".join)
+def test_namespaces_by_path(oci: Oci, kinds: tuple[str, ...]) -> None:
+    first = oci.up(with_user_namespace())
+    namespaces = [{"type": "mount"}]
+    for kind, file in KINDS.items():
+        if kind in kinds:
+            namespaces.append({"type": kind, "path": f"/proc/{first.pid}/ns/{file}"})
+        elif kind != "user":
+            namespaces.append({"type": kind})
+    bundle = oci.bundle({"linux": {"namespaces": namespaces}})
+    if "user" in kinds:
+        give_tree(f"{bundle}/rootfs", 200_000)
+    second = oci.create(bundle).start()
+    for kind, file in KINDS.items():
+        same = os.readlink(f"/proc/{first.pid}/ns/{file}") == os.readlink(f"/proc/{second.pid}/ns/{file}")
+        assert same == (kind in kinds), kind
+
+
+@pytest.mark.parametrize("kind", ["pid", "network", "ipc", "uts", "cgroup"])
+def test_a_namespace_that_is_not_listed_is_the_hosts(oci: Oci, kind: str) -> None:
+    namespaces = [{"type": other} for other in ("pid", "network", "ipc", "uts", "cgroup", "mount") if other != kind]
+    box = oci.up({"linux": {"namespaces": namespaces}})
+    for other, file in KINDS.items():
+        same = os.readlink(f"/proc/self/ns/{file}") == os.readlink(f"/proc/{box.pid}/ns/{file}")
+        assert same == (other in (kind, "user")), other
+
+
+def test_a_namespace_of_another_type_is_an_error(oci: Oci) -> None:
+    namespaces = [{"type": "mount"}, {"type": "network", "path": "/proc/self/ns/uts"}]
+    assert "linux.namespaces: cannot join /proc/self/ns/uts" in oci.fails({"linux": {"namespaces": namespaces}})
+
+
+def test_sysctl(oci: Oci) -> None:
+    sysctl = {"kernel.shmmax": "1234567", "kernel/msgmax": "9000", "net.ipv4.ip_forward": "1", "kernel.domainname": "inside", "fs.mqueue.msg_max": "17"}
+    box = oci.up({"linux": {"sysctl": sysctl}, "hostname": "box"})
+    for name, value in sysctl.items():
+        assert said_by("nsenter", "-t", str(box.pid), "-i", "-n", "-u", "cat", f"/proc/sys/{name.replace('.', '/')}") == f"{value}\n"
+    namespaces = [{"type": kind} for kind in ("pid", "mount", "uts")] + [{"type": "network", "path": "/proc/self/ns/net"}]
+    before = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+    message = oci.fails({"linux": {"namespaces": namespaces, "sysctl": {"net.ipv4.ip_forward": "1"}}})
+    assert "linux.sysctl: would change the host: /proc/self/ns/net is the runtime's own namespace" in message
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == before
+    namespaces = [{"type": kind} for kind in ("pid", "mount")] + [{"type": "uts", "path": "/proc/self/ns/uts"}]
+    assert "hostname: would change the host" in oci.fails({"linux": {"namespaces": namespaces}, "hostname": "berth-test"})
+    assert os.uname().nodename != "berth-test"
+
+
+def test_host_and_domain_name(oci: Oci) -> None:
+    box = oci.up({"hostname": "box", "domainname": "example.org"})
+    enter = ("nsenter", "-t", str(box.pid), "-u")
+    assert said_by(*enter, "uname", "-n") == "box\n"
+    assert said_by(*enter, "cat", "/proc/sys/kernel/domainname") == "example.org\n"
+
+
+DEVICES = [
+    {"path": "/dev/one", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 5, "gid": 6},
+    {"path": "/dev/two", "type": "u", "major": 1, "minor": 5},
+    {"path": "/deep/er/disk", "type": "b", "major": 7, "minor": 0, "fileMode": 0o100600},
+    {"path": "/dev/fifo", "type": "p", "fileMode": 0o604},
+]
+
+
+def test_devices(oci: Oci) -> None:
+    box = oci.up({"linux": {"devices": DEVICES}})
+    said = box.exec("stat", "-c", "%F|%t:%T|%a|%u:%g", *(device["path"] for device in DEVICES)).stdout.splitlines()
+    assert said == [
+        "character special file|1:3|640|5:6", "character special file|1:5|666|0:0", "block special file|7:0|600|0:0", "fifo|0:0|604|0:0",
+    ]  # fmt: skip
+
+
+def test_devices_over_what_is_there(oci: Oci) -> None:
+    device = {"path": "/etc/node", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600}
+    same, other, link = (oci.bundle({"linux": {"devices": [device]}}, args=["stat", "-c", "%a", "/etc/node"]) for _ in range(3))
+    os.mknod(f"{same}/rootfs/etc/node", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    assert oci.run(same).stdout == "600\n"
+    Path(f"{other}/rootfs/etc/node").write_text("x")
+    os.symlink("/dev/null", f"{link}/rootfs/etc/node")
+    for bundle in (other, link):
+        assert "linux.devices: /etc/node exists in the container and is not that device" in oci.refuses(bundle)
+
+
+def test_devices_in_a_user_namespace(oci: Oci) -> None:
+    devices = [{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}, {"path": "/dev/fifo", "type": "p"}]
+    box = oci.up(with_user_namespace({"linux": {"devices": devices}}))
+    assert box.exec("stat", "-c", "%t:%T", "/dev/kmsg", "/dev/null", "/dev/fifo").stdout.split() == ["1:b", "1:3", "0:0"]
+    assert box.mount("/dev/kmsg")["fstype"] == "devtmpfs" or box.mount("/dev/kmsg")
+    wrong = [{"path": "/dev/kmsg", "type": "c", "major": 7, "minor": 7}]
+    assert "/dev/kmsg on the host, to be bound in a user namespace, is not that device" in oci.fails(with_user_namespace({"linux": {"devices": wrong}}))
+    missing = [{"path": "/dev/no-such", "type": "c", "major": 7, "minor": 7}]
+    assert "/dev/no-such: in a user namespace it must be there on the host" in oci.fails(with_user_namespace({"linux": {"devices": missing}}))
+
+
+@pytest.mark.parametrize("value", ["private", "rprivate", "slave", "rslave", None])
+def test_root_propagation_as_with_runc(oci: Oci, runc: Oci, value: str | None) -> None:
+    seen = []
+    for runtime in (oci, runc):
+        box = runtime.up({"linux": {"rootfsPropagation": value}})
+        seen.append([word.partition(":")[0] for word in box.mount("/")["propagation"].split()])
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("value", ["shared", "rshared", "unbindable", "runbindable"])
+def test_root_propagation_that_runc_1_1_lacks(oci: Oci, host: Host, value: str) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    box = oci.up({"linux": {"rootfsPropagation": value}}, mounts=[bind(host.path, "rbind")])
+    assert [word.partition(":")[0] for word in box.mount("/")["propagation"].split()][:1] == [value.removeprefix("r")]
+    assert ("shared" in box.mount("/data")["propagation"]) == (value == "rshared")
+    said_by("nsenter", "-t", str(box.pid), "-m", "-p", "/bin/mount", "-t", "tmpfs", "none", "/tmp")
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_masked_and_read_only_paths(oci: Oci, runc: Oci) -> None:
+    changes = {"linux": {
+        "maskedPaths": ["/etc/hidden", "/etc/hidden.d", "/etc/link", "/no/such", "/etc/passwd/below", "/proc/kcore"],
+        "readonlyPaths": ["/etc/fixed", "/etc/fixed.d", "/no/such", "/etc/fixed-link", "/proc/sys"],
+    }}  # fmt: skip
+    for runtime in (oci, runc):
+        if runtime is runc:
+            changes["linux"]["maskedPaths"].remove("/etc/passwd/below")
+        bundle = runtime.bundle(changes)
+        etc = Path(f"{bundle}/rootfs/etc")
+        for name in ("hidden", "fixed", "behind", "fixed-behind"):
+            (etc / name).write_text("secret")
+        for name in ("hidden.d", "fixed.d"):
+            (etc / name).mkdir()
+            (etc / name / "file").write_text("secret")
+        (etc / "link").symlink_to("behind")
+        (etc / "fixed-link").symlink_to("fixed-behind")
+        box = runtime.create(bundle).start()
+        for name in ("hidden", "behind"):
+            assert box.exec("cat", f"/etc/{name}").stdout == ""
+            assert box.exec("stat", "-c", "%t:%T", f"/etc/{name}").stdout == "1:3\n"
+        assert box.exec("ls", "/etc/hidden.d").stdout == ""
+        assert "ro" in options_of(box, "/etc/hidden.d")
+        for path in ("fixed", "fixed.d/file", "fixed-behind"):
+            assert "Read-only file system" in box.exec("sh", "-c", f"echo x >/etc/{path}", code=1).stderr
+        assert "ro" in options_of(box, "/proc/sys")
+
+
+def test_read_only_root(oci: Oci) -> None:
+    box = oci.up({"root": {"readonly": True}})
+    assert "ro" in options_of(box, "/")
+    assert "Read-only file system" in box.exec("touch", "/x", code=1).stderr
+
+
+def test_without_pivot_root(oci: Oci, runc: Oci) -> None:
+    for runtime in (oci, runc):
+        mounts_before = Path("/proc/self/mountinfo").read_text()
+        bundle = runtime.bundle({"root": {"readonly": True}})
+        box = runtime.create(bundle, "--no-pivot").start()
+        assert box.exec("ls", "/").stdout.split() == sorted(os.listdir(f"{bundle}/rootfs"))
+        # Neither a second chroot nor .. leads out: what is below is not reached by any path.
+        escape = "cd /../../.. && ls"
+        assert box.exec("sh", "-c", escape).stdout == box.exec("ls", "/").stdout
+        lines = box.proc("mountinfo").splitlines()
+        assert [line.split()[4] for line in lines if " - proc " in line and line.split()[3] == "/"] == ["/proc"]
+        assert lines[0].split()[4] == "/"
+        assert "ro" in options_of(box, "/")
+        assert Path("/proc/self/mountinfo").read_text() == mounts_before

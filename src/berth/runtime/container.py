@@ -54,8 +54,13 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
         program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
         parent, child = sockets.channel()
         context = init.Context(plan, child, group, hosts, program, launch)
+        devices = None
         try:
             try:
+                if plan.net_devices:
+                    from berth.runtime import netdevices
+
+                    devices = netdevices.Devices(plan.net_devices)
                 if plan.rare or not launch.pivot:
                     from berth.runtime import mounts  # init must find it loaded
 
@@ -78,14 +83,20 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
                     _add(group, pid)
                 if plan.process.is_scheduled:
                     _schedule(plan.process, pid)
+                if devices:
+                    devices.move(pid)
                 tell(parent, b"c")
                 started = Started(pid, _await_ready(parent, plan, launch, pid))
                 return started, group
             except BaseException:
                 _reap(pid)
+                if devices:
+                    devices.give_back()
                 raise
         finally:
             parent.close()
+            if devices:
+                devices.close()
     except BaseException:
         group.kill()
         group.remove()
@@ -267,6 +278,9 @@ def _join_namespaces(plan: Plan) -> None:
             opened.append((flag, path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
         except OSError as error:
             raise errors.InvalidSpec(f"linux.namespaces: {path}: {error.strerror}") from None
+    for flag, path, fd in opened:
+        if flag in plan.must_differ and _is_own_namespace(flag, fd):
+            raise errors.InvalidSpec(f"{plan.must_differ[flag]}: would change the host: {path} is the runtime's own namespace")
     denied = []
     for flag, path, fd in opened:
         try:
@@ -282,6 +296,12 @@ def _join_namespaces(plan: Plan) -> None:
             raise errors.InvalidSpec(f"linux.namespaces: cannot join {path}: {error.strerror}") from None
     for _, _, fd in opened:
         os.close(fd)
+
+
+def _is_own_namespace(flag: int, fd: int) -> bool:
+    name = next(name for name, number in _NAMESPACE_FILES.items() if number == flag)
+    own, other = os.stat(f"/proc/self/ns/{name}"), os.fstat(fd)
+    return (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _make_time_namespace(offsets: dict, proc_fd: int) -> None:

@@ -143,7 +143,7 @@ class Plan:
     """clone_flags: namespaces to make; join: (flag, path) of those to enter; the rest as OCI names it."""
 
     __slots__ = (
-        "cgroup_path", "clone_flags", "gid_mappings", "hooks", "idmapped", "join", "new_cgroup_namespace", "new_time_namespace",
+        "cgroup_path", "clone_flags", "gid_mappings", "hooks", "idmapped", "join", "must_differ", "net_devices", "new_cgroup_namespace", "new_time_namespace",
         "operations", "process", "rare", "resources", "root_path", "root_propagation", "time_offsets", "uid_mappings",
     )  # fmt: skip
 
@@ -165,6 +165,7 @@ class Plan:
         self.gid_mappings: list[dict] = linux.get("gidMappings") or []
         if self.clone_flags & libc.CLONE_NEWUSER and not (self.uid_mappings and self.gid_mappings):
             raise InvalidSpec("linux.uidMappings: a new user namespace needs uidMappings and gidMappings")
+        self.net_devices: dict[str, dict] = linux.get("netDevices") or {}
         self.time_offsets: dict = linux.get("timeOffsets") or {}
         self.cgroup_path: str = linux.get("cgroupsPath") or ""
         self.resources: dict = linux.get("resources") or {}
@@ -172,6 +173,13 @@ class Plan:
             self.resources = {**self.resources, "devices": self.resources["devices"] + _DEFAULT_DEVICE_RULES}
         self.process = Process(spec["process"], linux, spec.get("annotations") or {})
         self.hooks: dict[str, list[dict]] = {point: found for point, found in (spec.get("hooks") or {}).items() if found}
+        # Of namespaces that are joined: what is set in them must not be set in the runtime's own.
+        self.must_differ: dict[int, str] = {}
+        if linux.get("sysctl"):
+            needed = {_sysctl_namespace(name) or "" for name in linux["sysctl"]}
+            self.must_differ = {_CLONE_FLAGS[kind]: "linux.sysctl" for kind in needed if kind}
+        if spec.get("hostname") or spec.get("domainname"):
+            self.must_differ[libc.CLONE_NEWUTS] = "hostname" if spec.get("hostname") else "domainname"
         self.idmapped: list[IdMapped] = []
         self.operations = tuple(_operations(spec, linux, namespaces, bundle, self))
         self.rare = any(operation.name in _RARE for operation in self.operations)
@@ -233,8 +241,11 @@ def _root_propagation(linux: dict) -> int:
     name = linux.get("rootfsPropagation") or "rslave"
     if name not in mount.PROPAGATION:
         raise InvalidSpec(f"linux.rootfsPropagation: {name!r} is not one of {', '.join(mount.PROPAGATION)}")
-    # Until the old root is gone nothing may flow back to the host, so "shared" starts as "slave".
-    return mount.MS_SLAVE | mount.MS_REC if "shared" in name else mount.PROPAGATION[name] | mount.MS_REC
+    # Until the old root is gone nothing may flow back to the host, so "shared" starts as "slave"; and what
+    # is unbindable cannot become the container's root, so that starts as "private".
+    start = {mount.MS_SHARED: mount.MS_SLAVE, mount.MS_UNBINDABLE: mount.MS_PRIVATE}
+    kind = mount.PROPAGATION[name] & ~mount.MS_REC
+    return start.get(kind, kind) | mount.MS_REC
 
 
 def _mounts(index: int, entry: dict, linux: dict, bundle: str, plan: Plan) -> list[Operation]:
@@ -381,11 +392,16 @@ def _devices(linux: dict, in_user_namespace: bool) -> list[Operation]:
     return found
 
 
+def _sysctl_namespace(name: str) -> "str | None":
+    dotted = name.replace("/", ".")
+    return next((kind for prefix, kind in _SYSCTLS if dotted.startswith(prefix)), None)
+
+
 def _sysctls(linux: dict, namespaces: dict[str, str]) -> list[tuple[str, str]]:
     found = []
     for name, value in (linux.get("sysctl") or {}).items():
         dotted = name.replace("/", ".")
-        needs = next((kind for prefix, kind in _SYSCTLS if dotted.startswith(prefix)), None)
+        needs = _sysctl_namespace(name)
         if needs is None:
             raise InvalidSpec(f"linux.sysctl: {name!r} is not separate for each container; setting it would change the host")
         if needs not in namespaces:
