@@ -116,7 +116,10 @@ class Containers:
         exchange.respond(204)
 
     async def container_kill(self, exchange: Exchange) -> None:
-        await self._engine.containers.kill(self._container(exchange), exchange.query.get("signal", ""))
+        try:
+            await self._engine.containers.kill(self._container(exchange), exchange.query.get("signal", ""))
+        except (errors.Conflict, errors.NotFound) as error:
+            raise type(error)(f"cannot kill container: {exchange.parameters['id']}: {error}") from None
         exchange.respond(204)
 
     async def container_pause(self, exchange: Exchange) -> None:
@@ -137,7 +140,11 @@ class Containers:
         exchange.respond(200, {"Warnings": warnings or None})
 
     async def container_remove(self, exchange: Exchange) -> None:
-        await self._engine.containers.remove(self._container(exchange), force=exchange.flag("force"))
+        container = self._container(exchange)
+        if exchange.flag("link"):
+            raise errors.Conflict("Conflict, cannot remove the default link name of the container")
+        # v: anonymous volumes go with it; there are none yet.
+        await self._engine.containers.remove(container, force=exchange.flag("force"))
         exchange.respond(204)
 
     async def container_wait(self, exchange: Exchange) -> None:

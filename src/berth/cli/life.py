@@ -21,7 +21,7 @@ _STOP: "tuple[Flag, ...]" = (
 )
 _RM: "tuple[Flag, ...]" = (
     ("force", "f", "bool", "", "Kill it first if it runs"),
-    ("link", "l", "bool", "", "Not there yet"),
+    ("link", "l", "bool", "", "Remove a link of that name (there are none yet)"),
     ("volumes", "v", "bool", "", "Remove anonymous volumes too"),
 )
 
@@ -107,7 +107,7 @@ def rm(call: "Invocation") -> int:
     parsed = parse_command(call, _RM, "rm [OPTIONS] CONTAINER [CONTAINER...]", "Remove containers", at_least=1)
 
     def one(name: str) -> str:
-        options = query(force=parsed.flag("force"), v=parsed.flag("volumes"))
+        options = query(force=parsed.flag("force"), v=parsed.flag("volumes"), link=parsed.flag("link"))
         try:
             call.client.request("DELETE", f"/containers/{quote(name)}{options}")
         except ApiError as error:

@@ -4,7 +4,6 @@ One lock per container. The database is written before anybody is told; memory i
 """
 
 import asyncio
-import json
 import os
 import secrets
 import socket
@@ -54,11 +53,7 @@ class ContainerService(Restoring):
         name = name.removeprefix("/")
         if name:
             validate.name(name)
-            if name in self._by_name:
-                raise errors.Conflict(
-                    f'Conflict. The container name "/{name}" is already in use by container '
-                    f'"{self._by_name[name].record.id}". You have to remove (or rename) that container to be able to reuse that name.'
-                )
+            self._check_free(name)
         else:
             name = names.random_name(set(self._by_name))
         hostfiles.make_bind_sources(host)
@@ -121,29 +116,46 @@ class ContainerService(Restoring):
 
     async def rename(self, container: Container, name: str) -> None:
         """Gives a container another name."""
+        if not name:
+            raise errors.InvalidParameter("Neither old nor new names may be empty")
         name = name.removeprefix("/")
-        validate.name(name)
+        async with container.lock:
+            old = container.record.name
+            if name == old:
+                raise errors.InvalidParameter("Renaming a container with the same name as its current name")
+            try:
+                validate.name(name)
+                self._check_free(name)
+            except errors.BerthError as error:
+                raise type(error)(f"Error when allocating new name: {error}") from None
+            if container.record.status == state.REMOVING:
+                raise errors.NotFound(f"No such container: {container.record.id}")
+            container.record.name = name
+            self._by_name[name] = container  # both names are its own until the database has the new one
+            try:
+                await self.save(container)
+            except BaseException:
+                container.record.name = old
+                del self._by_name[name]
+                raise
+            del self._by_name[old]
+            self.publish(container, "rename", {"oldName": f"/{old}"})
+
+    def _check_free(self, name: str) -> None:
+        """Conflict in the words Docker's clients match if a container has this name."""
         if name in self._by_name:
             raise errors.Conflict(
                 f'Conflict. The container name "/{name}" is already in use by container '
                 f'"{self._by_name[name].record.id}". You have to remove (or rename) that container to be able to reuse that name.'
             )
-        old = container.record.name
-        container.record.name = name
-        self._by_name[name] = container
-        del self._by_name[old]
-        await self.save(container)
-        self.publish(container, "rename", {"oldName": f"/{old}"})
 
     async def remove(self, container: Container, *, force: bool) -> None:
         """Removes a container that does not run; with force, ends it first."""
         record = container.record
         if record.active:
             if not force:
-                raise errors.Conflict(
-                    f"cannot remove container {json.dumps('/' + record.name)}: container is {record.status}: stop the container "
-                    "before removing or force remove"
-                )
+                do = " and must be unpaused first" if record.status == state.PAUSED else ": stop the container before removing or force remove"
+                raise errors.Conflict(f'cannot remove container "/{record.name}": container is {record.status}{do}')
             await self.kill(container, "SIGKILL")
         async with container.lock:
             if record.id in self._by_id and record.status != state.REMOVING:

@@ -178,10 +178,7 @@ class Running(Preparing):
             self._tasks.spawn(self._restart_when_due(container))
 
     def _tell_waiters(self, container: Container) -> None:
-        for waiter in container.exit_waiters:
-            if not waiter.done():
-                waiter.set_result(container.record.exit_code)
-        container.exit_waiters.clear()
+        _resolve(container.exit_waiters, container.record.exit_code)
 
     # -- restart policies ---------------------------------------------------------------------------
 
@@ -243,7 +240,7 @@ class Running(Preparing):
         if record.active and self._ends(container, number) and await self._end_by_hand(container):
             return
         if not record.running or container.control is None:
-            raise errors.Conflict(f"cannot kill container: {record.id}: container {record.id} is not running")
+            raise errors.Conflict(f"container {record.id} is not running")
         if record.status == state.PAUSED and number == 9:
             await self.unpause(container)
         await container.control.send_signal(number)
@@ -317,14 +314,15 @@ class Running(Preparing):
     def wait_registered(self, container: Container, condition: str) -> "asyncio.Future[int]":
         """A future of the exit code: 'not-running' (default), 'next-exit' or 'removed'."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        if condition == "removed":
-            container.removed_waiters.append(future)
-        elif condition == "next-exit" or container.record.active:
-            container.exit_waiters.append(future)
-        elif condition in ("", "not-running"):
+        if condition not in ("", "not-running", "next-exit", "removed"):
+            raise errors.InvalidParameter(f'invalid condition: "{condition}"; expected not-running, next-exit or removed')
+        if condition in ("", "not-running") and not container.record.active:
             future.set_result(container.record.exit_code)
-        else:
-            raise errors.InvalidParameter(f"invalid condition: {condition!r}; expected not-running, next-exit or removed")
+            return future
+        waiters = container.removed_waiters if condition == "removed" else container.exit_waiters
+        waiters.append(future)
+        # One whose client has left must not stay for as long as the container runs.
+        future.add_done_callback(lambda done: waiters.remove(done) if done in waiters else None)
         return future
 
     async def _forget(self, container: Container) -> None:
@@ -338,11 +336,17 @@ class Running(Preparing):
         self.publish(container, "destroy")
         for sock, _ in container.pending_attach:
             sock.close()
-        for waiter in container.removed_waiters:
-            if not waiter.done():
-                waiter.set_result(record.exit_code)
+        _resolve(container.removed_waiters, record.exit_code)
+        _resolve(container.exit_waiters, record.exit_code)  # one that was never started
         self._tasks.spawn(self._remove_files(container))
 
     async def _remove_files(self, container: Container) -> None:
         await container.monitor_gone.wait()
         await asyncio.to_thread(hostfiles.remove_directories, [self.directory(container), self.state_directory(container)])
+
+
+def _resolve(waiters: list[asyncio.Future[int]], exit_code: int) -> None:
+    for waiter in list(waiters):
+        if not waiter.done():
+            waiter.set_result(exit_code)
+    waiters.clear()
