@@ -160,11 +160,12 @@ class Running(Preparing):
         record.exit_code, record.finished_ns = report["exit_code"], report["finished_ns"]
         delay_ms = self._restart_delay_ms(container)
         record.move(state.EXITED if delay_ms is None else state.RESTARTING)
+        oom_told = record.oom_killed
         record.oom_killed, record.error = report["oom_killed"], report.get("error", "")
         record.pid = 0
         if record.health:
             record.health = {**record.health, "Status": health.UNHEALTHY}
-        if record.oom_killed:
+        if record.oom_killed and not oom_told:
             self.publish(container, "oom")
         ran_s = max(0, record.finished_ns - record.started_ns) // 1_000_000_000
         self.publish(container, "die", {"exitCode": str(record.exit_code), "execDuration": str(ran_s)})

@@ -17,6 +17,7 @@ from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
 from berth.engine.monitors import Launcher
+from berth.engine.ooms import OomWatcher
 from berth.engine.options import Options
 from berth.engine.probes import HealthService
 from berth.engine.rootview import RootViews
@@ -57,6 +58,7 @@ class Engine:
         self.commits = Commits(self.containers, self.roots, self.images)
         self.execs = ExecService(self.containers, self.launcher, tasks, cache)
         self.health = HealthService(self.containers, self.execs, tasks)
+        self.ooms = OomWatcher(self.containers, tasks)
 
     def _lock_root(self, data_root: str) -> int:
         """Two engines on one data root would destroy each other's state; the kernel drops the lock with us."""
