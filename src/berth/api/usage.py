@@ -1,10 +1,13 @@
-"""Endpoints about what containers use: top, stats."""
+"""Endpoints about what containers and images use, and giving it back: top, stats, system df, prune."""
 
 import json
 
+from berth import errors
 from berth.api.http1 import Exchange
-from berth.api.request import Route
+from berth.api.request import Route, parse_filters
 from berth.engine.service import Engine
+
+_KINDS = ("container", "image", "volume", "build-cache")
 
 
 class UsageEndpoints:
@@ -14,7 +17,12 @@ class UsageEndpoints:
         self._engine = engine
 
     def routes(self) -> list[Route]:
-        return [("GET", "/containers/{id}/top", self.top), ("GET", "/containers/{id}/stats", self.stats)]
+        return [
+            ("GET", "/containers/{id}/top", self.top), ("GET", "/containers/{id}/stats", self.stats),
+            ("GET", "/system/df", self.disk_usage),
+            ("POST", "/containers/prune", self.prune_containers), ("POST", "/images/prune", self.prune_images),
+            ("POST", "/networks/prune", self.prune_networks), ("POST", "/volumes/prune", self.prune_volumes),
+        ]  # fmt: skip
 
     async def top(self, exchange: Exchange) -> None:
         container = self._engine.containers.find(exchange.parameters["id"])
@@ -29,3 +37,29 @@ class UsageEndpoints:
         async for sample in self._engine.usage.stream(container):
             await exchange.send(json.dumps(sample).encode() + b"\n")
         exchange.end_stream()
+
+    async def disk_usage(self, exchange: Exchange) -> None:
+        kinds = set(exchange.query_lists.get("type", [])) - {""}
+        for kind in kinds - set(_KINDS):
+            raise errors.InvalidParameter(f"unknown object type: {kind}")
+        exchange.respond(200, await self._engine.housekeeping.usage(kinds))
+
+    async def prune_containers(self, exchange: Exchange) -> None:
+        removed, reclaimed = await self._engine.housekeeping.prune_containers(_filters(exchange))
+        exchange.respond(200, {"ContainersDeleted": removed or None, "SpaceReclaimed": reclaimed})
+
+    async def prune_images(self, exchange: Exchange) -> None:
+        removed, reclaimed = await self._engine.housekeeping.prune_images(_filters(exchange))
+        exchange.respond(200, {"ImagesDeleted": removed or None, "SpaceReclaimed": reclaimed})
+
+    async def prune_networks(self, exchange: Exchange) -> None:
+        _filters(exchange)
+        exchange.respond(200, {"NetworksDeleted": None})  # none and host stay
+
+    async def prune_volumes(self, exchange: Exchange) -> None:
+        _filters(exchange)
+        exchange.respond(200, {"VolumesDeleted": None, "SpaceReclaimed": 0})
+
+
+def _filters(exchange: Exchange) -> dict[str, list[str]]:
+    return parse_filters(exchange.query.get("filters", ""))

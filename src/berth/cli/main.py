@@ -52,6 +52,10 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "rmi": ("images", "rmi", "Remove images"),
     "tag": ("images", "tag", "Give an image another name"),
     "events": ("events", "events", "Print what happens to containers and images"),
+    "container prune": ("prune", "container_prune", "Remove all containers that do not run"),
+    "image prune": ("prune", "image_prune", "Remove images that are of no use"),
+    "system prune": ("prune", "system_prune", "Remove what is of no use"),
+    "system df": ("df", "df", "Show what takes how much room"),
     "info": ("system", "info", "Print what the engine and its host have"),
     "version": ("system", "version", "Print the versions of command and engine"),
     "engine": ("engine_main", "main", "Run the engine in the foreground"),
@@ -60,10 +64,11 @@ _GROUPS = {
     "container": {**{name: name for name in (
         "run create start stop restart kill rm wait pause unpause update rename logs exec attach cp diff export commit "
         "top stats port").split()},
-        "ls": "ps", "list": "ps", "ps": "ps", "inspect": "inspect", "remove": "rm"},
+        "ls": "ps", "list": "ps", "ps": "ps", "inspect": "inspect", "remove": "rm",
+        "prune": "container prune"},
     "image": {"ls": "images", "list": "images", "import": "import", "load": "load", "save": "save", "rm": "rmi",
-              "remove": "rmi", "tag": "tag", "inspect": "inspect"},
-    "system": {"events": "events", "info": "info"},
+              "remove": "rmi", "tag": "tag", "inspect": "inspect", "prune": "image prune"},
+    "system": {"events": "events", "info": "info", "df": "system df", "prune": "system prune"},
 }  # fmt: skip
 
 
@@ -162,7 +167,7 @@ def _exec_engine(words: "list[str]") -> int:
 
 def _help(out: object, code: int) -> int:
     lines = ["Usage:  berth [OPTIONS] COMMAND", "", "Builds, ships and runs programs in Linux containers", "", "Commands:"]
-    lines += [f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines += [f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items() if " " not in name]
     lines += ["", "Groups:", *(f"  {name:<10} {', '.join(verbs)}" for name, verbs in _GROUPS.items()), "", "Global options:"]
     for long, short, kind, placeholder, text in GLOBAL_FLAGS:
         head = f"-{short}, --{long}" if short else f"    --{long}"

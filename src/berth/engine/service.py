@@ -20,6 +20,7 @@ from berth.engine.monitors import Launcher
 from berth.engine.ooms import OomWatcher
 from berth.engine.options import Options
 from berth.engine.probes import HealthService
+from berth.engine.prune import Housekeeping
 from berth.engine.rootview import RootViews
 from berth.engine.stats import Usage
 from berth.engine.tasks import Tasks
@@ -54,6 +55,7 @@ class Engine:
         cache = f"{options.data_root}/cache/seccomp"
         self.roots = RootViews(self.containers, self.images, self.launcher)
         self.archives = Archives(self.roots)
+        self.housekeeping = Housekeeping(self.containers, self.images, self.events)
         self.usage = Usage(self.containers)
         self.commits = Commits(self.containers, self.roots, self.images)
         self.execs = ExecService(self.containers, self.launcher, tasks, cache)

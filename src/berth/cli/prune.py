@@ -1,0 +1,80 @@
+"""container prune, image prune, system prune: what goes is said before, and asked for."""
+
+import sys
+
+from berth.cli.client import query
+from berth.cli.command import parse_command
+from berth.cli.flags import Flag
+from berth.cli.ps import parse_filters
+from berth.cli.table import human_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from berth.cli.main import Invocation
+
+_FILTER: Flag = ("filter", "", "list", "KEY=VALUE", "Only those that match: label, label!, until (e.g. until=24h)")
+_FORCE: Flag = ("force", "f", "bool", "", "Do not ask")
+_ALL: Flag = ("all", "a", "bool", "", "All images that no container uses, not only those without a name")
+
+
+def container_prune(call: "Invocation") -> int:
+    """berth container prune"""
+    parsed = parse_command(call, (_FILTER, _FORCE), "container prune [OPTIONS]", "Remove all containers that do not run", at_most=0)
+    if not parsed.flag("force") and not confirmed("WARNING! This will remove all stopped containers.\nAre you sure you want to continue?"):
+        return 0
+    return _report(_containers(call, parsed.list("filter")))
+
+
+def image_prune(call: "Invocation") -> int:
+    """berth image prune"""
+    parsed = parse_command(call, (_ALL, _FILTER, _FORCE), "image prune [OPTIONS]", "Remove images that are of no use", at_most=0)
+    everything = parsed.flag("all")
+    what = "all images without at least one container associated to them" if everything else "all dangling images"
+    if not parsed.flag("force") and not confirmed(f"WARNING! This will remove {what}.\nAre you sure you want to continue?"):
+        return 0
+    return _report(_images(call, parsed.list("filter"), everything))
+
+
+def system_prune(call: "Invocation") -> int:
+    """berth system prune"""
+    volumes: Flag = ("volumes", "", "bool", "", "Anonymous volumes too")
+    parsed = parse_command(call, (_ALL, _FILTER, _FORCE, volumes), "system prune [OPTIONS]", "Remove what is of no use", at_most=0)
+    filters, everything = parsed.list("filter"), parsed.flag("all")
+    warnings = ["all stopped containers", "all networks not used by at least one container"]
+    warnings += ["all anonymous volumes not used by at least one container"] if parsed.flag("volumes") else []
+    warnings += ["all images without at least one container associated to them"] if everything else ["all dangling images"]
+    warnings += ["all build cache" if everything else "unused build cache"]
+    text = "WARNING! This will remove:\n" + "".join(f"  - {warning}\n" for warning in warnings)
+    if filters:
+        text += "\n  Items to be pruned will be filtered with:\n" + "".join(f"  - {item}\n" for item in sorted(filters))
+    if not parsed.flag("force") and not confirmed(f"{text}\nAre you sure you want to continue?"):
+        return 0
+    return _report(_containers(call, filters), _images(call, filters, everything))
+
+
+def confirmed(question: str) -> bool:
+    """Asks; only a yes is one."""
+    sys.stdout.write(f"{question} [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() == "y"
+
+
+def _containers(call: "Invocation", filters: "list[str]") -> "tuple[str, int]":
+    answer = call.client.json("POST", f"/containers/prune{query(filters=parse_filters(filters))}")
+    deleted = answer["ContainersDeleted"] or []
+    return "".join(["Deleted Containers:\n", *(f"{identity}\n" for identity in deleted)]) if deleted else "", answer["SpaceReclaimed"]
+
+
+def _images(call: "Invocation", filters: "list[str]", everything: bool) -> "tuple[str, int]":
+    wanted = parse_filters([*filters, f"dangling={'false' if everything else 'true'}"])
+    answer = call.client.json("POST", f"/images/prune{query(filters=wanted)}")
+    lines = [f"{word.lower()}: {value}\n" for item in answer["ImagesDeleted"] or [] for word, value in item.items()]
+    return "".join(["Deleted Images:\n", *lines]) if lines else "", answer["SpaceReclaimed"]
+
+
+def _report(*parts: "tuple[str, int]") -> int:
+    for text, _ in parts:
+        if text:
+            print(text)
+    print("Total reclaimed space:", human_size(sum(reclaimed for _, reclaimed in parts)))
+    return 0

@@ -1,0 +1,188 @@
+"""What takes room, and giving back what nobody uses: `system df`, `container prune`, `image prune`."""
+
+import asyncio
+import datetime
+import os
+import re
+import time
+
+from berth import errors
+from berth.engine import views
+from berth.engine.containers import ContainerService
+from berth.engine.events import EventBus
+from berth.engine.registry import Container
+from berth.store.images import ImageStore
+
+_SPANS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SPAN = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
+_CONTAINER_FILTERS = ("label", "label!", "until")
+_IMAGE_FILTERS = ("dangling", *_CONTAINER_FILTERS)
+_TRUE, _FALSE = ("1", "t", "true", "True", "TRUE"), ("0", "f", "false", "False", "FALSE")
+Filters = dict[str, list[str]]
+
+
+class Housekeeping:
+    """Counts the bytes of containers and images, and removes those that are of no use any more."""
+
+    def __init__(self, containers: ContainerService, images: ImageStore, events: EventBus) -> None:
+        self._containers = containers
+        self._images = images
+        self._events = events
+
+    async def usage(self, kinds: set[str]) -> dict:
+        """GET /system/df; kinds: of 'container', 'image', 'volume', 'build-cache', or none for all."""
+        found: dict = {}
+        if not kinds or "image" in kinds:
+            found |= {"LayersSize": sum(self._layers().values()), "Images": self._image_payloads()}
+        if not kinds or "container" in kinds:
+            found["Containers"] = [await self._container_payload(c) for c in self._containers.all()]
+        if not kinds or "volume" in kinds:
+            found["Volumes"] = []
+        if not kinds or "build-cache" in kinds:
+            found |= {"BuildCache": [], "BuilderSize": 0}
+        return found
+
+    def _layers(self) -> dict[str, int]:
+        """Bytes of every layer; each is on disk once, however many images share it."""
+        return {layer.chain: layer.size_bytes for image in self._images.all() for layer in self._images.layers_of(image)}
+
+    def _image_payloads(self) -> list[dict]:
+        used: dict[str, int] = {}
+        images = self._images.all()
+        for image in images:
+            for layer in self._images.layers_of(image):
+                used[layer.chain] = used.get(layer.chain, 0) + 1
+        users = [container.record.image_id for container in self._containers.all()]
+        found = []
+        for image in images:
+            layers = self._images.layers_of(image)
+            payload = views.image_summary(
+                image.id, image.config, self._images.names_of(image.id), self._images.size_bytes(image), users.count(image.id)
+            )
+            found.append({**payload, "SharedSize": sum(layer.size_bytes for layer in layers if used[layer.chain] > 1)})
+        return found
+
+    async def _container_payload(self, container: Container) -> dict:
+        payload = views.summary(container.record, self._containers.image_name(container.record))
+        size = await asyncio.to_thread(tree_bytes, f"{self._containers.directory(container)}/upper")
+        try:
+            image_bytes = self._images.size_bytes(self._images.find(container.record.image_id))
+        except errors.NotFound:
+            image_bytes = 0
+        return {**payload, "SizeRw": size, "SizeRootFs": size + image_bytes}
+
+    # -- pruning ------------------------------------------------------------------------------------
+
+    async def prune_containers(self, filters: Filters) -> tuple[list[str], int]:
+        """Removes those that do not run -> their ids, and the bytes of what they had written."""
+        _check(filters, _CONTAINER_FILTERS)
+        until_s = until(filters)
+        removed, reclaimed = [], 0
+        for container in self._containers.all():
+            record = container.record
+            if record.active or record.created_ns / 1e9 > until_s or not labels_match(record.config.get("Labels") or {}, filters):
+                continue
+            size = await asyncio.to_thread(tree_bytes, f"{self._containers.directory(container)}/upper")
+            try:
+                await self._containers.remove(container, force=False)
+            except errors.Conflict:
+                continue  # it was started meanwhile, or is being removed
+            removed.append(record.id)
+            reclaimed += size
+        self._events.publish("container", "prune", "", {"reclaimed": str(reclaimed)})
+        return removed, reclaimed
+
+    async def prune_images(self, filters: Filters) -> tuple[list[dict[str, str]], int]:
+        """Removes images without a name (dangling=false: all) that no container uses -> Docker's list, and bytes."""
+        _check(filters, _IMAGE_FILTERS)
+        dangling, until_s = dangling_only(filters), until(filters)
+        sizes = self._layers()
+        removed: list[dict[str, str]] = []
+        for image in self._images.all():
+            if dangling and self._images.names_of(image.id):
+                continue
+            labels = (image.config.get("config") or {}).get("Labels") or {}
+            if views.created_s(image.config) > until_s or not labels_match(labels, filters):
+                continue
+            in_use = self._containers.images_in_use()
+            if image.id in in_use:
+                continue
+            try:
+                # All its names go with it, so it is asked for by its id and with force.
+                removed += await asyncio.to_thread(self._images.remove, image.id, force=True, in_use=in_use)
+            except (errors.Conflict, errors.NotFound):
+                continue
+            self._events.publish("image", "delete", image.id, {"name": image.id})
+        reclaimed = sum(sizes.get(item.get("Deleted", ""), 0) for item in removed)
+        self._events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return removed, reclaimed
+
+
+def tree_bytes(path: str) -> int:
+    """Bytes of all files in a tree; one with several names counts once."""
+    total, seen, pending = 0, set(), [path]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+                        seen.add((status.st_dev, status.st_ino))
+                        total += status.st_size
+        except OSError:
+            continue  # it goes away while we count
+    return total
+
+
+# -- filters; pure --------------------------------------------------------------------------------------
+
+
+def _check(filters: Filters, known: tuple[str, ...]) -> None:
+    for key in filters:
+        if key not in known:
+            raise errors.InvalidParameter(f"invalid filter '{key}'")
+
+
+def labels_match(labels: dict[str, str], filters: Filters) -> bool:
+    """Every `label` and none of `label!`."""
+
+    def has(text: str) -> bool:
+        key, equals, value = text.partition("=")
+        return labels.get(key) == value if equals else key in labels
+
+    return all(map(has, filters.get("label", []))) and not any(map(has, filters.get("label!", [])))
+
+
+def dangling_only(filters: Filters) -> bool:
+    """Without the filter, only what has no name."""
+    values = filters.get("dangling") or ["true"]
+    if len(values) > 1 or values[0] not in _TRUE + _FALSE:
+        raise errors.InvalidParameter(f"invalid filter 'dangling={values}'")
+    return values[0] in _TRUE
+
+
+def until(filters: Filters) -> float:
+    """What was made after this time is kept; seconds since the epoch, infinite without the filter."""
+    values = filters.get("until", [])
+    if len(values) > 1:
+        raise errors.InvalidParameter("more than one until filter specified")
+    return moment_s(values[0], time.time()) if values else float("inf")
+
+
+def moment_s(text: str, now_s: float) -> float:
+    """A span before now ('1h30m'), seconds since the epoch, or a date with or without time and zone."""
+    if text and not _SPAN.sub("", text):
+        return now_s - sum(float(number) * _SPANS_S[unit] for number, unit in _SPAN.findall(text))
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise errors.InvalidParameter(
+            f"invalid filter 'until={text}': expected a span like 1h30m, seconds since 1970 or a time like 2006-01-02T15:04:05Z"
+        ) from None
