@@ -429,7 +429,7 @@ def test_requests_that_contradict_themselves(config: dict, host: dict, message: 
     [
         ({}, {"NetworkMode": "mine"}), ({}, {"PublishAllPorts": True}), ({}, {"PortBindings": {"80/tcp": [{}]}}), ({}, {"Links": ["x"]}),
         ({}, {"VolumesFrom": ["x"]}),
-        ({}, {"DeviceRequests": [{}]}), ({}, {"StorageOpt": {"size": "1"}}), ({}, {"LogConfig": {"Type": "syslog"}}),
+        ({}, {"DeviceRequests": [{}]}), ({}, {"StorageOpt": {"size": "1"}}),
         ({}, {"Binds": ["name:/d"]}), ({}, {"Mounts": [{"Type": "volume", "Target": "/d"}]}),
     ],
 )  # fmt: skip

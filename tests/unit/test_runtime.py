@@ -8,7 +8,7 @@ import pytest
 
 from berth.errors import InvalidSpec
 from berth.linux import libc, mount
-from berth.runtime import frames, init, jsonlog, plan, spec
+from berth.runtime import frames, init, plan, spec
 
 NAMESPACES = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "network", "cgroup")]
 
@@ -300,35 +300,6 @@ def test_a_frame_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="1048577 bytes"):
         frames.Decoder().feed(header)
     assert frames.decode_header(b"O" + frames.MAX_PAYLOAD_BYTES.to_bytes(4, "big")) == (b"O", frames.MAX_PAYLOAD_BYTES)
-
-
-def logged(path, *writes: tuple[str, bytes]) -> list[dict]:
-    import os
-
-    log = jsonlog.JsonLog(str(path))
-    for stream, data in writes:
-        log.write(stream, data)
-    log.flush()
-    os.close(log._fd)
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_log_lines(tmp_path) -> None:
-    entries = logged(
-        tmp_path / "log", ("stdout", b"one\ntw"), ("stderr", b"e\n"), ("stdout", b"o\n\n"), ("stdout", b'"\\\x00\xff\t'),
-    )  # fmt: skip
-    assert [(e["stream"], e["log"]) for e in entries] == [
-        ("stdout", "one\n"), ("stderr", "e\n"), ("stdout", "two\n"), ("stdout", "\n"), ("stdout", '"\\\x00�\t'),
-    ]  # fmt: skip
-    assert all(len(e["time"]) == len("2006-01-02T15:04:05.000000000Z") and e["time"].endswith("Z") for e in entries)
-
-
-@pytest.mark.parametrize("length", [16383, 16384, 16385, 50000])
-def test_long_lines_are_written_in_parts(tmp_path, length: int) -> None:
-    entries = logged(tmp_path / "log", ("stdout", b"x" * length), ("stdout", b"\n"))
-    assert "".join(e["log"] for e in entries) == "x" * length + "\n"
-    assert all(len(e["log"]) <= 16384 for e in entries)
-    assert [e["log"].endswith("\n") for e in entries] == [False] * (len(entries) - 1) + [True]
 
 
 def test_loopback_is_raised_only_in_a_network_of_its_own() -> None:

@@ -1,6 +1,7 @@
 """Container endpoints: life, list, inspect, attach, logs."""
 
 import asyncio
+import json
 import os
 from collections.abc import Callable
 
@@ -8,9 +9,8 @@ from berth import errors
 from berth.api import shapes, streams
 from berth.api.http1 import Exchange
 from berth.api.request import Route, parse_filters
-from berth.engine import health, views
+from berth.engine import health, logconfig, logs, views
 from berth.engine.containers import Container
-from berth.engine.logs import parse_time
 from berth.engine.service import Engine
 from berth.runtime import frames
 
@@ -165,14 +165,24 @@ class Containers:
         wants = frames.WANT_STDIN if stdin else 0
         wants |= frames.WANT_STDOUT if exchange.flag("stdout") else 0
         wants |= frames.WANT_STDERR if exchange.flag("stderr") else 0
-        monitor = await self._engine.containers.attach(container, wants) if exchange.flag("stream") else None
-        modern = exchange.version and int(exchange.version[2:]) >= 42
-        client = exchange.hijack(streams.MULTIPLEXED if modern and not tty else streams.RAW)
-        if exchange.flag("logs"):
-            logs = self._engine.containers.logs(container, follow=False, tail=None, since_s=0, until_s=0)
-            async for stream, data, _ in logs:
-                if wants & (frames.WANT_STDERR if stream == "stderr" else frames.WANT_STDOUT):
-                    await client.write(data if tty else streams.multiplexed(stream, data))
+        form = streams.LogForm(_chosen(exchange), tty=tty)
+        service = self._engine.containers
+        history, monitor = None, None
+        if exchange.flag("logs") and exchange.flag("stream"):
+            history, monitor = await service.attach_with_history(container, wants, form)
+        elif exchange.flag("logs"):
+            history = service.history(container, form)
+        elif exchange.flag("stream"):
+            monitor = await service.attach(container, wants)
+        client = exchange.hijack(streams.content_type(exchange, tty))
+        try:
+            if history:
+                async for data in history:
+                    await client.write(data)
+        except BaseException:
+            if monitor:
+                monitor.close()
+            raise
         if monitor is None:
             client.close()
             return
@@ -187,29 +197,32 @@ class Containers:
 
     async def container_logs(self, exchange: Exchange) -> None:
         container = self._container(exchange)
-        chosen = {name for name in ("stdout", "stderr") if exchange.flag(name)}
+        chosen = _chosen(exchange)
         if not chosen:
             raise errors.InvalidParameter("Bad parameters: you must choose at least one stream")
         tail_text = exchange.query.get("tail", "all") or "all"
-        tail = int(tail_text) if tail_text.isascii() and tail_text.isdigit() and len(tail_text) < 20 else None
-        follow, timestamps = exchange.flag("follow"), exchange.flag("timestamps")
-        tty = bool(container.record.config.get("Tty"))
-        entries = self._engine.containers.logs(
-            container, follow=follow, tail=tail, since_s=parse_time(exchange.query.get("since", "")),
-            until_s=parse_time(exchange.query.get("until", "")),
+        wanted = logs.Wanted(
+            tail=int(tail_text) if tail_text.isascii() and tail_text.isdigit() and len(tail_text) < 20 else None,
+            since_ns=logs.parse_time_ns(exchange.query.get("since", "")),
+            until_ns=logs.parse_time_ns(exchange.query.get("until", "")), follow=exchange.flag("follow"),
         )  # fmt: skip
-        modern = exchange.version and int(exchange.version[2:]) >= 42
-        exchange.start_stream(streams.MULTIPLEXED if modern and not tty else streams.RAW)
-        batch = bytearray()
-        async for stream, data, stamp in entries:
-            if stream in chosen:
-                data = f"{stamp} ".encode() + data if timestamps else data
-                batch += data if tty else streams.multiplexed(stream, data)
-            if len(batch) > 32768 or follow:
-                await exchange.send(bytes(batch))
-                batch.clear()
-        await exchange.send(bytes(batch))
+        tty = bool(container.record.config.get("Tty"))
+        form = streams.LogForm(
+            chosen, tty=tty, timestamps=exchange.flag("timestamps"), details=exchange.flag("details"),
+            attrs=json.dumps(logconfig.attributes(container.record)),
+        )  # fmt: skip
+        pieces = await self._engine.containers.logs(container, wanted, form)
+        exchange.start_stream(streams.content_type(exchange, tty))
+        try:
+            async for data in pieces:
+                await exchange.send(data)
+        finally:
+            await pieces.aclose()
         exchange.end_stream()
+
+
+def _chosen(exchange: Exchange) -> set[str]:
+    return {name for name in ("stdout", "stderr") if exchange.flag(name)}
 
 
 def _tree_bytes(path: str) -> int:

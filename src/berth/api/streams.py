@@ -5,9 +5,12 @@ of zero, four of length, then the bytes.
 """
 
 import asyncio
+import json
 import struct
+from urllib.parse import quote_plus
 
-from berth.api.http1 import Disconnected, Hijacked
+from berth.api.http1 import Disconnected, Exchange, Hijacked
+from berth.engine.logs import Run
 from berth.engine.monitors import MonitorConnection
 from berth.errors import InvalidParameter
 from berth.runtime import frames
@@ -17,9 +20,60 @@ _LAST_INPUT_S = 10
 _DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 
 
+def content_type(exchange: Exchange, tty: bool) -> str:
+    """Of a stream of output; older clients know one type only."""
+    modern = exchange.version and int(exchange.version[2:]) >= 42
+    return MULTIPLEXED if modern and not tty else RAW
+
+
 def multiplexed(stream: str, data: bytes) -> bytes:
     """One piece of output in Docker's framing."""
     return struct.pack(">BxxxI", 2 if stream == "stderr" else 1, len(data)) + data
+
+
+class _Heads(dict[int, bytes]):
+    """Length -> frame header of one stream, made once."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__()
+        self._number = 2 if stream == "stderr" else 1
+
+    def __missing__(self, length: int) -> bytes:
+        self[length] = head = struct.pack(">BxxxI", self._number, length)
+        return head
+
+
+class LogForm:
+    """What a client of `logs` gets of a run: each entry a frame of its own, as clients that read by line expect.
+
+    chosen: of `stdout` and `stderr`; attrs: of every entry that has none of its own, as JSON.
+    """
+
+    def __init__(self, chosen: set[str], *, tty: bool, timestamps: bool = False, details: bool = False, attrs: str = "") -> None:
+        self._heads = None if tty else {name: _Heads(name) for name in chosen}
+        self._chosen = chosen
+        self._timestamps = timestamps
+        self._details = details
+        self._attrs = attrs
+
+    def __call__(self, run: Run) -> bytes:
+        if run.stream not in self._chosen:
+            return b""
+        prefix = f"{run.stamp} ".encode() if self._timestamps else b""
+        if self._details:
+            prefix += f"{details_text(run.attrs or self._attrs)} ".encode()
+        ends = run.data.endswith(b"\n")
+        lines = (run.data[:-1] if ends else run.data).split(b"\n")
+        if self._heads is None:
+            return b"".join((prefix, (b"\n" + prefix).join(lines), b"\n" if ends else b""))
+        heads, more = self._heads[run.stream], len(prefix) + ends
+        return b"\n".join([heads[len(line) + more] + prefix + line for line in lines]) + (b"\n" if ends else b"")
+
+
+def details_text(attrs: str) -> str:
+    """`k=v,k=v`, sorted and quoted, as `logs --details` shows attributes."""
+    values = json.loads(attrs) if attrs else {}
+    return ",".join(f"{quote_plus(str(k))}={quote_plus(str(v))}" for k, v in sorted(values.items()))
 
 
 def parse_detach_keys(text: str) -> bytes:

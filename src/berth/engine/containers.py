@@ -8,11 +8,11 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from berth import errors
-from berth.engine import bundle, hostfiles, names, payload, state, updates, users, validate
-from berth.engine.logs import LogReader, timestamp_s
+from berth.engine import bundle, hostfiles, logconfig, names, payload, state, updates, users, validate
+from berth.engine.logs import Form, LogReader, Wanted, read_log
 from berth.engine.monitors import MonitorConnection
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
@@ -20,7 +20,6 @@ from berth.engine.running import RESTARTING_TEXT
 from berth.engine.state import Record
 from berth.linux import grace
 from berth.oci import reference
-from berth.runtime import frames
 
 __all__ = ["Container", "ContainerService", "Host"]
 
@@ -201,21 +200,22 @@ class ContainerService(Restoring):
             raise errors.Conflict(f"Container {record.id} is paused, unpause the container before attach")
         if record.status == state.RESTARTING:
             raise errors.Conflict(RESTARTING_TEXT.format(record.id))
-        connection = await self._connect(container, wants)
+        connection = await self._attach_output(container, wants)
         self.publish(container, "attach")
         return connection
 
-    async def _connect(self, container: Container, wants: int) -> MonitorConnection | None:
+    async def _attach_output(self, container: Container, wants: int) -> MonitorConnection | None:
         if container.record.running:
-            try:
-                connection = await MonitorConnection.of_directory(self.state_directory(container))
-            except OSError:
-                return None
-            await connection.attach(wants)
+            connection = await self._connect(container)
+            if connection:
+                await connection.attach(wants)
             return connection
         ours, theirs = socket.socketpair()
-        container.pending_attach.append((theirs, wants))
-        return await MonitorConnection.of_socket(ours)
+        entry = (theirs, wants)
+        container.pending_attach.append(entry)
+        connection = await MonitorConnection.of_socket(ours)
+        connection.on_close = lambda: _withdraw(container, entry)
+        return connection
 
     async def resize(self, container: Container, rows: int, columns: int) -> None:
         """Sets the size of the terminal; before the start it is kept for it."""
@@ -224,43 +224,51 @@ class ContainerService(Restoring):
         await container.control.resize(rows, columns)
         self.publish(container, "resize", {"height": str(rows), "width": str(columns)})
 
-    async def logs(
-        self, container: Container, *, follow: bool, tail: int | None, since_s: float, until_s: float
-    ) -> AsyncIterator[tuple[str, bytes, str]]:
-        """(stream, text, time) of each line; with follow, until the container ends."""
-        if ((container.record.host.get("LogConfig") or {}).get("Type") or "json-file") != "json-file":
-            raise errors.NotImplementedHere("configured logging driver does not support reading")
-        connection = await self._follow_connection(container) if follow else None
+    async def attach_with_history(
+        self, container: Container, wants: int, form: Form
+    ) -> tuple[AsyncGenerator[bytes, None], MonitorConnection | None]:
+        """What the log has, and a connection on which all that is not in it comes: no byte twice, none left out."""
+        reader, connection = self._reader(container), None
         try:
-            reader = LogReader(self.log_path(container))
-        except FileNotFoundError:
-            if connection is None:
-                return
-            open(self.log_path(container), "ab").close()
-            reader = LogReader(self.log_path(container))
-        try:
-            if tail is not None:
-                reader.seek_tail(tail)
-            while True:
-                for entry in reader.entries():
-                    if since_s and timestamp_s(entry[2]) < since_s:
-                        continue
-                    if until_s and timestamp_s(entry[2]) > until_s:
-                        return
-                    yield entry
-                if connection is None:
-                    return
-                kind, _ = await connection.read()
-                if not kind or kind == frames.EXITED:
-                    connection.close()
-                    connection = None
-        finally:
-            reader.close()
+            if container.record.running:
+                connection = await self._connect(container)
+            if connection and reader:
+                reader.end_at(*await connection.attach_after_log(wants))
+            elif connection:
+                await connection.attach(wants)
+            return read_log(reader, Wanted(), None, form), connection or await self.attach(container, wants)
+        except BaseException:
+            if reader:
+                reader.close()
             if connection:
                 connection.close()
+            raise
 
-    async def _follow_connection(self, container: Container) -> MonitorConnection | None:
-        if not container.record.running:
+    def history(self, container: Container, form: Form) -> AsyncGenerator[bytes, None]:
+        """What the log has now; nothing for a driver that keeps none here."""
+        return read_log(self._reader(container), Wanted(), None, form)
+
+    async def logs(self, container: Container, wanted: Wanted, form: Form) -> AsyncGenerator[bytes, None]:
+        """The log as `form` has it; NotImplementedHere for a driver that keeps none here."""
+        if logconfig.driver_of(container.record) not in logconfig.READABLE:
+            raise logconfig.unreadable()
+        connection = await self._connect(container) if wanted.follow and container.record.running else None
+        return read_log(self._reader(container), wanted, connection, form)
+
+    def _reader(self, container: Container) -> LogReader | None:
+        path = logconfig.path_of(container.record, self.directory(container))
+        return LogReader(path, logconfig.driver_of(container.record)) if path else None
+
+    async def _connect(self, container: Container) -> MonitorConnection | None:
+        """Another connection to the monitor; None once that is gone."""
+        try:
+            return await MonitorConnection.of_directory(self.state_directory(container))
+        except OSError:
             return None
-        # Lines are in the file before the frame that announces them is sent.
-        return await self._connect(container, frames.WANT_STDOUT | frames.WANT_STDERR)
+
+
+def _withdraw(container: Container, entry: tuple[socket.socket, int]) -> None:
+    """Of a client that went before the start."""
+    if entry in container.pending_attach:
+        container.pending_attach.remove(entry)
+        entry[0].close()

@@ -127,7 +127,7 @@ class ExecService:
             "annotations": spec.get("annotations") or {}, "cgroup_path": linux["cgroupsPath"],
             "uid_mappings": linux.get("uidMappings") or [],
             "runtime": containers.runtime_message(record), "terminal": bool(config.get("Tty")),
-            "stdin": bool(config.get("AttachStdin")), "log_path": "", "exit_path": "",
+            "stdin": bool(config.get("AttachStdin")), "log": None, "exit_path": "",
             "seccomp_cache": self._seccomp_cache,
         }  # fmt: skip
 

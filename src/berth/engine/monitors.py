@@ -9,10 +9,13 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 from berth import errors
 from berth.runtime import frames, launcher
+
+_CONNECT_TIMEOUT_S, _CONNECT_AGAIN_S = 5.0, 0.005
 
 
 class Launcher:
@@ -69,6 +72,7 @@ class MonitorConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.on_close: Callable[[], None] = _nothing
 
     @classmethod
     async def of_socket(cls, sock: socket.socket) -> "MonitorConnection":
@@ -84,7 +88,7 @@ class MonitorConnection:
         sock.setblocking(False)
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            sock.connect(f"/proc/self/fd/{fd}/monitor.sock")
+            await _connect(sock, f"/proc/self/fd/{fd}/monitor.sock")
         except BaseException:
             sock.close()
             raise
@@ -117,6 +121,23 @@ class MonitorConnection:
     async def attach(self, wants: int) -> None:
         await self.write(frames.ATTACH, bytes([wants]))
 
+    async def attach_after_log(self, wants: int) -> tuple[int, int]:
+        """As attach; returns the inode of the log and its bytes after which all that comes is new."""
+        await self.write(frames.HISTORY, bytes([wants]))
+        async for kind, payload in self.frames():
+            if kind == frames.HISTORY:
+                report = json.loads(payload)
+                return report["inode"], report["bytes"]
+        return 0, 0
+
+    async def log_growth(self) -> bool:
+        """Waits until there is more in the log than at the last call; False once the container has ended."""
+        await self.write(frames.LOG)
+        async for kind, _ in self.frames():
+            if kind in (frames.LOG, frames.EXITED):
+                return kind == frames.LOG
+        return False
+
     async def resize(self, rows: int, columns: int) -> None:
         await self.write(frames.RESIZE, struct.pack(">HH", rows & 0xFFFF, columns & 0xFFFF))
 
@@ -125,6 +146,23 @@ class MonitorConnection:
 
     def close(self) -> None:
         self._writer.close()
+        self.on_close()
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _connect(sock: socket.socket, path: str) -> None:
+    """Many at once wait for each other: a full backlog is no refusal."""
+    deadline_s = time.monotonic() + _CONNECT_TIMEOUT_S
+    while True:
+        try:
+            return sock.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                raise
+            await asyncio.sleep(_CONNECT_AGAIN_S)
 
 
 async def await_started(connection: MonitorConnection) -> dict:

@@ -4,7 +4,7 @@ import json
 import os
 
 from berth import errors
-from berth.engine import bundle, hostfiles, rootfiles, users, validate
+from berth.engine import bundle, hostfiles, logconfig, rootfiles, users, validate
 from berth.engine.registry import SHORT, Container, Registry
 from berth.engine.state import Record
 from berth.runtime.container import host_id
@@ -45,7 +45,6 @@ class Preparing(Registry):
             empty = f"{directory}/empty"
             os.makedirs(empty, exist_ok=True)
             lower = [empty]
-        driver = (host.get("LogConfig") or {}).get("Type") or "json-file"
         exit_path = f"{directory}/exit.json"
         if os.path.exists(exit_path):
             os.unlink(exit_path)
@@ -54,7 +53,7 @@ class Preparing(Registry):
             "rootfs": {"lower": lower, "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
             "runtime": self.runtime_message(record),
             "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
-            "log_path": self.log_path(container) if driver == "json-file" else "",
+            "log": logconfig.message(record, directory),
             "exit_path": exit_path, "seccomp_cache": self._seccomp_cache,
         }  # fmt: skip
 

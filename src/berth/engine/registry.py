@@ -113,9 +113,6 @@ class Registry:
         """Where a container's sockets are, below the exec root."""
         return f"{self._exec}/{container.record.id}"
 
-    def log_path(self, container: Container) -> str:
-        return f"{self.directory(container)}/{container.record.id}-json.log"
-
     def images_in_use(self) -> dict[str, str]:
         """Image id -> the container that uses it, in Docker's words; running ones before stopped."""
         found: dict[str, str] = {}

@@ -9,8 +9,8 @@ import time
 import uuid
 
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
+from berth.engine import logconfig, views
 from berth.engine import options as options_module
-from berth.engine import views
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
 from berth.engine.containers import ContainerService
@@ -117,7 +117,7 @@ class Engine:
             "Driver": "overlay2",
             "DriverStatus": [["Backing Filesystem", _filesystem(self.options.data_root)], ["Supports d_type", "true"],
                              ["Using metacopy", "false"], ["Native Overlay Diff", "true"], ["userxattr", "false"]],
-            "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": ["json-file", "none"]},
+            "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": list(logconfig.DRIVERS)},
             "MemoryLimit": "memory" in have, "SwapLimit": "memory" in have, "CpuCfsPeriod": "cpu" in have,
             "CpuCfsQuota": "cpu" in have, "CPUShares": "cpu" in have, "CPUSet": "cpuset" in have, "PidsLimit": "pids" in have,
             "IPv4Forwarding": True, "Debug": self.options.log_level == "debug", "NFd": len(os.listdir("/proc/self/fd")),

@@ -9,7 +9,7 @@ import re
 import signal
 import stat as modes
 
-from berth.engine import bundle, defaults, health, restarts
+from berth.engine import bundle, defaults, health, logconfig, restarts
 from berth.errors import InvalidParameter, NotImplementedHere
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -54,12 +54,7 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     working = config.get("WorkingDir") or ""
     if working and not working.startswith("/"):
         raise InvalidParameter(f"the working directory '{working}' is invalid, it needs to be an absolute path")
-    driver = (host.get("LogConfig") or {}).get("Type") or "json-file"
-    if driver not in ("json-file", "none"):
-        raise NotImplementedHere(f"logger: no log driver named '{driver}' is registered; this version has json-file and none")
-    options = (host.get("LogConfig") or {}).get("Config") or {}
-    if options:
-        raise NotImplementedHere(f"log option {next(iter(options))!r} is not there yet in this version of berth; leave it out")
+    host["LogConfig"] = logconfig.checked(host.get("LogConfig"))
 
 
 def _networks(host: dict) -> None:

@@ -6,7 +6,7 @@ Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, Ima
 import calendar
 import time
 
-from berth.engine import defaults, health, state
+from berth.engine import defaults, health, logconfig, state
 from berth.engine.bundle import PROPAGATIONS, user_binds
 from berth.engine.state import Record
 from berth.models.units import duration
@@ -132,7 +132,7 @@ def inspect(record: Record, *, directory: str, execs: list[str], platform: str, 
             **({"Health": record.health} if record.health else {}),
         },
         "Image": record.image_id, "ResolvConfPath": f"{directory}/resolv.conf", "HostnamePath": f"{directory}/hostname",
-        "HostsPath": f"{directory}/hosts", "LogPath": f"{directory}/{record.id}-json.log", "Name": f"/{record.name}",
+        "HostsPath": f"{directory}/hosts", "LogPath": _log_path(record, directory), "Name": f"/{record.name}",
         "RestartCount": record.restarts, "Driver": "overlay2", "Platform": platform, "MountLabel": "", "ProcessLabel": "",
         "AppArmorProfile": apparmor, "ExecIDs": execs or None, "HostConfig": host,
         "GraphDriver": {"Name": "overlay2", "Data": {
@@ -147,6 +147,11 @@ def inspect(record: Record, *, directory: str, execs: list[str], platform: str, 
             "Networks": _networks(record),
         },
     }  # fmt: skip
+
+
+def _log_path(record: Record, directory: str) -> str:
+    """Of json-file alone, once it is there."""
+    return logconfig.path_of(record, directory) if record.started_ns and logconfig.driver_of(record) == "json-file" else ""
 
 
 def image_summary(image_id: str, config: dict, names: list[str], size_bytes: int, containers: int) -> dict:

@@ -2,8 +2,12 @@
 
     to the monitor     I standard input      C standard input ends     W rows, columns (two u16)
                        K signal (one u8)     A streams wanted (one u8)
+                       H as A, but say first where the log ends
+                       L answer with L once the log has grown since the last answer
     from the monitor   O standard output     E standard error
                        S started (JSON)      F failed to start (JSON)  X exited (JSON)
+                       H (JSON: inode and bytes of the log up to which everything is in it; what is in no log
+                       yet follows as O and E)      L the log has grown
 
 A connection to `monitor.sock` first gets S, or S and X, so that an engine that was away knows at once.
 """
@@ -11,6 +15,7 @@ A connection to `monitor.sock` first gets S, or S and X, so that an engine that 
 import struct
 
 STDIN, CLOSE, RESIZE, SIGNAL, ATTACH = b"I", b"C", b"W", b"K", b"A"
+HISTORY, LOG = b"H", b"L"  # both ways
 STDOUT, STDERR, STARTED, FAILED, EXITED = b"O", b"E", b"S", b"F", b"X"
 
 WANT_STDIN, WANT_STDOUT, WANT_STDERR = 1, 2, 4

@@ -17,12 +17,13 @@ import time
 
 from berth import errors
 from berth.linux import cgroup, sockets
-from berth.runtime import frames, jsonlog, starter
+from berth.runtime import frames, jsonlog, logdrivers, starter
 
-_READ_BYTES = 32768
+_READ_BYTES = 65536  # a pipe's worth
 # A reader that is slower than the container stops it, as a full pipe would, once this much waits.
 _MAX_PENDING_BYTES = 256 * 1024
 _DRAIN_TIMEOUT_MS = 2000
+_BACKLOG = 128
 
 _READ, _WRITE = select.POLLIN, select.POLLOUT
 _ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -31,7 +32,7 @@ _ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL
 class Connection:
     """One client; owns its socket."""
 
-    __slots__ = ("decoder", "pending", "sock", "wants")
+    __slots__ = ("asked_for_log", "decoder", "pending", "seen_log", "sock", "wants")
 
     def __init__(self, sock: sockets.socket, wants: int) -> None:
         sock.setblocking(False)
@@ -39,6 +40,8 @@ class Connection:
         self.wants = wants
         self.pending = bytearray()
         self.decoder = frames.Decoder()
+        self.asked_for_log = False
+        self.seen_log = 0  # how often the log had grown when this client was told last
 
 
 class Monitor:
@@ -60,7 +63,8 @@ class Monitor:
         self.stdin_pending = bytearray()
         self.stdin_closing = False
         self.terminal_fd = -1
-        self.log: jsonlog.JsonLog | None = None
+        self.log: jsonlog.Lines | None = None
+        self.log_growths = 0
         self.listener: socket.socket | None = None
         self.pid = 0
         self.pidfd = -1
@@ -105,8 +109,7 @@ class Monitor:
         self._tell_all(self.started_frame)
 
     def _open_log(self) -> None:
-        if self.message["log_path"]:
-            self.log = jsonlog.JsonLog(self.message["log_path"])
+        self.log = logdrivers.open_log(self.message["log"])
 
     def _listen(self) -> None:
         name = self.message["socket"]
@@ -123,7 +126,7 @@ class Monitor:
             os.chmod(path, 0o600)
         finally:
             os.close(directory)
-        self.listener.listen(16)
+        self.listener.listen(_BACKLOG)
         self.listener.setblocking(False)
 
     def _make_pipes(self) -> tuple[int, int, int] | None:
@@ -164,6 +167,8 @@ class Monitor:
         wanted = {self.pidfd: _READ}
         if self.listener:
             wanted[self.listener.fileno()] = _READ
+        if self.log and self.log.child_fd >= 0:
+            wanted[self.log.child_fd] = _READ
         stalled = any(len(c.pending) > _MAX_PENDING_BYTES for c in self.connections.values())
         for fd in self.outputs:
             if not stalled:
@@ -184,6 +189,8 @@ class Monitor:
             self._accept()
         elif fd in self.connections:
             self._handle_connection(self.connections[fd], event)
+        elif self.log and fd == self.log.child_fd:
+            self.log.child_ended()
         else:
             if event & _WRITE and fd == self.stdin_fd:
                 self._write_stdin()
@@ -192,13 +199,14 @@ class Monitor:
 
     def _accept(self) -> None:
         assert self.listener is not None
-        try:
-            sock, _ = self.listener.accept()
-        except OSError:
-            return
-        connection = Connection(sock, 0)
-        self.connections[sock.fileno()] = connection
-        self._send(connection, self.started_frame + self.exit_frame)
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            connection = Connection(sock, 0)
+            self.connections[sock.fileno()] = connection
+            self._send(connection, self.started_frame + self.exit_frame)
 
     def _handle_connection(self, connection: Connection, event: int) -> None:
         if event & _WRITE:
@@ -234,6 +242,28 @@ class Monitor:
                 pass
         elif kind == frames.ATTACH and len(payload) == 1:
             connection.wants = payload[0]
+        elif kind == frames.HISTORY and len(payload) == 1:
+            self._tell_history(connection, payload[0])
+        elif kind == frames.LOG:
+            connection.asked_for_log = True
+            self._tell_log(connection)
+
+    def _tell_history(self, connection: Connection, wants: int) -> None:
+        """Where the log ends, and that from there on the output comes here, without a gap and not twice."""
+        inode, size = self.log.position() if self.log else (0, 0)
+        answer = frames.encode(frames.HISTORY, json.dumps({"inode": inode, "bytes": size}).encode())
+        for stream, rest in self.log.unfinished().items() if self.log else ():
+            kind, bit = (frames.STDERR, frames.WANT_STDERR) if stream == "stderr" else (frames.STDOUT, frames.WANT_STDOUT)
+            answer += frames.encode(kind, rest) if wants & bit else b""
+        connection.wants = wants
+        self._send(connection, answer)
+
+    def _tell_log(self, connection: Connection) -> None:
+        """One frame for any number of lines: what a reader of the log is behind is in the file and not in memory."""
+        if connection.asked_for_log and connection.seen_log != self.log_growths:
+            connection.asked_for_log = False
+            connection.seen_log = self.log_growths
+            self._send(connection, frames.encode(frames.LOG))
 
     def _drop(self, connection: Connection) -> None:
         self.connections.pop(connection.sock.fileno(), None)
@@ -256,27 +286,32 @@ class Monitor:
             os.close(self.stdin_fd)
             self.stdin_fd = -1
 
-    def _read_output(self, fd: int) -> None:
+    def _read_output(self, fd: int) -> int:
+        """Passes on what is there; returns how many bytes that were."""
         kind, stream = self.outputs[fd]
         try:
             data = os.read(fd, _READ_BYTES)
         except (BlockingIOError, InterruptedError):
-            return
+            return 0
         except OSError:  # EIO: the last holder of the terminal is gone
             data = b""
         if not data:
             del self.outputs[fd]
             if fd != self.terminal_fd:
                 os.close(fd)
-            return
+            return 0
         if self.log:
             self.log.write(stream, data)
+            self.log_growths += 1
         wanted = frames.WANT_STDOUT if kind == frames.STDOUT else frames.WANT_STDERR
         frame = b""
         for connection in list(self.connections.values()):
             if connection.wants & wanted:
                 frame = frame or frames.encode(kind, data)
                 self._send(connection, frame)
+            if connection.asked_for_log:
+                self._tell_log(connection)
+        return len(data)
 
     def _send(self, connection: Connection, frame: bytes) -> None:
         connection.pending += frame
@@ -302,6 +337,7 @@ class Monitor:
         self._drain()
         if self.log:
             self.log.flush()
+            self.log.close()
         report = {
             "exit_code": 128 - code if code < 0 else code,
             "finished_ns": time.time_ns(),
@@ -310,8 +346,8 @@ class Monitor:
         self._keep(report)
         self.exit_frame = frames.encode(frames.EXITED, json.dumps(report).encode())
         self._tell_all(self.exit_frame)
-        self._flush_all(_DRAIN_TIMEOUT_MS)
         self._clean_up()
+        self._linger()
 
     def _end_others(self) -> None:
         """Without a pid namespace of its own the container's other processes outlive its first one."""
@@ -319,25 +355,40 @@ class Monitor:
             self.group.kill()
 
     def _drain(self) -> None:
-        """Reads what is still in the pipes. An exec's pipes may stay open in what it left behind."""
+        """Reads what is still in the pipes, also for a client that stalls: it is no more than they hold.
+
+        An exec's pipes may stay open in what it left behind: only what was there at its end counts.
+        """
+        if self.is_exec:
+            for fd in list(self.outputs):
+                left = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+                while left > 0 and (size := self._read_output(fd)):
+                    left -= size
+            return
         deadline = time.monotonic() + _DRAIN_TIMEOUT_MS / 1000
         while self.outputs:
-            left_ms = max(0, int((deadline - time.monotonic()) * 1000))
             poll = select.poll()
-            stalled = any(len(c.pending) > _MAX_PENDING_BYTES for c in self.connections.values())
-            for fd in () if stalled else self.outputs:
+            for fd in self.outputs:
                 poll.register(fd, _READ)
-            for fd, connection in self.connections.items():
-                if connection.pending:
-                    poll.register(fd, _WRITE)
-            events = poll.poll(0 if self.is_exec and not stalled else left_ms if not stalled else None)
-            if not events:
+            events = poll.poll(max(0, int((deadline - time.monotonic()) * 1000)))
+            if not events or time.monotonic() > deadline:
                 return
-            for fd, event in events:
-                if fd in self.connections:
-                    self._handle_connection(self.connections[fd], event)
-                else:
-                    self._read_output(fd)
+            for fd, _ in events:
+                self._read_output(fd)
+
+    def _linger(self) -> None:
+        """Stays for clients that are behind, however slow, as long as they are there; lets go of all others."""
+        for fd in (self.pidfd, self.stdin_fd, self.terminal_fd, *self.outputs):
+            if fd >= 0:
+                _close(fd)
+        for connection in list(self.connections.values()):
+            if not connection.pending:
+                self._drop(connection)
+        while self.connections:
+            self._flush_all(None)
+            for connection in list(self.connections.values()):
+                if not connection.pending:
+                    self._drop(connection)
 
     def _keep(self, report: dict) -> None:
         """The exit status on disk, whole or not at all, before anybody hears of it."""
@@ -354,8 +405,8 @@ class Monitor:
         except OSError:
             pass  # the container's directory is being removed, or the disk is full: the frame still goes out
 
-    def _flush_all(self, timeout_ms: int) -> None:
-        """Sends what waits to readers that read; one that stalls for `timeout_ms` is given up."""
+    def _flush_all(self, timeout_ms: int | None) -> None:
+        """Sends what waits to readers that read; once all stall for `timeout_ms` they are given up."""
         while True:
             poll = select.poll()
             waiting = {fd: c for fd, c in self.connections.items() if c.pending}
@@ -379,10 +430,19 @@ class Monitor:
 
     def _unlink_socket(self) -> None:
         if self.listener:
+            self.listener.close()
+            self.listener = None
             try:
                 os.unlink(f"{self.message['state_dir']}/{self.message['socket']}")
             except OSError:
                 pass
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass  # the terminal is input and output: one descriptor
 
 
 def remove_group(group: cgroup.Cgroup) -> None:
