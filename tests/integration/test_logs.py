@@ -1,0 +1,238 @@
+"""Log drivers and `docker logs`, by Docker's CLI, curl, and the files themselves."""
+
+import gzip
+import hashlib
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import Engine, mounts, parent, status, wait_until
+
+pytestmark = pytest.mark.root
+Up = Callable[..., str]
+
+
+def directory(engine: Engine, identity: str) -> Path:
+    return Path(f"{engine.data}/containers/{identity}")
+
+
+def finished(engine: Engine, *options: str, command: tuple[str, ...]) -> str:
+    identity = engine.up(*options, command=command)
+    engine.docker("wait", identity)
+    return identity
+
+
+COUNT = ("sh", "-c", "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo line $i; done")
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_it_turns_over_is_compressed_and_read_back(engine: Engine, driver: str) -> None:
+    options = ("--log-driver", driver, "--log-opt", "max-size=40k", "--log-opt", "max-file=50", "--log-opt", "compress=true")
+    script = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); j=0; while [ $j -lt 20 ]; do j=$((j+1)); echo $i.$j some text; done; usleep 1000; done"
+    identity = finished(engine, *options, command=("sh", "-c", script))
+    expected = "".join(f"{i}.{j} some text\n" for i in range(1, 301) for j in range(1, 21))
+    assert engine.docker("logs", identity).stdout == expected
+    files = sorted(path.name for path in directory(engine, identity).rglob("*log*") if path.is_file())
+    packed = [name for name in files if name.endswith(".gz")]
+    assert packed, files
+    text = gzip.decompress((directory(engine, identity) / packed[0]).read_bytes()).decode()
+    assert " some text" in text
+    assert text.endswith("\n")
+    lines = expected.splitlines(keepends=True)
+    for tail in (1, 100, 3000, 5999, 6001):
+        assert engine.docker("logs", "--tail", str(tail), identity).stdout == "".join(lines[-tail:])
+    assert not any(name.endswith(".new") for name in files)
+    engine.rm(identity)
+
+
+def test_the_default_is_bounded(engine: Engine) -> None:
+    identity = finished(engine, command=("sh", "-c", "yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c 90000000"))
+    sizes = [path.stat().st_size for path in directory(engine, identity).glob("*-json.log*")]
+    assert len(sizes) == 5
+    assert sum(sizes) < 110_000_000
+    assert json.loads(engine.docker("inspect", identity).stdout)[0]["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": {}}
+    path = json.loads(engine.docker("inspect", identity).stdout)[0]["LogPath"]
+    assert path == f"{directory(engine, identity)}/{identity}-json.log"
+    last = subprocess.run(["tail", "-n", "1", path], capture_output=True, text=True, check=True).stdout
+    assert json.loads(last)["stream"] == "stdout"
+    engine.rm(identity)
+
+
+def test_attributes_and_details(engine: Engine) -> None:
+    options = ("--log-opt", "tag=x-{{.Name}}", "--log-opt", "env=A", "--log-opt", "labels=l", "-e", "A=b c", "-l", "l=m", "--name", "attrs")
+    identity = finished(engine, *options, command=("sh", "-c", "echo out; printf unf"))
+    entries = [json.loads(line) for line in (directory(engine, identity) / f"{identity}-json.log").read_text().splitlines()]
+    assert [entry["attrs"] for entry in entries] == [{"A": "b c", "l": "m", "tag": "x-attrs"}] * 2
+    stamp = entries[0]["time"]
+    # As dockerd 20.10 has it.
+    assert engine.docker("logs", "--details", "-t", identity).stdout.startswith(f"{stamp} A=b+c,l=m,tag=x-attrs out\n")
+    assert engine.docker("logs", "--details", identity).stdout == "A=b+c,l=m,tag=x-attrs out\nA=b+c,l=m,tag=x-attrs unf"
+    engine.rm(identity)
+
+
+def test_refused(engine: Engine) -> None:
+    for options, text in (
+        (("--log-driver", "nope"), 'plugin "nope" not found'),
+        (("--log-opt", "foo=1"), "unknown log opt 'foo' for json-file log driver"),
+        (("--log-opt", "max-size=abc"), "failed to initialize logging driver: invalid size: 'abc'"),
+        (("--log-driver", "syslog", "--log-opt", "syslog-address=foo"), "syslog-address should be in form proto://address, got foo"),
+    ):
+        assert text in engine.docker("create", *options, "bb", "true", code=1).stderr
+
+
+def test_drivers_that_are_not_read_back(engine: Engine, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "syslog"))
+        server.settimeout(10)
+        options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=unixgram://{tmp_path}/syslog", "--log-opt", "tag={{.Name}}",
+                   "--log-opt", "syslog-format=rfc5424", "--log-opt", "syslog-facility=local0", "--name", "tosyslog")  # fmt: skip
+        identity = finished(engine, *options, command=("sh", "-c", "echo hello"))
+        message = server.recv(1000)
+        assert message.startswith(b"<134>1 ")
+        assert message.endswith(b" tosyslog - hello\n")
+    for name in (identity, finished(engine, "--log-driver", "none", command=("echo", "x"))):
+        assert "configured logging driver does not support reading" in engine.docker("logs", name, code=1).stderr
+        engine.rm(name)
+    assert engine.run("--log-driver", "none", "bb", "echo", "seen").stdout == "seen\n"
+    if not os.path.exists("/run/systemd/journal/socket"):
+        failed = engine.docker("run", "--rm", "--network", "none", "--log-driver", "journald", "bb", "true", code=None)
+        assert failed.returncode in (125, 128)
+        assert "failed to initialize logging driver: journald is not enabled on this host" in failed.stderr
+
+
+def test_times_and_streams(engine: Engine) -> None:
+    identity = finished(engine, command=("sh", "-c", "for i in 1 2 3 4 5 6; do echo o$i; usleep 5000; echo e$i >&2; usleep 5000; done"))
+    both = subprocess.run(["docker", "logs", "-t", identity], env=engine.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    lines = both.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == [f"{stream}{i}" for i in range(1, 7) for stream in "oe"]
+    stamps = [line.split()[0] for line in lines]
+    assert stamps == sorted(stamps)
+
+    def logs(*options: str) -> str:
+        done = engine.docker("logs", *options, identity)
+        return done.stdout + done.stderr
+
+    assert logs("--since", stamps[6]) == "o4\no5\no6\ne4\ne5\ne6\n"
+    assert logs("--until", stamps[2]) == "o1\no2\ne1\n"
+    assert logs("--since", stamps[2], "--until", stamps[3]) == "o2\ne2\n"
+    assert logs("--since", stamps[2], "--tail", "3") == "o6\ne5\ne6\n"
+    assert logs("--until", stamps[9], "--tail", "4") == "o5\ne5\n"
+    assert logs("--since", "10m", "-f") == logs()
+    assert logs("--since", "2001-01-01", "--until", "1h") == ""
+    engine.rm(identity)
+
+
+def test_follow_over_turns_to_the_end_and_a_removal(engine: Engine) -> None:
+    options = ("-i", "--log-opt", "max-size=20k", "--log-opt", "max-file=20", "--log-opt", "compress=true")
+    identity = engine.up(*options, command=("sh", "-c", "echo first; read x; i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo line $i; done; read x"))
+    followers = [
+        subprocess.Popen(["docker", "logs", "-f", *more, identity], env=engine.env, stdout=subprocess.PIPE, text=True)
+        for more in ((), ("--tail", "0"), ("--since", "1h"))
+    ]
+    assert followers[0].stdout
+    assert followers[2].stdout
+    assert followers[0].stdout.readline() == followers[2].stdout.readline() == "first\n"
+    # Only `--tail 0` has shown nothing by which to know that it is there: its connection to the monitor is.
+    monitor = parent(engine.pid(identity))
+    wait_until(lambda: sum("socket" in os.readlink(f"/proc/{monitor}/fd/{fd}") for fd in os.listdir(f"/proc/{monitor}/fd")) >= 5, "followers")
+    engine.docker("exec", identity, "sh", "-c", "echo > /proc/1/fd/0", code=None)
+    subprocess.run(["docker", "attach", identity], env=engine.env, input=b"go\n", stdout=subprocess.DEVNULL, timeout=20, check=False)
+    outputs = [follower.communicate(timeout=30)[0] for follower in followers]
+    assert outputs[0] == outputs[2] == "".join(f"line {i}\n" for i in range(1, 4001))
+    assert outputs[1] in (outputs[0], "first\n" + outputs[0])
+    assert [follower.returncode for follower in followers] == [0, 0, 0]
+    engine.rm(identity)
+
+    identity = engine.up(command=("sh", "-c", "echo here; exec sleep 1000"))
+    follower = subprocess.Popen(["docker", "logs", "-f", identity], env=engine.env, stdout=subprocess.PIPE, text=True)
+    assert follower.stdout
+    assert follower.stdout.readline() == "here\n"
+    engine.rm(identity)
+    assert follower.communicate(timeout=20)[0] == ""
+
+
+def test_a_stalled_follower_stops_nobody(engine: Engine, up: Up) -> None:
+    """Who reads the log is behind in the file, not in memory, and the container goes on."""
+    identity = up("--log-opt", "max-size=-1", command=("sh", "-c", "echo first; usleep 300000; yes 0123456789 | head -c 33000000; echo done >&2; exec sleep 1000"))
+    follower = subprocess.Popen(["docker", "logs", "-f", identity], env=engine.env, stdout=subprocess.PIPE)
+    assert follower.stdout
+    assert follower.stdout.read(6) == b"first\n"
+    wait_until(lambda: "done" in engine.docker("logs", "--tail", "1", identity).stderr, "the end of the output", 30)
+    for pid in (parent(engine.pid(identity)), engine.process.pid if engine.process else 0):
+        assert int(status(pid)["VmRSS"].split()[0]) < 100_000
+    digest, left = hashlib.sha256(), 33_000_000
+    while left:
+        data = follower.stdout.read(min(left, 1 << 16))
+        digest.update(data)
+        left -= len(data)
+    assert digest.hexdigest() == hashlib.sha256(b"0123456789\n" * 3_000_000).hexdigest()
+    engine.rm(identity)
+    assert follower.wait(20) == 0
+    follower.stdout.close()
+
+
+@pytest.fixture
+def small_disk_engine(rootfs_tar: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine whose containers are on a tmpfs of 8 MB."""
+    running = Engine()
+    running.docker("import", rootfs_tar, "bb")
+    running.stop()
+    path = f"{running.data}/containers"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], check=True)
+    running.mounts_before = mounts()
+    running.start()
+    yield running
+    try:
+        running.rm(*running.docker("ps", "-aq").stdout.split())
+        wait_until(lambda: os.listdir(path) == [], "directories")
+        running.stop()
+    finally:
+        subprocess.run(["umount", path], check=True)
+    running.start()
+    running.mounts_before = mounts()
+    running.finish()
+
+
+def test_a_full_disk_stops_nobody(small_disk_engine: Engine) -> None:
+    engine = small_disk_engine
+    # 20 MB of output on 8 MB of disk; what the program then says must come, and its exit code be known.
+    script = "yes 0123456789012345678901234567890123456789 | head -c 20500000; echo last; exit 7"
+    done = engine.docker("run", "--name", "full", "--network", "none", "--log-opt", "max-size=-1", "bb", "sh", "-c", script, code=7)
+    assert done.stdout.endswith("\nlast\n")
+    assert len(done.stdout) == 20_500_005
+    assert engine.docker("inspect", "-f", "{{.State.ExitCode}} {{.State.Running}}", "full").stdout == "7 false\n"
+    logged = engine.docker("logs", "full").stdout
+    assert logged.startswith("0123456789012345678901234567890123456789\n")
+    assert set(logged.splitlines()) == {"0123456789012345678901234567890123456789"}
+    engine.docker("rm", "full")
+    assert engine.run("bb", "echo", "again").stdout == "again\n"
+    # Turning over, the log leaves room again and again.
+    again = finished(engine, "--log-opt", "max-size=1m", "--log-opt", "max-file=3", command=("sh", "-c", f"{script}"))
+    assert engine.docker("logs", "--tail", "1", again).stdout == "last\n"
+    engine.rm(again)
+
+
+def test_a_killed_monitor_and_engine_lose_no_whole_line(own_engine: Engine) -> None:
+    engine = own_engine
+    identity = engine.up("-i", command=("sh", "-c", "echo one; read x; echo two; read x"))
+    wait_until(lambda: engine.docker("logs", identity).stdout == "one\n", "a line")
+    engine.kill()
+    engine.start()
+    follower = subprocess.Popen(["docker", "logs", "-f", identity], env=engine.env, stdout=subprocess.PIPE, text=True)
+    assert follower.stdout
+    assert follower.stdout.readline() == "one\n"
+    attached = subprocess.Popen(["docker", "attach", identity], env=engine.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert attached.stdin
+    attached.stdin.write("x\n")
+    attached.stdin.flush()
+    assert follower.stdout.readline() == "two\n"
+    os.kill(parent(engine.pid(identity)), 9)
+    assert follower.communicate(timeout=20)[0] == ""
+    attached.communicate(timeout=20)
+    wait_until(lambda: not engine.state(identity)["Running"], "the end")
+    assert engine.docker("logs", identity).stdout == "one\ntwo\n"
+
