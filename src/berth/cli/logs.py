@@ -10,28 +10,49 @@ if TYPE_CHECKING:
     from berth.cli.main import Invocation
 
 _FLAGS: "tuple[Flag, ...]" = (
-    ("details", "", "bool", "", "Accepted for Docker's sake"),
+    ("details", "", "bool", "", "Show labels, variables and tag kept with --log-opt"),
     ("follow", "f", "bool", "", "Go on as more is written"),
-    ("since", "", "string", "TIME", "From a time on: RFC 3339, seconds since 1970, or a span like 42m"),
+    ("since", "", "string", "TIME", "From a time on: 2006-01-02T15:04:05, seconds since 1970, or a span like 42m"),
     ("tail", "n", "string", "N", "The last N lines, or all (default)"),
     ("timestamps", "t", "bool", "", "Put the time before each line"),
     ("until", "", "string", "TIME", "Up to a time"),
 )
-_SPANS = {"s": 1, "m": 60, "h": 3600}
+_SPANS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+# Without a zone they mean this machine's, which need not be the engine's.
+_LOCAL_TIMES = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H", "%Y-%m-%d")
 
 
-def moment(text: str) -> str:
-    """A span back from now becomes seconds since 1970; anything else is the engine's to read."""
+def moment(name: str, text: str) -> str:
+    """A span back from now, or a time of here, as seconds since 1970; one with a zone is the engine's to read."""
     import time
 
-    rest, total = text, 0.0
+    if not text or text.replace(".", "", 1).isdigit() or text.endswith("Z") or "+" in text or (text[-6:-5] == "-" and "T" in text):
+        return text
+    span = _span_s(text)
+    if span is not None:
+        return f"{time.time() - span:.9f}"
+    whole, _, fraction = text.partition(".")
+    for form in _LOCAL_TIMES:
+        try:
+            return f"{int(time.mktime(time.strptime(whole, form)))}.{fraction or 0}"
+        except ValueError:
+            continue
+    raise UsageError(f'invalid value for "{name}": failed to parse value as time or duration: "{text}"')
+
+
+def _span_s(text: str) -> "float | None":
+    """`1h30m`, `-1.5s`: Go's durations; None for anything else."""
+    sign = -1 if text.startswith("-") else 1
+    rest, total = text.lstrip("+-"), 0.0
     while rest:
-        digits = len(rest) - len(rest.lstrip("0123456789."))
-        if not digits or rest[digits : digits + 1] not in _SPANS:
-            return text
-        total += float(rest[:digits]) * _SPANS[rest[digits]]
-        rest = rest[digits + 1 :]
-    return f"{time.time() - total:.9f}" if text else ""
+        number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
+        rest = rest[len(number) :]
+        unit = next((unit for unit in ("ms", "us", "µs", "ns", "h", "m", "s") if rest.startswith(unit)), "")
+        if not unit or number.count(".") > 1 or number in ("", "."):
+            return None
+        total += float(number) * _SPANS[unit]
+        rest = rest[len(unit) :]
+    return sign * total
 
 
 def logs(call: "Invocation") -> int:
@@ -45,7 +66,7 @@ def logs(call: "Invocation") -> int:
     tty = call.client.json("GET", f"/containers/{name}/json")["Config"]["Tty"]
     options = query(
         stdout=True, stderr=True, follow=parsed.flag("follow"), timestamps=parsed.flag("timestamps"), tail=tail,
-        since=moment(parsed.text("since")), until=moment(parsed.text("until")),
+        details=parsed.flag("details"), since=moment("since", parsed.text("since")), until=moment("until", parsed.text("until")),
     )  # fmt: skip
     demultiplexer = terminal.Demultiplexer()
     for data in call.client.request("GET", f"/containers/{name}/logs{options}").pieces():
