@@ -36,7 +36,7 @@ def root_archive(path: Path) -> None:
     """A tar with a static busybox as `true` and `sleep`."""
     with tarfile.open(path, "w") as tar:
         tar.add("/bin/busybox", "bin/busybox")
-        for name in ("true", "sleep", "sh"):
+        for name in ("true", "sleep", "sh", "cat"):
             info = tarfile.TarInfo(f"bin/{name}")
             info.type, info.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(info)

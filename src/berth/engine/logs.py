@@ -375,16 +375,18 @@ def _same_tail_end(block: bytes, tail: bytes, end: int) -> int:
 
 def _run(body: bytes, tail: bytes) -> Run | None:
     """body: the escaped texts of entries with one tail, which stands between them."""
-    text = body.replace(tail + _OPENING, b"")
-    if b"\n" in text:
-        return None
-    if text.count(b"\\") == text.count(b"\\n"):
-        data = text.replace(b"\\n", b"\n")
+    text = body.removesuffix(b"\\n").replace(b"\\n" + tail + _OPENING, b"\n")
+    if b"\\" not in text:
+        if b'"' in text:
+            return None  # something else stands between them
+        data = text
     else:
         try:
-            data = json.loads(b'"' + text + b'"').encode(errors="replace")
+            data = json.loads(b'"' + text.replace(b"\n", b"\\n") + b'"').encode(errors="replace")
         except ValueError:
             return None
+    if body.endswith(b"\\n"):
+        data += b"\n"
     try:
         meta = json.loads(b'{"' + tail[3:])
         return Run(meta["stream"], full_stamp(meta["time"]), _attrs_text(meta), data)
