@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from run_latency import IMAGE, berth_engine, root_archive  # noqa: E402
+from run_latency import IMAGE, berth_engine, root_archive
 
 _MB = 1_000_000
 
