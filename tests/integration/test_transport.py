@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from harness import REPOSITORY, Engine, read, wait_until
@@ -187,3 +189,118 @@ def test_sockets_from_systemd() -> None:
             engine.finish()
         assert os.path.exists(path)
         os.unlink(path)
+
+
+# -- berth's own command line, and Docker's over ssh -----------------------------------------------------------
+
+FAKE_SSH = """#!/bin/sh
+# Runs the far side's command here, through a shell as sshd does.
+echo "$@" >> "$SSH_LOG"
+while [ "$1" != -- ] && [ "$1" != example ]; do shift; done
+[ "$1" = -- ] && shift
+shift
+exec sh -c "$*"
+"""
+
+
+def berth(*words: str, env: dict[str, str], input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    main = f"{REPOSITORY}/src/berth/cli/__main__.py"
+    given = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
+    return subprocess.run([sys.executable, "-IS", main, *words], env=env, capture_output=True, timeout=60, **given)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def ssh_env(reached: Reached, tmp_path: Path) -> dict[str, str]:
+    """An ssh that stays here, and `berth` and `docker` in PATH on the far side that know our engine."""
+    for name, text in (
+        ("ssh", FAKE_SSH),
+        ("berth", f'#!/bin/sh\nDOCKER_HOST= BERTH_HOST=unix://{reached.engine.exec}/berth.sock exec {sys.executable} -IS {REPOSITORY}/src/berth/cli/__main__.py "$@"\n'),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "BERTH_"))}
+    return {**env, "PATH": f"{tmp_path}:{env['PATH']}", "SSH_LOG": f"{tmp_path}/log", "DOCKER_CONFIG": f"{tmp_path}/config"}
+
+
+def test_berth_over_tls_and_ssh(reached: Reached, ssh_env: dict[str, str]) -> None:
+    identity = reached.engine.up()
+    data = os.urandom(1 << 20) * 8
+    over_tls = {**ssh_env, "DOCKER_HOST": f"tcp://127.0.0.1:{reached.port}", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": reached.certificates}
+    over_ssh = {**ssh_env, "DOCKER_HOST": "ssh://me@example:2222"}
+    path = {**ssh_env, "DOCKER_HOST": f"ssh://example{reached.engine.exec}/berth.sock"}
+    for env in (over_tls, over_ssh, path):
+        done = berth("exec", "-i", identity, "sh", "-c", "cat > /tmp/x; cat /tmp/x; exit 7", env=env, input=data)
+        assert done.returncode == 7, done.stderr
+        assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
+        assert identity[:12].encode() in berth("ps", env=env).stdout
+    assert read(ssh_env["SSH_LOG"]).splitlines()[0] == "-o ConnectTimeout=30 -T -l me -p 2222 -- example berth system dial-stdio"
+    without = berth("ps", env={**over_tls, "DOCKER_CERT_PATH": "/nowhere"})
+    assert without.returncode == 1
+    assert b"TLS" in without.stderr
+    assert berth("--tls", "ps", env={**over_tls, "DOCKER_TLS_VERIFY": "", "DOCKER_CERT_PATH": "/nowhere"}).returncode == 1, "no client certificate"
+    assert b"Connection refused" in berth("-H", "tcp://127.0.0.1:1", "ps", env=ssh_env).stderr
+    reached.engine.rm(identity)
+
+
+def test_docker_over_ssh_to_berth(reached: Reached, ssh_env: dict[str, str], tmp_path: Path) -> None:
+    """Docker's CLI runs `docker system dial-stdio` on the far side: there, `docker` is berth."""
+    far = tmp_path / "far"
+    far.mkdir()
+    os.symlink(tmp_path / "berth", far / "docker")
+    (tmp_path / "ssh").write_text(FAKE_SSH.replace("exec sh", f'PATH={far}:"$PATH" exec sh'))
+    identity = reached.engine.up()
+    env = {**ssh_env, "DOCKER_HOST": "ssh://me@example"}
+    data = os.urandom(1 << 20) * 4
+    done = subprocess.run(["docker", "exec", "-i", identity, "sh", "-c", "cat > /tmp/x; cat /tmp/x"], env=env, input=data, capture_output=True)
+    assert done.stdout == data, done.stderr
+    reached.engine.rm(identity)
+
+
+def test_contexts_are_dockers(reached: Reached, ssh_env: dict[str, str]) -> None:
+    """Made with the one command line, used with the other."""
+    top, address = reached.certificates, f"tcp://127.0.0.1:{reached.port}"
+    option = f"host={address},ca={top}/ca.pem,cert={top}/client.pem,key={top}/client-key.pem"
+
+    def docker(*words: str) -> str:
+        done = subprocess.run(["docker", *words], env=ssh_env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    made = berth("context", "create", "ours", "--docker", option, "--description", "made by berth", env=ssh_env)
+    assert made.stdout == b"ours\n", made.stderr
+    docker("context", "create", "theirs", "--docker", option)
+    for name in ("ours", "theirs"):
+        assert docker("--context", name, "version", "--format", "{{.Server.Platform.Name}}") == "berth\n"
+        assert berth("--context", name, "version", "-f", "{{.Server.Platform.Name}}", env=ssh_env).stdout == b"berth\n"
+        assert json.loads(berth("context", "inspect", name, env=ssh_env).stdout) == json.loads(docker("context", "inspect", name))
+    berth("context", "use", "theirs", env=ssh_env)
+    assert docker("context", "show") == "theirs\n"
+    assert berth("version", "-f", "{{.Server.Platform.Name}}", env=ssh_env).stdout == b"berth\n"
+    assert berth("version", "-f", "{{.Server.Platform.Name}}", env={**ssh_env, "DOCKER_CONTEXT": "ours"}).stdout == b"berth\n"
+    names = [line.split() for line in berth("context", "ls", env=ssh_env).stdout.decode().splitlines()]
+    assert [row[:2] for row in names[1:]] == [["default", "Current"], ["ours", "made"], ["theirs", "*"]]
+    assert b"in use" in berth("context", "rm", "theirs", env=ssh_env).stderr
+    assert berth("context", "rm", "-f", "theirs", "ours", env=ssh_env).returncode == 0
+    assert docker("context", "ls", "-q") == "default\n"
+    missing = berth("--context", "gone", "ps", env=ssh_env)
+    assert (missing.returncode, b'context "gone": context not found' in missing.stderr) == (1, True)
+    assert berth("-H", "unix:///x", "--context", "gone", "ps", env=ssh_env).returncode == 125
+
+
+def test_systemd_units(tmp_path: Path) -> None:
+    env = {**os.environ, "DOCKER_CONFIG": str(tmp_path)}
+    root = ("--root-dir", str(tmp_path))
+    assert berth("system", "service", *root, "status", env=env).returncode == 3
+    done = berth("system", "service", "install", *root, "-G", "root", "--config-file", "/etc/berth/my file.json", env=env)
+    assert done.returncode == 0, done.stderr
+    service, unit = done.stdout.decode().split()
+    assert "SocketGroup=root\n" in read(unit)
+    assert 'engine -H fd:// --config-file "/etc/berth/my file.json"\n' in read(service)
+    if shutil.which("systemd-analyze"):
+        checked = subprocess.run(["systemd-analyze", "verify", service, unit], capture_output=True, text=True)
+        assert "berth" not in checked.stderr, checked.stderr
+    assert b"berth.socket: installed" in berth("system", "service", *root, "status", env=env).stdout
+    assert berth("system", "service", *root, "uninstall", env=env).returncode == 0
+    assert not os.listdir(tmp_path / "etc/systemd/system")
+    assert berth("system", "service", *root, "uninstall", env=env).returncode == 1
+    assert berth("system", "service", "enable", env=env).returncode == 125

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from berth.cli.dial import TlsFiles
+
 _RECEIVE_BYTES = 65536
 _API = "/v1.51"
 
@@ -108,13 +110,18 @@ class Response:
 class Client:
     """Requests to one engine; a connection each."""
 
-    def __init__(self, address: str, *, may_start: bool) -> None:
+    def __init__(self, address: str, *, may_start: bool, tls: "TlsFiles | None" = None) -> None:
         self.address = address
         self._may_start = may_start
+        self._tls = tls
         self.path = address.removeprefix("unix://")
 
     def connect(self) -> "_socket.socket":
         """A connected socket; starts an engine where that is this command's to do."""
+        if not self.address.startswith("unix://"):
+            from berth.cli.dial import connect
+
+            return connect(self.address, self._tls)
         for attempt in (1, 2):
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:

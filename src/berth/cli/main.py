@@ -4,18 +4,25 @@ import os
 import sys
 
 from berth.cli.client import ApiError, Client, NoEngine, default_address, fail
-from berth.cli.flags import Flag, HelpRequested, UsageError, parse
+from berth.cli.flags import Flag, HelpRequested, Parsed, UsageError, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from berth.cli.dial import TlsFiles
+
 GLOBAL_FLAGS: "tuple[Flag, ...]" = (
     ("debug", "D", "bool", "", "Print a traceback where berth itself fails"),
-    ("host", "H", "list", "URL", "Engine to connect to, e.g. unix:///run/berth/berth.sock"),
+    ("host", "H", "list", "URL", "Engine to connect to: unix:///path, tcp://host:port or ssh://[user@]host"),
     ("log-level", "l", "string", "LEVEL", "Accepted for Docker's sake"),
-    ("context", "c", "string", "NAME", "Only 'default' exists in this version"),
-    ("config", "", "string", "DIR", "Accepted for Docker's sake"),
+    ("context", "c", "string", "NAME", "Engine to connect to, by the name of its context"),
+    ("config", "", "string", "DIR", "Where contexts and certificates are kept (default ~/.docker)"),
+    ("tls", "", "bool", "", "Speak TLS to tcp://"),
+    ("tlsverify", "", "bool", "", "Speak TLS, and only to an engine with a certificate of the CA"),
+    ("tlscacert", "", "string", "FILE", "CA of the engine's certificate (default ca.pem in --config)"),
+    ("tlscert", "", "string", "FILE", "Certificate of this client (default cert.pem in --config)"),
+    ("tlskey", "", "string", "FILE", "Key of that certificate (default key.pem in --config)"),
     ("version", "v", "bool", "", "Print the version and leave"),
 )
 
@@ -58,6 +65,13 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "system df": ("df", "df", "Show what takes how much room"),
     "info": ("system", "info", "Print what the engine and its host have"),
     "version": ("system", "version", "Print the versions of command and engine"),
+    "system dial-stdio": ("dial", "dial_stdio", "Connect standard input and output to the engine"),
+    "system service": ("service", "service", "Run the engine as a systemd service"),
+    "context ls": ("context", "ls", "List contexts"),
+    "context create": ("context", "create", "Give an engine a name"),
+    "context use": ("context", "use", "Choose the engine of all further commands"),
+    "context rm": ("context", "rm", "Forget contexts"),
+    "context inspect": ("context", "inspect", "Print all that is known of contexts"),
     "engine": ("engine_main", "main", "Run the engine in the foreground"),
 }
 _GROUPS = {
@@ -68,7 +82,10 @@ _GROUPS = {
         "prune": "container prune"},
     "image": {"ls": "images", "list": "images", "import": "import", "load": "load", "save": "save", "rm": "rmi",
               "remove": "rmi", "tag": "tag", "inspect": "inspect", "prune": "image prune"},
-    "system": {"events": "events", "info": "info", "df": "system df", "prune": "system prune"},
+    "system": {"events": "events", "info": "info", "df": "system df", "prune": "system prune", "dial-stdio": "system dial-stdio",
+               "service": "system service"},
+    "context": {"ls": "context ls", "list": "context ls", "create": "context create", "use": "context use", "rm": "context rm",
+                "remove": "context rm", "inspect": "context inspect"},
 }  # fmt: skip
 
 
@@ -80,6 +97,8 @@ class Invocation:
         self.name = name
         self.words = words
         self.kind = kind  # 'container' or 'image' where called as `berth image inspect`, else ''
+        self.config = ""  # the directory of contexts
+        self.context = "default"  # the name of the engine's
 
 
 def main(argv: "list[str]") -> int:
@@ -111,25 +130,68 @@ def main(argv: "list[str]") -> int:
         name = _GROUPS[kind][verb]
     if name not in COMMANDS:
         return _unknown(name, list(COMMANDS), name, "")
-    return _run(name, words, kind, _client(parsed.list("host")), parsed.flag("debug"))
+    return _run(name, words, kind, parsed)
 
 
-def _client(hosts: "list[str]") -> Client:
-    given = (hosts[-1] if hosts else "") or os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST") or ""
-    return Client(given or default_address(), may_start=not given)
+def _where(parsed: Parsed, config: str) -> "tuple[str, str]":
+    """Address and context, one of them '', in Docker's order: -H, --context, DOCKER_HOST, DOCKER_CONTEXT, `context use`."""
+    hosts, context, environ = parsed.list("host"), parsed.text("context"), os.environ
+    if hosts and context:
+        raise UsageError("conflicting options: either specify --host or --context, not both")
+    host = (hosts[-1] if hosts else "") or ("" if context else environ.get("BERTH_HOST") or environ.get("DOCKER_HOST") or "")
+    return host, "" if host else context or environ.get("DOCKER_CONTEXT") or _chosen_context(config)
 
 
-def _run(name: str, words: "list[str]", kind: str, client: Client, debug: bool) -> int:
+def _client(parsed: Parsed, config: str, host: str, context: str) -> Client:
+    if context in ("", "default"):
+        tls = _tls(parsed, config) if host.startswith("tcp://") else None
+        return Client(host or default_address(), may_start=not host, tls=tls)
+    from berth.cli.context import find
+
+    place = find(context, config)
+    return Client(place.address, may_start=False, tls=place.tls)
+
+
+def _chosen_context(config: str) -> str:
+    try:
+        with open(f"{config}/config.json") as file:
+            if "currentContext" not in file.read():
+                return "default"
+    except OSError:
+        return "default"
+    from berth.cli.context import current
+
+    return current(config)
+
+
+def _tls(parsed: Parsed, config: str) -> "TlsFiles | None":
+    verify = parsed.flag("tlsverify", bool(os.environ.get("DOCKER_TLS_VERIFY")))
+    if not (verify or parsed.flag("tls", bool(os.environ.get("DOCKER_TLS")))):
+        return None
+    from berth.cli.dial import TlsFiles
+
+    base = os.environ.get("DOCKER_CERT_PATH") or config
+    files = {}
+    for flag, name in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):
+        default = f"{base}/{name}"
+        files[flag] = parsed.text(flag) or (default if os.path.exists(default) else "")
+    return TlsFiles(verify=verify, authority=files["tlscacert"], certificate=files["tlscert"], key=files["tlskey"])
+
+
+def _run(name: str, words: "list[str]", kind: str, parsed: Parsed) -> int:
     module, function, _ = COMMANDS[name]
     if name == "engine":
         return _exec_engine(words)
-    if not client.address.startswith("unix:///"):
-        fail(f"berth: host {client.address!r}: this version of berth connects to unix:///path addresses only")
-        return 125
     command: Callable[[Invocation], int] = getattr(__import__(f"berth.cli.{module}", fromlist=[function]), function)
     errors_exit_code = 125 if name in ("run", "create", "exec") else 1
     try:
-        code = command(Invocation(client, name, words, kind))
+        config = parsed.text("config") or os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+        host, context = _where(parsed, config)
+        # Contexts can be mended while the chosen one is broken.
+        client = Client(default_address(), may_start=False) if module == "context" else _client(parsed, config, host, context)
+        call = Invocation(client, name, words, kind)
+        call.config, call.context = config, context or "default"
+        code = command(call)
         sys.stdout.flush()
         return code
     except HelpRequested:
@@ -152,7 +214,7 @@ def _run(name: str, words: "list[str]", kind: str, client: Client, debug: bool) 
         fail(f"berth {name}: {error}")
         return errors_exit_code
     except Exception as error:
-        if debug:
+        if parsed.flag("debug"):
             raise
         fail(f"berth {name}: a mistake in berth itself: {type(error).__name__}: {error}; run with --debug for where")
         return errors_exit_code
