@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -304,3 +305,64 @@ def test_systemd_units(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path / "etc/systemd/system")
     assert berth("system", "service", *root, "uninstall", env=env).returncode == 1
     assert berth("system", "service", "enable", env=env).returncode == 125
+
+
+# -- daemon.json -------------------------------------------------------------------------------------------------
+
+
+def test_configuration_file_and_reload(tmp_path: Path, rootfs_tar: str) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({"labels": ["rack=7"], "default-shm-size": "32m", "log-level": "info"}))
+    engine = Engine(("--config-file", str(file)))
+    try:
+        engine.docker("import", rootfs_tar, "bb")
+        assert json.loads(engine.docker("info", "-f", "{{json .Labels}}").stdout) == ["rack=7"]
+        assert "32768" in engine.sh("df -k /dev/shm")
+        assert engine.process
+        file.write_text(json.dumps({"labels": ["rack=8"], "debug": True, "data-root": "/elsewhere", "init": True, "runtimes": {"x": {"path": "/bin/x"}}}))
+        os.kill(engine.process.pid, signal.SIGHUP)
+        # the data root is a flag too: dockerd refuses such a file, and so do we
+        wait_until(lambda: "specified both as a flag and in the configuration file: data-root" in engine.log(), "the refusal")
+        file.write_text(json.dumps({"labels": ["rack=8"], "debug": True, "group": "root", "runtimes": {"x": {"path": "/bin/x"}}, "default-shm-size": "16m"}))
+        os.kill(engine.process.pid, signal.SIGHUP)
+        wait_until(lambda: "only the next start of the engine will see it: group" in engine.log(), "the reload")
+        assert engine.docker("info", "-f", "{{.Labels}} {{.Debug}} {{index .Runtimes \"x\"}}").stdout.startswith("[rack=8] true {{/bin/x ")
+        assert "16384" in engine.sh("df -k /dev/shm")
+        events = engine.docker("events", "--since", "1h", "--until", "0s", "--filter", "type=daemon", "--format", "{{.Action}}").stdout
+        assert events == "reload\n"
+    finally:
+        engine.finish()
+
+
+def test_validate(tmp_path: Path, certificates: str) -> None:
+    def validate(*options: str, value: object = None) -> tuple[int, str]:
+        (tmp_path / "daemon.json").write_text(json.dumps(value or {}))
+        command = [sys.executable, "-m", "berth.cli.engine_main", "--validate", "--config-file", str(tmp_path / "daemon.json"), *options]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}, capture_output=True, text=True, timeout=30)
+        return done.returncode, done.stderr
+
+    assert validate(value={"debug": True}) == (0, "configuration OK\n")
+    code, said = validate("--debug", "-l", "loud", value={"debug": True, "nonsense": 1})
+    assert code == 1
+    assert "directives don't match any configuration option: nonsense" in said
+    assert "both as a flag and in the configuration file: debug (from file: true)" in said
+    assert "--log-level: loud is not one of" in validate("-l", "loud")[1]
+    assert "is not one of berth" in validate(value={"default-runtime": "gone"})[1]
+    assert "No such file" in validate(value={"tls": True, "tlscert": "/nowhere/cert.pem"})[1]
+    good = {"tlsverify": True, "tlscacert": f"{certificates}/ca.pem", "tlscert": f"{certificates}/server.pem", "tlskey": f"{certificates}/server-key.pem"}
+    assert validate(value=good) == (0, "configuration OK\n")
+    assert not os.path.exists(tmp_path / "data")
+
+
+def test_an_engine_that_takes_its_containers_with_it(rootfs_tar: str) -> None:
+    engine = Engine(("--live-restore=false", "--shutdown-timeout", "1"))
+    try:
+        engine.docker("import", rootfs_tar, "bb")
+        identity = engine.up(command=("sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done"))
+        pid = engine.pid(identity)
+        engine.stop()
+        assert not os.path.exists(f"/proc/{pid}")
+        engine.start()
+        assert engine.state(identity)["ExitCode"] == 9
+    finally:
+        engine.finish()

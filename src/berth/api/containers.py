@@ -10,6 +10,7 @@ from berth.api import shapes, streams
 from berth.api.http1 import Exchange
 from berth.api.request import Route, parse_filters
 from berth.engine import health, logconfig, logs, views
+from berth.engine.config import with_defaults
 from berth.engine.containers import Container
 from berth.engine.service import Engine
 from berth.runtime import frames
@@ -45,7 +46,7 @@ class Containers:
 
     async def container_create(self, exchange: Exchange) -> None:
         config = shapes.shaped(await exchange.json(), shapes.CREATE)
-        host = config.get("HostConfig") or {}
+        host = with_defaults(config.get("HostConfig") or {}, self._engine.options.container_defaults)
         networks = (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
         for name in networks:
             if name not in ("default", "none", "host", host.get("NetworkMode")):

@@ -6,6 +6,8 @@ import logging
 import os
 import resource
 import signal
+import socket
+from collections.abc import Callable
 
 from berth import API_VERSION, VERSION
 from berth.api.http1 import HttpProtocol
@@ -15,12 +17,13 @@ from berth.api.tls import TlsProtocol
 from berth.engine.options import Options
 from berth.engine.service import Engine
 from berth.engine.tasks import Tasks
+from berth.errors import BerthError
 
 log = logging.getLogger("berth.engine")
 
 
-async def serve(options: Options, ready_fd: int) -> None:
-    """Runs an engine. ready_fd: gets a line once requests are served, or -1. Raises BerthError."""
+async def serve(options: Options, ready_fd: int, reread: Callable[[], Options]) -> None:
+    """Runs an engine. ready_fd: gets a line once requests are served, or -1; reread: the options anew, for SIGHUP. Raises BerthError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -35,6 +38,7 @@ async def serve(options: Options, ready_fd: int) -> None:
             listeners = listen_all(options)
             await engine.bring_up()
             raise_descriptor_limit()
+            loop.add_signal_handler(signal.SIGHUP, _reload, engine, reread)
             api = Api(engine)
             headers = {"Api-Version": API_VERSION, "Docker-Experimental": "false", "Ostype": "linux", "Server": f"berth/{VERSION} (linux)"}
             servers = [await _serve(listener, api, headers, connections) for listener in listeners]
@@ -45,9 +49,13 @@ async def serve(options: Options, ready_fd: int) -> None:
             if ready_fd >= 0:
                 os.write(ready_fd, b"ready\n")
                 os.close(ready_fd)
+            notify("READY=1")
             await stop.wait()
+            notify("STOPPING=1")
             for server in servers:
                 server.close()
+            if not options.live_restore:
+                await engine.stop_containers()
         finally:
             for connection in list(connections):
                 connection.close()
@@ -69,6 +77,22 @@ async def _serve(
 
     # create_server for unix sockets too: create_unix_server would remove the file of a socket that is systemd's.
     return await asyncio.get_running_loop().create_server(accepted, sock=listener.sock, backlog=1024)
+
+
+def _reload(engine: Engine, reread: Callable[[], Options]) -> None:
+    try:
+        engine.reload(reread())
+    except BerthError as error:
+        log.error("configuration not reloaded, the old one stays: %s", error)
+
+
+def notify(state: str) -> None:
+    """Tells systemd, where it is systemd that started us."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.sendto(state.encode(), address.replace("@", "\0", 1))
 
 
 def raise_descriptor_limit() -> None:

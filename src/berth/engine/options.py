@@ -2,8 +2,9 @@
 
 import os
 import shutil
+from typing import Any
 
-from berth.engine import apparmor, bundle
+from berth.engine import apparmor, bundle, config
 from berth.engine.containers import Host
 from berth.errors import InvalidParameter, SystemFailure
 from berth.linux import capabilities, cgroup, confine, libc
@@ -18,7 +19,9 @@ class Options:
         self, *, data_root: str = "/var/lib/berth", exec_root: str = "/run/berth", hosts: list[str] | None = None,
         pidfile: str = "", log_level: str = "info", userns_remap: str = "", default_runtime: str = "berth",
         add_runtime: list[str] | None = None, init_path: str = "", group: str = "", tls: bool | None = None,
-        tlsverify: bool = False, tlscacert: str = "", tlscert: str = "", tlskey: str = "",
+        tlsverify: bool = False, tlscacert: str = "", tlscert: str = "", tlskey: str = "", labels: list[str] | None = None,
+        metrics_addr: str = "", live_restore: bool = True, shutdown_timeout_s: int = 15,
+        container_defaults: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.data_root = os.path.abspath(data_root)
         self.exec_root = os.path.abspath(exec_root)
@@ -36,22 +39,43 @@ class Options:
         self.tlscacert = tlscacert
         self.tlscert = tlscert
         self.tlskey = tlskey
+        self.labels = labels or []
+        self.metrics_addr = metrics_addr
+        self.live_restore = live_restore
+        self.shutdown_timeout_s = shutdown_timeout_s
+        self.container_defaults = container_defaults or {}
+
+    def adopt(self, new: "Options") -> tuple[list[str], list[str]]:
+        """Takes over what can change in a running engine. Names of what did, and of what would need another start."""
+        changed = [name for name in vars(self) if getattr(self, name) != getattr(new, name)]
+        live = [name for name in changed if name in _LIVE]
+        for name in live:
+            setattr(self, name, getattr(new, name))
+        return live, [name for name in changed if name not in _LIVE]
+
+
+_LIVE = ("log_level", "labels", "default_runtime", "add_runtime", "live_restore", "shutdown_timeout_s", "container_defaults")
+
+
+def from_settings(settings: dict[str, Any]) -> Options:
+    """Settings by the names that daemon.json has for them; InvalidParameter where they do not go together."""
+    known = {
+        "data-root": "data_root", "exec-root": "exec_root", "hosts": "hosts", "pidfile": "pidfile", "log-level": "log_level",
+        "userns-remap": "userns_remap", "default-runtime": "default_runtime", "init-path": "init_path", "group": "group", "tls": "tls",
+        "tlsverify": "tlsverify", "tlscacert": "tlscacert", "tlscert": "tlscert", "tlskey": "tlskey", "labels": "labels",
+        "metrics-addr": "metrics_addr", "live-restore": "live_restore", "shutdown-timeout": "shutdown_timeout_s",
+    }  # fmt: skip
+    values = {known[key]: value for key, value in settings.items() if key in known}
+    if settings.get("debug"):
+        values["log_level"] = "debug"
+    values["add_runtime"] = [f"{name}={path}" for name, path in settings.get("runtimes", {}).items()]
+    return Options(**values, container_defaults=config.container_defaults(settings))
 
 
 def probe_host(options: Options) -> tuple[Host, list[str]]:
     """What this host has; and warnings for `info`."""
     warnings: list[str] = []
-    runtimes = {"berth": ""}
-    for name in ("runc", "crun"):
-        if shutil.which(name, path=_search_path()):
-            runtimes[name] = shutil.which(name, path=_search_path()) or name
-    for text in options.add_runtime:
-        name, separator, path = text.partition("=")
-        if not separator or not name or not path:
-            raise InvalidParameter(f"--add-runtime {text!r}: expected NAME=PATH")
-        runtimes[name] = path
-    if options.default_runtime not in runtimes:
-        raise InvalidParameter(f"--default-runtime {options.default_runtime!r} is not one of {', '.join(runtimes)}")
+    runtimes = find_runtimes(options)
     has_apparmor = confine.apparmor_enabled()
     if has_apparmor:
         try:
@@ -66,6 +90,22 @@ def probe_host(options: Options) -> tuple[Host, list[str]]:
         default_runtime=options.default_runtime,
     )  # fmt: skip
     return host, warnings + _missing(host)
+
+
+def find_runtimes(options: Options) -> dict[str, str]:
+    """By name: berth's own, what is in PATH, and what was registered."""
+    runtimes = {"berth": ""}
+    for name in ("runc", "crun"):
+        if shutil.which(name, path=_search_path()):
+            runtimes[name] = shutil.which(name, path=_search_path()) or name
+    for text in options.add_runtime:
+        name, separator, path = text.partition("=")
+        if not separator or not name or not path:
+            raise InvalidParameter(f"--add-runtime {text!r}: expected NAME=PATH")
+        runtimes[name] = path
+    if options.default_runtime not in runtimes:
+        raise InvalidParameter(f"--default-runtime {options.default_runtime!r} is not one of {', '.join(runtimes)}")
+    return runtimes
 
 
 def _search_path() -> str:

@@ -60,6 +60,8 @@ class Preparing(Registry):
     def runtime_message(self, record: Record) -> dict | None:
         """Which other runtime starts this container, for the launcher; None for berth's own."""
         name = record.host.get("Runtime") or self.host.default_runtime
+        if name not in self.host.runtimes:
+            raise errors.InvalidParameter(f"unknown or invalid runtime name: {name}; known: {', '.join(sorted(self.host.runtimes))}")
         command = self.host.runtimes[name]
         return {"command": command, "root": f"{self._runtime_root}-{name}"} if command else None
 

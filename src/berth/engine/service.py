@@ -13,6 +13,7 @@ from berth.engine import logconfig, views
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
+from berth.engine.config import LOG_LEVELS
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
@@ -79,6 +80,27 @@ class Engine:
         for text in mended:
             log.warning("mended after an unclean end: %s", text)
 
+    def reload(self, new: Options) -> None:
+        """SIGHUP: takes over what can change while it runs, and says what cannot."""
+        runtimes = options_module.find_runtimes(new)
+        live, later = self.options.adopt(new)
+        self.host.runtimes = runtimes
+        self.host.default_runtime = self.options.default_runtime
+        logging.getLogger().setLevel(LOG_LEVELS[self.options.log_level])
+        log.info("configuration reloaded: %s", ", ".join(live) or "nothing changed")
+        if later:
+            log.warning("changed, but only the next start of the engine will see it: %s", ", ".join(later))
+        self.events.publish("daemon", "reload", self._identity(), {"name": platform.node(), "changed": ",".join(live)})
+
+    async def stop_containers(self) -> None:
+        """For an engine that is told to (live-restore false): nothing goes on after it."""
+        running = [container for container in self.containers.all() if container.record.running]
+        timeout_s = self.options.shutdown_timeout_s
+        stops = [self.containers.stop(container, timeout_s if timeout_s >= 0 else None, "") for container in running]
+        for container, failure in zip(running, await asyncio.gather(*stops, return_exceptions=True), strict=True):
+            if failure is not None and not isinstance(failure, errors.NotModified):
+                log.error("container %s was not stopped: %s", container.record.id, failure)
+
     def take_down(self) -> None:
         """Ends what is the engine's own; containers go on with their monitors."""
         self.launcher.close()
@@ -128,12 +150,12 @@ class Engine:
             "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": []},
             "NCPU": os.cpu_count() or 1, "MemTotal": memory_kib * 1024, "GenericResources": None,
             "DockerRootDir": self.options.data_root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
-            "Name": platform.node(), "Labels": [], "ExperimentalBuild": False, "ServerVersion": VERSION,
+            "Name": platform.node(), "Labels": self.options.labels, "ExperimentalBuild": False, "ServerVersion": VERSION,
             "Runtimes": {name: {"path": path or "berth"} for name, path in self.host.runtimes.items()},
             "DefaultRuntime": self.host.default_runtime,
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",
                       "RemoteManagers": None},
-            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": os.path.basename(self.host.init),
+            "LiveRestoreEnabled": self.options.live_restore, "Isolation": "", "InitBinary": os.path.basename(self.host.init),
             "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
             "SecurityOptions": self._security_options(),
             "Warnings": self.warnings,
