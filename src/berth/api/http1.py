@@ -136,6 +136,8 @@ class Exchange:
         self.body = Body(protocol, expects=headers.get("expect", "").lower() == "100-continue")
         self.parameters: dict[str, str] = {}
         self.version = ""
+        self.route = ""  # the pattern that matched
+        self.status = 0
         self.responded = False
         self.streaming = False
         self.keep_alive = True
@@ -212,7 +214,7 @@ class Exchange:
             self._protocol.write(b"0\r\n\r\n")
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
-        self.responded = True
+        self.responded, self.status = True, status
         if not self.keep_alive:
             headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
@@ -223,7 +225,8 @@ class Exchange:
         """Takes the connection over for raw bytes both ways, as `101 UPGRADED` or, unasked, as 200."""
         if self.method == "HEAD":
             raise InvalidParameter(f"HEAD {self.path}: a stream both ways has no head alone; ask with GET or POST")
-        self.responded = True
+        self.responded = self.streaming = True
+        self.status = 101 if "upgrade" in self.headers else 200
         if "upgrade" in self.headers:
             head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
         else:

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+from typing import Any
 
 from berth import errors
 from berth.api import tls
@@ -123,14 +124,27 @@ def _clear_stale(path: str, address: str) -> None:
 
 def listen_tcp(text: str, context: ssl.SSLContext | None, *, allowed: bool) -> list[socket.socket]:
     """Sockets for `HOST:PORT`. Without TLS only this host may come, unless that was asked for in so many words (allowed)."""
-    host, port = split_host_port(text, 2376 if context else 2375)
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise errors.InvalidParameter(f"--host tcp://{text}: {error.strerror}") from None
-    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    addresses = _resolved(text, 2376 if context else 2375, "--host tcp://")
     if context is None:
         _warn_or_refuse(text, [str(address[0]) for _, address in addresses], allowed=allowed)
+    return _bound(addresses, f"tcp://{text}")
+
+
+def listen_metrics(text: str) -> list[socket.socket]:
+    """Sockets for --metrics-addr, which tells figures and changes nothing."""
+    return _bound(_resolved(text, 9323, "--metrics-addr "), text)
+
+
+def _resolved(text: str, default_port: int, shown: str) -> list[tuple[int, Any]]:
+    host, port = split_host_port(text, default_port, shown)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise errors.InvalidParameter(f"{shown}{text}: {getattr(error, 'strerror', error)}") from None
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _bound(addresses: list[tuple[int, Any]], shown: str) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in addresses:
@@ -145,7 +159,7 @@ def listen_tcp(text: str, context: ssl.SSLContext | None, *, allowed: bool) -> l
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise errors.SystemFailure(f"cannot listen on tcp://{text}: {error.strerror}") from error
+        raise errors.SystemFailure(f"cannot listen on {shown}: {error.strerror}") from error
     return sockets
 
 
@@ -157,7 +171,7 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_TIMES)
 
 
-def split_host_port(text: str, default_port: int) -> tuple[str, int]:
+def split_host_port(text: str, default_port: int, shown: str) -> tuple[str, int]:
     """`host:port`, `[::1]:port`, `:port` or `host`; InvalidParameter for what is none."""
     host, port = text.rstrip("/"), ""
     if host.startswith("["):
@@ -168,7 +182,7 @@ def split_host_port(text: str, default_port: int) -> tuple[str, int]:
         host, _, port = host.partition(":")
         good = ":" not in port and "/" not in host + port
     if not good or (port and not (port.isascii() and port.isdigit() and int(port[:6]) < 1 << 16)):
-        raise errors.InvalidParameter(f"--host tcp://{text}: expected tcp://host:port")
+        raise errors.InvalidParameter(f"{shown}{text}: expected host:port")
     return host or ("" if port else "localhost"), int(port) if port else default_port
 
 

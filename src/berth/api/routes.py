@@ -5,6 +5,7 @@ each group of endpoints: system, containers, execs, images; stubs answers for th
 """
 
 import logging
+import time
 
 from berth import API_VERSION, MIN_API_VERSION, errors
 from berth.api.containers import Containers
@@ -12,6 +13,7 @@ from berth.api.execs import Execs
 from berth.api.files import Files
 from berth.api.http1 import Disconnected, Exchange, Handler, HeadAnswered
 from berth.api.images import Images
+from berth.api.metrics import ApiMetrics
 from berth.api.request import match
 from berth.api.stubs import Stubs
 from berth.api.system import System
@@ -36,6 +38,7 @@ class Api:
     """All groups of endpoints behind one dispatcher."""
 
     def __init__(self, engine: Engine) -> None:
+        self.metrics = ApiMetrics()
         self._routes = [
             (method, pattern.strip("/").split("/"), handler)
             for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), UsageEndpoints(engine), Stubs())
@@ -43,7 +46,14 @@ class Api:
         ]
 
     async def handle(self, exchange: Exchange) -> None:
-        """Dispatches one request and turns what is raised into a response."""
+        """Dispatches one request, turns what is raised into a response, and counts it."""
+        started_s = time.perf_counter()
+        try:
+            await self._handle(exchange)
+        finally:
+            self.metrics.observe(exchange, time.perf_counter() - started_s)
+
+    async def _handle(self, exchange: Exchange) -> None:
         try:
             handler = self._resolve(exchange)
             await handler(exchange)
@@ -86,7 +96,7 @@ class Api:
             if known == method:
                 found = match(pattern, parts)
                 if found is not None:
-                    exchange.parameters = found
+                    exchange.parameters, exchange.route = found, "/" + "/".join(pattern)
                     return handler
         return None
 

@@ -10,8 +10,9 @@ import socket
 from collections.abc import Callable
 
 from berth import API_VERSION, VERSION
-from berth.api.http1 import HttpProtocol
-from berth.api.listen import Listener, listen_all
+from berth.api.http1 import Handler, HttpProtocol
+from berth.api.listen import Listener, listen_all, listen_metrics
+from berth.api.metrics import MetricsPage
 from berth.api.routes import Api
 from berth.api.tls import TlsProtocol
 from berth.engine.options import Options
@@ -36,12 +37,15 @@ async def serve(options: Options, ready_fd: int, reread: Callable[[], Options]) 
         pidfile = ""
         try:
             listeners = listen_all(options)
+            metrics_listeners = [Listener(sock) for sock in listen_metrics(options.metrics_addr)] if options.metrics_addr else []
             await engine.bring_up()
             raise_descriptor_limit()
             loop.add_signal_handler(signal.SIGHUP, _reload, engine, reread)
             api = Api(engine)
             headers = {"Api-Version": API_VERSION, "Docker-Experimental": "false", "Ostype": "linux", "Server": f"berth/{VERSION} (linux)"}
-            servers = [await _serve(listener, api, headers, connections) for listener in listeners]
+            servers = [await _serve(listener, api.handle, headers, connections) for listener in listeners]
+            page = MetricsPage(engine, api.metrics)
+            servers += [await _serve(listener, page.handle, {}, connections) for listener in metrics_listeners]
             with open(options.pidfile, "w") as file:
                 file.write(str(os.getpid()))
             pidfile = options.pidfile
@@ -69,10 +73,10 @@ async def serve(options: Options, ready_fd: int, reread: Callable[[], Options]) 
 
 
 async def _serve(
-    listener: Listener, api: Api, headers: dict[str, str], connections: set[HttpProtocol]
+    listener: Listener, handler: Handler, headers: dict[str, str], connections: set[HttpProtocol]
 ) -> asyncio.AbstractServer:
     def accepted() -> asyncio.Protocol:
-        protocol = HttpProtocol(api.handle, headers, connections)
+        protocol = HttpProtocol(handler, headers, connections)
         return TlsProtocol(listener.context, protocol) if listener.context else protocol
 
     # create_server for unix sockets too: create_unix_server would remove the file of a socket that is systemd's.

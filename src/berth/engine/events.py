@@ -7,7 +7,7 @@ import asyncio
 import calendar
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 
 from berth.errors import InvalidParameter
 from berth.models import durations
@@ -44,6 +44,7 @@ class EventBus:
         self.history: deque[dict] = deque(maxlen=_HISTORY)
         self._listeners: set[Listener] = set()
         self._last_ns = 0
+        self.counts: Counter[tuple[str, str]] = Counter()  # by type and action
 
     def publish(self, kind: str, action: str, actor: str, attributes: dict[str, str]) -> None:
         """kind: container, image, ...; actor: the id."""
@@ -58,6 +59,7 @@ class EventBus:
         if kind == "container":
             event["from"] = attributes.get("image", "")
         self.history.append(event)
+        self.counts[kind, action.partition(":")[0]] += 1
         for listener in list(self._listeners):
             if not listener.put(event):
                 self._listeners.discard(listener)

@@ -90,7 +90,7 @@ class Engine:
         log.info("configuration reloaded: %s", ", ".join(live) or "nothing changed")
         if later:
             log.warning("changed, but only the next start of the engine will see it: %s", ", ".join(later))
-        self.events.publish("daemon", "reload", self._identity(), {"name": platform.node(), "changed": ",".join(live)})
+        self.events.publish("daemon", "reload", self.identity(), {"name": platform.node(), "changed": ",".join(live)})
 
     async def stop_containers(self) -> None:
         """For an engine that is told to (live-restore false): nothing goes on after it."""
@@ -133,7 +133,7 @@ class Engine:
         memory_kib = _field("/proc/meminfo", "MemTotal:")
         v2 = hosts.version == 2
         return {
-            "ID": self._identity(), "Containers": len(records), "ContainersRunning": sum(r.status == "running" for r in records),
+            "ID": self.identity(), "Containers": len(records), "ContainersRunning": sum(r.status == "running" for r in records),
             "ContainersPaused": sum(r.status == "paused" for r in records),
             "ContainersStopped": sum(not r.running for r in records), "Images": len(self.images.all()),
             "Driver": "overlay2",
@@ -170,7 +170,8 @@ class Engine:
         found += ["name=cgroupns"]
         return found
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
+        """The engine's own id, the same over restarts."""
         path = f"{self.options.data_root}/engine-id"
         try:
             with open(path) as file:
