@@ -3,6 +3,8 @@
 Source: capabilities(7), linux/capability.h.
 """
 
+import errno
+
 from berth.errors import InvalidParameter
 from berth.linux import libc
 
@@ -42,7 +44,9 @@ def bounding_set() -> int:
     for number in range(64):
         try:
             found |= libc.prctl(libc.PR_CAPBSET_READ, number) << number
-        except OSError:  # EINVAL: above the last one this kernel has
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # above the last one this kernel has; else the rest would not be dropped
+                raise
             break
     return found
 

@@ -215,6 +215,10 @@ class Cgroup:
     def _hold(self) -> None:
         """Asks the freezer to stop everybody, without waiting."""
 
+    def thaw(self) -> None:
+        """So that who has SIGKILL can die, also in groups that the container made and froze."""
+        self._thaw_all()
+
     def _thaw_all(self) -> None:
         """Undoes every freezer, also of groups below."""
 

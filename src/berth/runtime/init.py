@@ -269,9 +269,21 @@ def _open_host_paths(context: Context) -> None:
         if operation.name in ("prepare_root", "bind_mount", "make_device"):
             path = str(operation.arguments[0])
             try:
-                context.opened[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                opened = _open_root(context, path) if operation.name == "prepare_root" else os.open(path, os.O_PATH | os.O_CLOEXEC)
+                context.opened[path] = opened
             except OSError:
                 pass  # the operation says what is wrong with it
+
+
+def _open_root(context: Context, path: str) -> int:
+    """The root's directory, the caller's. What leads to it may be links of the host, it is none itself, as with runc.
+
+    Whoever can write where it is could otherwise make the host's root the container's, even while we look.
+    """
+    if path in context.opened:
+        return _open_host_path(context, path)
+    parent, name = os.path.split(path.rstrip("/"))
+    return libc.openat2(libc.AT_FDCWD, f"{os.path.realpath(parent)}/{name}", os.O_PATH | os.O_DIRECTORY, libc.RESOLVE_NO_SYMLINKS)
 
 
 def _open_host_path(context: Context, path: str) -> int:
@@ -287,7 +299,7 @@ def _open_host_path(context: Context, path: str) -> int:
 def prepare_root(context: Context, root_path: str, propagation: int) -> None:
     mount.set_propagation("/", propagation)
     try:
-        root_fd = _open_host_path(context, root_path)
+        root_fd = _open_root(context, root_path)
     except OSError as error:
         raise InvalidSpec(f"root.path: {root_path!r}: {error.strerror}") from None
     # pivot_root wants a mount point, and one of our own whose propagation we may choose.

@@ -217,8 +217,10 @@ def kill(settings: Settings, container: Container, number: int, *, everyone: boo
         return
     if status in (STOPPED, CREATING) or not _signal(container, number):
         raise errors.Conflict(f"container {container.id} is not running")
-    if status == PAUSED and number == signals.SIGKILL and group:
-        group.freeze(False)  # a frozen process of cgroup v1 dies only once it is thawed
+    if number == signals.SIGKILL and group:  # a frozen process of cgroup v1 dies only once it is thawed
+        if status == PAUSED:
+            group.freeze(False)
+        group.thaw()
 
 
 def members(settings: Settings, container: Container) -> "list[int]":
@@ -332,6 +334,8 @@ def _end(settings: Settings, container: Container) -> None:
         group = container.group(settings.hosts)
         if group and group.frozen():
             group.freeze(False)
+        if group:
+            group.thaw()  # the first program ends after all others of its pid namespace, the frozen ones too
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(_KILL_TIMEOUT_MS):

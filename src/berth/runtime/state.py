@@ -63,7 +63,11 @@ class Container:
             raise errors.Conflict(f"container with id exists: {identity!r} is there already in {root}; delete it first") from None
         except OSError as error:
             raise errors.SystemFailure(f"cannot make {container.directory}: {error.strerror}; --root chooses another place") from error
-        container.lock()
+        try:
+            container.lock()
+        except OSError:
+            container.remove()
+            raise
         return container
 
     @classmethod
