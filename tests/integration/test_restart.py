@@ -2,7 +2,10 @@
 
 import json
 import os
+import random
+import shutil
 import signal
+import time
 
 import pytest
 from harness import Engine, read, wait_until
@@ -124,3 +127,44 @@ def test_policies_over_a_killed_engine(own_engine: Engine) -> None:
     wait_until(lambda: status(engine, "waits")[1] > counted, "the policy to go on")
     for name, expected in (("stopped-unless", "exited"), ("stopped-failure", "exited"), ("dies-no", "exited"), ("never-started", "created")):
         assert status(engine, name)[0] == expected, name
+
+
+def test_every_run_counts_over_an_engine_killed_at_random(own_engine: Engine) -> None:
+    """Each run writes a line, so lines, the count and the policy's maximum must agree whenever the engine was killed."""
+    engine, seed = own_engine, random.randrange(1 << 32)
+    chance = random.Random(seed)
+    names = [f"counted{number}" for number in range(4)]
+    for name in names:
+        engine.up("--name", name, "--restart", "on-failure:5", command=("sh", "-c", "echo x; exit 3"))
+    by_hand = engine.up("--restart", "unless-stopped")
+    engine.docker("stop", "-t", "0", by_hand)
+    for _ in range(15):
+        time.sleep(chance.random() * 0.3)  # not to wait for something: to hit different moments
+        engine.kill()
+        time.sleep(chance.random() * 0.2)
+        engine.start()
+    for name in names:
+        wait_until(lambda name=name: status(engine, name) == ("exited", 5), f"restarts of {name}; seed {seed}", 30)
+        assert lines(engine, name) == ["x"] * 6, f"seed {seed}"
+        assert engine.state(name)["ExitCode"] == 3
+    assert status(engine, by_hand) == ("exited", 0)
+
+
+def test_a_reboot(own_engine: Engine) -> None:
+    """The run directory is gone, and with it all that ran."""
+    engine = own_engine
+    for name, policy in (("r-always", "always"), ("r-unless", "unless-stopped"), ("r-failure", "on-failure"), ("r-no", "no")):
+        engine.up("--name", name, "--restart", policy)
+    stopped = engine.up("--name", "r-stopped", "--restart", "unless-stopped")
+    engine.docker("stop", "-t", "0", stopped)
+    pids = [engine.pid(name) for name in ("r-always", "r-unless", "r-failure", "r-no")]
+    engine.kill()
+    for pid in pids:
+        os.kill(int(read(f"/proc/{pid}/status").partition("PPid:")[2].split()[0]), signal.SIGKILL)  # its monitor: no last words
+    wait_until(lambda: not any(read(f"/proc/{pid}/cmdline") for pid in pids), "containers")
+    shutil.rmtree(engine.exec)
+    engine.start()
+    for name in ("r-always", "r-unless", "r-failure"):
+        wait_until(lambda name=name: status(engine, name)[0] == "running", f"{name} to run")
+    assert [engine.state(name)["Status"] for name in ("r-no", "r-stopped")] == ["exited", "exited"]
+    assert engine.state("r-no")["ExitCode"] == 137

@@ -40,6 +40,8 @@ class ContainerService(Restoring):
         image = self._images.find(wanted)
         config = payload.merged_config(config, image.config.get("config") or {})
         host.setdefault("NetworkMode", "default")
+        policy = host.get("RestartPolicy") or {}
+        host["RestartPolicy"] = {"Name": policy.get("Name") or "no", "MaximumRetryCount": policy.get("MaximumRetryCount") or 0}
         if (host.get("Memory") or 0) > 0 and not host.get("MemorySwap"):
             host["MemorySwap"] = 2 * host["Memory"]  # Docker's default; an update compares with it
         identity = secrets.token_hex(32)

@@ -69,6 +69,25 @@ class Restoring(Running):
                 group.remove()
         hostfiles.remove_directories(paths)
 
+    def _note_start(self, record: Record) -> None:
+        """A start that the engine before did not live to write down: by policy, or else by a person."""
+        if record.status != state.RESTARTING:
+            record.restarts = record.restart_delay_ms = 0
+            record.stopped_by_hand = False
+        record.move(state.RUNNING)
+
+    async def _unseen_run(self, container: Container) -> bool:
+        """Whether it was started and has ended while no engine knew: its exit status tells, and counts."""
+        record = container.record
+        report = self._kept_report(container)
+        if report is None or report["finished_ns"] <= record.finished_ns or record.status == state.REMOVING:
+            return False
+        self._note_start(record)
+        # The bundle is written right before a start.
+        record.started_ns = os.stat(f"{self.directory(container)}/config.json").st_mtime_ns
+        await self._ended(container, report)
+        return True
+
     async def _reunite(self, container: Container) -> str:
         """Finds the monitor of a container that may run, or else what it left on disk."""
         record = container.record
@@ -76,6 +95,8 @@ class Restoring(Running):
             connection = await MonitorConnection.of_directory(self.state_directory(container))
             report = await await_started(connection)
         except (OSError, errors.BerthError):
+            if not record.running and await self._unseen_run(container):
+                return f"had been started; ended meanwhile with exit code {record.exit_code}"
             if record.status == state.RESTARTING:
                 self._tasks.spawn(self._restart_when_due(container))
             if not record.running:
@@ -84,7 +105,7 @@ class Restoring(Running):
             return f"ended meanwhile with exit code {record.exit_code}"
         was_running = record.running
         if not was_running:
-            record.move(state.RUNNING)
+            self._note_start(record)
         record.pid, record.started_ns = report["pid"], report["started_ns"]
         record.pid_start_ticks = hostfiles.start_ticks(record.pid)
         if health.check_of(record.config) and not record.health:
