@@ -73,5 +73,5 @@ class OomWatcher:
         if kills > told:
             container.record.oom_killed = True
             self._containers.publish(container, "oom")
-            await self._containers.save(container)
+            await self._containers.save_quietly(container)
         return kills

@@ -15,6 +15,7 @@ from berth.models import durations
 from berth.runtime import frames
 
 _SAVED_EVERY = 5  # results that change nothing
+_MAX_KILLED = 1000  # of what a probe may have started
 
 
 class HealthService:
@@ -57,7 +58,7 @@ class HealthService:
             changed = any(before[key] != record.health[key] for key in ("Status", "FailingStreak"))
             uneventful = 0 if changed else uneventful + 1
             if changed or uneventful % _SAVED_EVERY == 0:
-                await self._containers.save(container)
+                await self._containers.save_quietly(container)
             if before["Status"] != record.health["Status"]:
                 self._containers.publish(container, f"health_status: {record.health['Status']}")
 
@@ -82,7 +83,7 @@ class HealthService:
                 await exec_.control.send_signal(signal.SIGKILL)
             text = f"Health check exceeded timeout ({durations.text_of(round(check.timeout_s * 1e9))})"
             return -1, f"{text}: {health.cut(bytes(output))}" if output else text
-        except errors.BerthError as error:
+        except (errors.BerthError, OSError) as error:
             return -1, str(error)
         finally:
             if exec_:
@@ -91,18 +92,22 @@ class HealthService:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL to what a process has started, deepest first; itself is its monitor's business.
+    """SIGKILL to what a process has started, the last first; itself is its monitor's business.
 
-    A child is held by its descriptor and then looked up again, so that no other process is ever hit.
+    Each is held by its descriptor before its parent is looked at, so that no other process is ever hit.
     """
-    for child in _children(pid):
+    known = [pid]
+    for parent in known:  # grows meanwhile
+        known += [child for child in _children(parent) if child not in known]
+        if len(known) > _MAX_KILLED:
+            break
+    for child in reversed(known[1:]):
         try:
             pidfd = os.pidfd_open(child)
         except OSError:
             continue
         try:
-            if child in _children(pid):
-                kill_tree(child)
+            if _parent(child) in known:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except OSError:
             pass
@@ -119,3 +124,8 @@ def _children(pid: int) -> list[int]:
     except OSError:
         pass
     return found
+
+
+def _parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])

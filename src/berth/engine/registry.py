@@ -10,8 +10,10 @@
 """
 
 import asyncio
+import logging
 import os
 import socket
+import sqlite3
 from collections.abc import Callable
 
 from berth import errors
@@ -23,6 +25,8 @@ from berth.engine.tasks import Tasks
 from berth.linux import cgroup
 from berth.store.database import Database
 from berth.store.images import ImageStore
+
+log = logging.getLogger("berth.containers")
 
 SHORT = 12
 
@@ -149,6 +153,13 @@ class Registry:
         await self._database.write(
             ("UPDATE containers SET name = ?, record = ? WHERE id = ?", (record.name, record.to_json(), record.id))
         )
+
+    async def save_quietly(self, container: Container) -> None:
+        """For what nobody asked for: a full disk must not keep what follows from being done."""
+        try:
+            await self.save(container)
+        except sqlite3.Error as error:
+            log.error("container %s cannot be saved: %s", container.record.id[:SHORT], error)
 
     def publish(self, container: Container, action: str, extra: dict[str, str] | None = None) -> None:
         record = container.record

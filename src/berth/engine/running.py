@@ -172,7 +172,7 @@ class Running(Preparing):
         if record.auto_remove:
             await self._forget(container)
         else:
-            await self.save(container)
+            await self.save_quietly(container)
         container.ended.set()
         self._tell_waiters(container)
         if record.status == state.RESTARTING:
