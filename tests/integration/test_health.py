@@ -135,6 +135,22 @@ def test_it_goes_on_over_a_killed_engine(own_engine: Engine) -> None:
     wait_until(lambda: engine.state(identity)["Status"] == "exited", "its end")
 
 
+def test_a_probe_does_not_outlive_its_engine_for_long(own_engine: Engine) -> None:
+    engine = own_engine
+    identity = engine.up("--health-interval", "100ms", "--health-timeout", "1h", "--health-cmd", "sleep 1005 & sleep 1005")
+
+    def probes() -> list[int]:
+        return [pid for pid in all_pids() if read(f"/proc/{pid}/cmdline") == "sleep\0001005\0"]
+
+    wait_until(lambda: len(probes()) == 2, "less than the two of a probe")
+    before = set(probes())
+    engine.kill()
+    assert set(probes()) == before
+    engine.start()
+    wait_until(lambda: len(probes()) == 2 and not set(probes()) & before, "the probe of the engine before")
+    engine.rm(identity)
+
+
 def test_a_restarted_container_is_checked_anew(engine: Engine, up: Up) -> None:
     identity = up(*FAST, "--restart", "always", "--health-cmd", "test -e /ok", command=("sh", "-c", "touch /ok; sleep 1000"))
     reaches(engine, identity, "healthy")

@@ -6,7 +6,7 @@ import signal
 import time
 
 from berth import errors
-from berth.engine import health, state, views
+from berth.engine import health, hostfiles, state, views
 from berth.engine.execs import Exec, ExecService
 from berth.engine.registry import Container
 from berth.engine.running import Running
@@ -34,6 +34,7 @@ class HealthService:
 
     async def _follow(self, container: Container, check: health.Check) -> None:
         """Probes until this run of the program has ended."""
+        await asyncio.to_thread(self._end_old_probe, container)
         record = container.record
         run_ns = record.started_ns
         uneventful = 0
@@ -70,6 +71,7 @@ class HealthService:
             exec_ = self._execs.create(container, {"Cmd": check.command, "AttachStdout": True, "AttachStderr": True})
             async with asyncio.timeout(check.timeout_s):
                 stream = await self._execs.start(exec_, frames.WANT_STDOUT | frames.WANT_STDERR, (0, 0))
+                self._note(container, exec_.pid)
                 try:
                     async for kind, data in stream.frames():
                         if kind in (frames.STDOUT, frames.STDERR):
@@ -88,7 +90,34 @@ class HealthService:
         finally:
             if exec_:
                 self._execs.drop(exec_)
+                self._note(container, 0)
         return exec_.exit_code if exec_.exit_code is not None else -1, health.cut(bytes(output))
+
+    # -- a probe that outlives its engine: nobody would end it when its time is up -----------------------
+
+    def _note(self, container: Container, pid: int) -> None:
+        """Keeps which process is the probe now, 0 for none, where the next engine finds it."""
+        try:
+            with open(f"{self._containers.state_directory(container)}/probe", "w") as file:
+                file.write(f"{pid} {hostfiles.start_ticks(pid)}" if pid else "")
+        except OSError:
+            pass  # the container is being removed
+
+    def _end_old_probe(self, container: Container) -> None:
+        try:
+            with open(f"{self._containers.state_directory(container)}/probe") as file:
+                pid, ticks = (int(word) for word in file.read().split())
+            pidfd = os.pidfd_open(pid)
+        except (OSError, ValueError):
+            return
+        try:
+            if ticks and hostfiles.start_ticks(pid) == ticks:
+                kill_tree(pid)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except OSError:
+            pass
+        finally:
+            os.close(pidfd)
 
 
 def kill_tree(pid: int) -> None:
