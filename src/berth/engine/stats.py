@@ -12,9 +12,10 @@ import time
 from collections.abc import AsyncIterator
 
 from berth import errors
-from berth.engine import views
+from berth.engine import state, views
 from berth.engine.containers import ContainerService
 from berth.engine.registry import Container
+from berth.engine.running import RESTARTING_TEXT
 from berth.linux import cgroup_stats
 
 _INTERVAL_S = 1.0
@@ -93,6 +94,8 @@ class Usage:
         wrong = re.search(r"\s+(\w*)=\s*(PID\S*)", arguments)
         if wrong:
             raise errors.InvalidParameter(f'specifying "{wrong[1]}={wrong[2]}" is not allowed')
+        if container.record.status == state.RESTARTING:
+            raise errors.Conflict(RESTARTING_TEXT.format(container.record.id))
         if not container.record.running:
             raise errors.Conflict(f"container {container.record.id} is not running")
         pids = await asyncio.to_thread(self._containers.group(container).pids)
