@@ -168,3 +168,21 @@ def test_a_reboot(own_engine: Engine) -> None:
         wait_until(lambda name=name: status(engine, name)[0] == "running", f"{name} to run")
     assert [engine.state(name)["Status"] for name in ("r-no", "r-stopped")] == ["exited", "exited"]
     assert engine.state("r-no")["ExitCode"] == 137
+
+
+def test_an_engine_that_stops_its_containers_is_no_person(rootfs_tar: str) -> None:
+    engine = Engine(("--live-restore=false", "--shutdown-timeout", "1"))
+    engine.docker("import", rootfs_tar, "bb")
+    for policy in ("unless-stopped", "on-failure", "no"):
+        engine.up("--name", policy, "--restart", policy, "--stop-timeout", "0")
+    engine.up("--name", "waits", "--restart", "always", command=("sh", "-c", "exit 3"))
+    wait_until(lambda: status(engine, "waits")[0] == "restarting" and status(engine, "waits")[1] >= 3, "a wait")
+    counted = status(engine, "waits")[1]
+    engine.stop()
+    engine.start()
+    for name in ("unless-stopped", "on-failure"):
+        wait_until(lambda name=name: status(engine, name)[0] == "running", f"{name} to run")
+    wait_until(lambda: status(engine, "waits")[1] > counted, "the policy to go on")
+    assert status(engine, "no")[0] == "exited"
+    engine.docker("rm", "-f", "waits")
+    engine.finish()

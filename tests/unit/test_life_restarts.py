@@ -43,14 +43,16 @@ def test_what_becomes_of_one_that_ended(policy: Policy, changes: dict, delay_ms:
 
 
 @pytest.mark.parametrize(
-    ("name", "by_hand", "expected"),
+    ("policy", "exit_code", "by_hand", "expected"),
     [
-        ("no", False, False), ("on-failure", False, False), ("always", False, True), ("always", True, True),
-        ("unless-stopped", False, True), ("unless-stopped", True, False),
+        (Policy("no"), 1, False, False), (Policy("always"), 0, False, True), (Policy("always"), 0, True, True),
+        (Policy("unless-stopped"), 0, False, True), (Policy("unless-stopped"), 0, True, False), (Policy("on-failure"), 0, False, False),
+        (Policy("on-failure"), 143, False, True), (Policy("on-failure"), 143, True, False), (Policy("on-failure", 2), 143, False, False),
+        (Policy("on-failure", 3), 143, False, True),
     ],
 )  # fmt: skip
-def test_what_the_engines_start_starts(name: str, by_hand: bool, expected: bool) -> None:
-    assert restarts.starts_with_engine(Policy(name), stopped_by_hand=by_hand) is expected
+def test_what_the_engines_start_starts(policy: Policy, exit_code: int, by_hand: bool, expected: bool) -> None:
+    assert restarts.starts_with_engine(policy, exit_code=exit_code, restarts=2, stopped_by_hand=by_hand) is expected
 
 
 @pytest.mark.parametrize(("due_ns", "now_ns", "left_s"), [(5_000_000_000, 4_500_000_000, 0.5), (1, 5, 0.0), (9_000_000_000, 0, 1.0)])

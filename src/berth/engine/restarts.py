@@ -65,8 +65,13 @@ def next_delay_ms(
     return min(2 * last_delay_ms, _MAX_DELAY_MS)
 
 
-def starts_with_engine(policy: Policy, *, stopped_by_hand: bool) -> bool:
-    """Whether a container that has ended is started when the engine is: `always` even if a person had stopped it."""
+def starts_with_engine(policy: Policy, *, exit_code: int, restarts: int, stopped_by_hand: bool) -> bool:
+    """Whether a container that has ended is started when the engine is: `always` even if a person had stopped it.
+
+    One with on-failure is where an engine that ended stopped its containers.
+    """
+    if policy.name == ON_FAILURE:
+        return exit_code != 0 and not stopped_by_hand and (not policy.maximum or restarts < policy.maximum)
     return policy.name == ALWAYS or (policy.name == UNLESS_STOPPED and not stopped_by_hand)
 
 

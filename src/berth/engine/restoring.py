@@ -39,8 +39,10 @@ class Restoring(Running):
 
     def _starts_with_engine(self, container: Container) -> bool:
         record = container.record
-        policy = restarts.policy_of(record.host)
-        return record.status == state.EXITED and restarts.starts_with_engine(policy, stopped_by_hand=record.stopped_by_hand)
+        return record.status == state.EXITED and restarts.starts_with_engine(
+            restarts.policy_of(record.host), exit_code=record.exit_code, restarts=record.restarts,
+            stopped_by_hand=record.stopped_by_hand,
+        )  # fmt: skip
 
     async def _start_by_policy(self, containers: list[Container]) -> None:
         """Those first that no other container's namespaces are needed for; a few at a time."""

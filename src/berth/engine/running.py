@@ -254,17 +254,20 @@ class Running(Preparing):
         own = container.record.config.get("StopSignal")
         return not own or number in (9, validate.signal_number(own))
 
-    async def stop(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
+    async def stop(self, container: Container, timeout_s: int | None, signal_text: str, *, by_hand: bool = True) -> None:
         """The stop signal, then SIGKILL after the timeout (negative: never). NotModified if not running."""
         record = container.record
-        if record.active and await self._end_by_hand(container):
+        if not record.active:
+            raise errors.NotModified(f"container {record.id[:SHORT]} is already stopped")
+        number = validate.signal_number(signal_text or record.config.get("StopSignal") or defaults.STOP_SIGNAL)
+        if by_hand and record.active and await self._end_by_hand(container):
             self.publish(container, "stop")
             return
+        container.cancelled = True
         if not record.running or container.control is None:
             raise errors.NotModified(f"container {record.id[:SHORT]} is already stopped")
         if record.status == state.PAUSED:
             await self.unpause(container)
-        number = validate.signal_number(signal_text or record.config.get("StopSignal") or defaults.STOP_SIGNAL)
         if timeout_s is None:
             configured = record.config.get("StopTimeout")
             timeout_s = defaults.STOP_TIMEOUT_S if configured is None else configured
