@@ -1,11 +1,13 @@
 """Updates of limits and policy: what a request changes, what of it is written to a live cgroup, what is refused."""
 
+import errno
+
 import pytest
 
 from berth.cli.main import COMMANDS
 from berth.cli.update import _FLAGS
-from berth.engine import updates, validate
-from berth.errors import BerthError, Conflict, InvalidParameter
+from berth.engine import bundle, updates, validate
+from berth.errors import BerthError, Conflict, InvalidParameter, SystemFailure
 
 MIB = 1 << 20
 
@@ -101,3 +103,29 @@ def test_the_command_has_dockers_flags() -> None:
     docker += " memory-reservation memory-swap pids-limit restart"
     assert [flag[0] for flag in _FLAGS] == docker.split()
     assert COMMANDS["update"][:2] == ("update", "update")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"Memory": -7}, {"MemorySwap": -7}, {"MemoryReservation": -9}, {"CpuShares": -5}, {"CpuQuota": -2}, {"CpuRealtimeRuntime": -1},
+        {"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": -5}]},
+    ],
+)  # fmt: skip
+def test_numbers_below_no_limit(request_: dict) -> None:
+    with pytest.raises(InvalidParameter, match="cannot be"):
+        updates.wanted(request_)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EINVAL, InvalidParameter), (errno.ENODEV, InvalidParameter), (errno.EBUSY, Conflict), (errno.EIO, SystemFailure)]
+)
+def test_what_the_kernel_refuses_is_the_requests_fault(number: int, kind: type[BerthError]) -> None:
+    error = SystemFailure("x")
+    error.__cause__ = OSError(number, "x")
+    assert type(updates.refusal(error)) is kind
+    assert type(updates.refusal(SystemFailure("x"))) is SystemFailure
+
+
+def test_a_device_without_its_number_has_none() -> None:
+    assert bundle.resources({"BlkioWeightDevice": [{"Path": "/dev/null"}]}, True, [])["blockIO"]["weightDevice"][0]["weight"] == 0

@@ -381,7 +381,7 @@ def _block_io(host: dict) -> dict:
         for device in host.get(name) or []:
             number = _device_number(device.get("Path") or "")
             entries.append({
-                "major": os.major(number), "minor": os.minor(number), "weight" if value == "Weight" else "rate": device[value],
+                "major": os.major(number), "minor": os.minor(number), "weight" if value == "Weight" else "rate": device.get(value) or 0,
             })  # fmt: skip
         if entries:
             block[key] = entries

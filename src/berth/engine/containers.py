@@ -179,7 +179,7 @@ class ContainerService(Restoring):
                 if record.running and (resources := updates.live_resources(host, changes)):
                     await asyncio.to_thread(self._group(container).apply, resources)
             except errors.BerthError as error:
-                raise type(error)(f"Cannot update container {record.id}: {error}") from error
+                raise type(updates.refusal(error))(f"Cannot update container {record.id}: {error}") from error
             record.host = host
             await self.save(container)
             self.publish(container, "update")

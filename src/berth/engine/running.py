@@ -22,6 +22,7 @@ log = logging.getLogger("berth.containers")
 RESTARTING_TEXT = "Container {} is restarting, wait until the container is running"
 _KILLED_MONITOR = "the container's monitor was killed, and the container with it"
 _EXIT_CODE_KILLED = 137
+_MAX_TIMEOUT_S = 1 << 31
 
 
 class Running(Preparing):
@@ -274,7 +275,7 @@ class Running(Preparing):
         await container.control.send_signal(number)
         self.publish(container, "kill", {"signal": str(number)})
         try:
-            await asyncio.wait_for(container.ended.wait(), None if timeout_s < 0 else timeout_s)
+            await asyncio.wait_for(container.ended.wait(), None if timeout_s < 0 else min(timeout_s, _MAX_TIMEOUT_S))
         except TimeoutError:
             if container.control:
                 await container.control.send_signal(9)

@@ -4,8 +4,10 @@ Absent, null, 0 and empty mean "as it is". Source: Docker Engine API v1.51, Cont
 against dockerd.
 """
 
+import errno
+
 from berth.engine import bundle, payload, restarts, validate
-from berth.errors import Conflict, InvalidParameter
+from berth.errors import BerthError, Conflict, InvalidParameter
 
 _DEVICE_LISTS = (
     "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps",
@@ -16,6 +18,14 @@ _NUMBERS = (
 )  # fmt: skip
 _TEXTS = ("CpusetCpus", "CpusetMems")
 NO_WEIGHT = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+
+
+def refusal(error: BerthError) -> BerthError:
+    """What the kernel does not take of a running container is the request's fault, not the engine's."""
+    number = error.__cause__.errno if isinstance(error.__cause__, OSError) else 0
+    if number == errno.EBUSY:  # a memory limit below what is in use
+        return Conflict(str(error))
+    return InvalidParameter(str(error)) if number in (errno.EINVAL, errno.ERANGE, errno.ENODEV) else error
 
 
 def wanted(request: dict) -> dict:

@@ -18,6 +18,11 @@ _ULIMITS = (
 ).split()
 _MIN_CPU_QUOTA, _MIN_CPU_PERIOD, _MAX_CPU_PERIOD = 1000, 1000, 1_000_000
 _MAX_HOST_NAME_CHARACTERS = 63
+_LEAST = {  # -1: no limit
+    "Memory": -1, "MemorySwap": -1, "MemoryReservation": -1, "CpuShares": 0, "CpuQuota": -1, "CpuRealtimePeriod": 0,
+    "CpuRealtimeRuntime": 0,
+}  # fmt: skip
+_RATES = ("BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps")
 _CPU_SETS = (
     ("CpusetCpus", "CPUs", "/sys/devices/system/cpu/online"), ("CpusetMems", "mems", "/sys/devices/system/node/online"),
 )  # fmt: skip
@@ -95,6 +100,13 @@ def limits(host: dict, *, update: bool = False) -> None:
     memory, swap = host.get("Memory") or 0, host.get("MemorySwap") or 0
     if 0 < memory < defaults.MIN_MEMORY_BYTES:
         raise InvalidParameter(f"Minimum memory limit allowed is 6MB, not {memory} bytes")
+    for key, least in _LEAST.items():
+        if (host.get(key) or 0) < least:
+            raise InvalidParameter(f"invalid {key}: {host[key]}: it cannot be less than {least}")
+    for key in _RATES:
+        for device in host.get(key) or []:
+            if (device.get("Rate") or 0) < 0:
+                raise InvalidParameter(f"invalid {key}: {device['Rate']} for {device.get('Path')}: it cannot be negative")
     reservation = host.get("MemoryReservation") or 0
     if 0 < reservation < defaults.MIN_MEMORY_BYTES:
         raise InvalidParameter(f"Minimum memory reservation allowed is 6MB, not {reservation} bytes")
