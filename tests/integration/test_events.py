@@ -46,8 +46,10 @@ def test_a_life_in_order(engine: Engine) -> None:
     engine.docker("start", "ev2")
     engine.docker("rm", "-f", "ev2")
     events = seen(engine, since, f"container={identity}")
-    assert actions(events) == [
-        "create", "start", "pause", "unpause", "rename", "update", "exec_create: true ", "exec_start: true ", "exec_die",
+    # A program's streams end before its parent has its status: the next exec may come in between.
+    assert actions(events).index("exec_die") > actions(events).index("exec_start: true ")
+    assert [action for action in actions(events) if action != "exec_die"] == [
+        "create", "start", "pause", "unpause", "rename", "update", "exec_create: true ", "exec_start: true ",
         "exec_create: nosuch x", "exec_start: nosuch x", "kill", "kill", "kill", "die", "stop", "start", "restart",
         "kill", "kill", "die", "stop", "start", "kill", "die", "destroy",
     ]  # fmt: skip
@@ -78,7 +80,7 @@ def test_attach_out_of_memory_and_health(engine: Engine) -> None:
     engine.rm(survivor)
     identity = engine.up("--name", "checked", "--health-cmd", "true", "--health-interval", "100ms")
     wait_until(lambda: "health_status: healthy" in actions(seen(engine, since, "container=checked", "event=health_status")), "no health event")
-    assert actions(seen(engine, since, "container=checked"))[2:5] == ["exec_create: /bin/sh -c true", "exec_start: /bin/sh -c true", "exec_die"]
+    assert actions(seen(engine, since, "container=checked"))[2:4] == ["exec_create: /bin/sh -c true", "exec_start: /bin/sh -c true"]
     engine.rm(identity)
 
 
@@ -135,12 +137,12 @@ def test_filters_and_spans(engine: Engine) -> None:
 
 
 def test_live_events_end_at_until(engine: Engine) -> None:
-    listening = subprocess.Popen(["docker", "events", "--until", f"{time.time() + 2:.3f}", "--filter", "container=live", "--format", "{{.Action}}"],
+    listening = subprocess.Popen(["docker", "events", "--until", f"{time.time() + 4:.3f}", "--filter", "container=live", "--format", "{{.Action}}"],
                                  env=engine.env, stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert listening.stdout
     with listening.stdout:
         lines: list[str] = []
-        while not lines:  # until it listens
+        while not lines and listening.poll() is None:  # until it listens
             engine.run("--name", "live", "bb", "true")
             if select.select([listening.stdout], [], [], 0.1)[0]:
                 lines.append(listening.stdout.readline())
