@@ -42,13 +42,15 @@ class Execs:
         tty = bool(config.get("Tty"))
         modern = exchange.version and int(exchange.version[2:]) >= 42
         content_type = streams.MULTIPLEXED if modern and not tty else streams.RAW
+        self._engine.execs.check_startable(exec_)
+        # The head goes out before anything is started: docker-py loses output that comes in one piece with it.
+        client = exchange.hijack(content_type) if not detach and "upgrade" in exchange.headers else None
         try:
             monitor = await self._engine.execs.start(exec_, 0 if detach else wants, (size[0], size[1]))
-        except errors.StartFailed as error:
-            if detach or "upgrade" not in exchange.headers:
+        except errors.BerthError as error:
+            if client is None:
                 raise
             # A client that asked for a stream gets the reason there, and the exit code when it inspects.
-            client = exchange.hijack(content_type)
             text = f"{error}\r\n".encode()
             await client.write(text if tty else streams.multiplexed("stdout", text))
             client.close()
@@ -57,7 +59,7 @@ class Execs:
             monitor.close()
             exchange.respond(200)
             return
-        client = exchange.hijack(content_type)
+        client = client or exchange.hijack(content_type)
         keys = streams.parse_detach_keys(config.get("DetachKeys") or "")
         stdin = bool(config.get("AttachStdin"))
         if await streams.relay(client, monitor, stdin=stdin, close_stdin=True, tty=tty, detach_keys=keys):

@@ -64,11 +64,15 @@ class ExecService:
         self.publish(exec_, f"exec_create: {_shown(command)}")
         return exec_
 
-    async def start(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
-        """Starts it; returns a connection for its streams. Raises what went wrong."""
+    def check_startable(self, exec_: Exec) -> None:
+        """Conflict for one that has been started, or whose container does not run."""
         self._check_running(exec_.container)
         if exec_.running or exec_.exit_code is not None:
             raise errors.Conflict(f"exec {exec_.id} has already run" if exec_.exit_code is not None else "exec is already running")
+
+    async def start(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
+        """Starts it; returns a connection for its streams. Raises what went wrong."""
+        self.check_startable(exec_)
         exec_.running = True
         self.publish(exec_, f"exec_start: {_shown(exec_.config['Cmd'])}")
         try:
