@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -250,3 +251,40 @@ def test_archive_of_a_created_container(engine: Engine, tmp_path: Path) -> None:
     cp(engine, "docker", f"{tmp_path}/a", f"{c}:/")
     assert engine.docker("start", "-a", c).stdout == "from outside\n"
     engine.rm(c)
+
+
+def test_slow_clients_hold_nobody(engine: Engine, up: Up) -> None:
+    """More of them than the engine has threads: half of a request, and an answer that nobody reads."""
+    c = up(command=("sh", "-c", "head -c 20000000 /dev/urandom >/big; exec sleep 1000"))
+    wait_until(lambda: read(f"/proc/{engine.pid(c)}/cmdline").startswith("sleep"), "the shell")
+    assert engine.process
+    before = len(os.listdir(f"/proc/{engine.process.pid}/fd"))
+    clients = []
+    for number in range(40):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(f"{engine.exec}/berth.sock")
+        if number % 2:
+            client.sendall(f"GET /containers/{c}/archive?path=/big HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        else:
+            head = f"PUT /containers/{c}/archive?path=/tmp HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+            client.sendall(head.encode() + make_tar(("a", tarfile.REGTYPE, "", b"x" * 3000))[:2000])
+        clients.append(client)
+    assert engine.docker("exec", c, "echo", "there").stdout == "there\n"
+    assert members(cp(engine, "docker", f"{c}:/etc/passwd", "-").stdout)
+    assert engine.docker("diff", c).stdout
+    for client in clients:
+        client.close()
+    wait_until(lambda: len(os.listdir(f"/proc/{engine.process.pid}/fd")) <= before + 4, "descriptors of clients that left")  # type: ignore[union-attr]
+
+
+def test_client_that_leaves_a_stopped_container(engine: Engine, up: Up) -> None:
+    """It holds the container's lock only as long as it sends."""
+    c = up()
+    engine.docker("stop", "-t", "0", c)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{engine.exec}/berth.sock")
+        head = f"PUT /containers/{c}/archive?path=/tmp HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        client.sendall(head.encode() + make_tar(("a", tarfile.REGTYPE, "", b"x" * 3000))[:2000])
+        starting = subprocess.Popen(["docker", "start", c], env=engine.env, stdout=subprocess.DEVNULL)
+    assert starting.wait(20) == 0
+    assert engine.docker("exec", c, "echo", "there").stdout == "there\n"

@@ -1,23 +1,16 @@
 """Endpoints for files of a container: archive out and in, changes, export, commit."""
 
-import asyncio
 import base64
 import json
-import logging
-import os
-from collections.abc import Callable
-from typing import IO
 
 from berth import errors
-from berth.api.http1 import Disconnected, Exchange
-from berth.api.images import apply_changes, in_thread_with_body
+from berth.api.http1 import Exchange
+from berth.api.images import apply_changes
 from berth.api.request import Route
+from berth.api.threads import in_thread_with_body, send_written
 from berth.engine import payload
 from berth.engine.service import Engine
 
-log = logging.getLogger("berth.api")
-
-_PIPE_BYTES = 1 << 18
 _STAT = "X-Docker-Container-Path-Stat"
 
 
@@ -100,26 +93,3 @@ def _path(exchange: Exchange) -> str:
 
 def _encoded(found: dict) -> str:
     return base64.b64encode(json.dumps(found, separators=(",", ":")).encode()).decode()
-
-
-async def send_written(exchange: Exchange, write: Callable[[IO[bytes]], None]) -> None:
-    """Runs `write` in a thread and sends what it writes. A failure cuts the stream off, so that it never looks whole."""
-    read_end, write_end = os.pipe()
-
-    def run() -> None:
-        with os.fdopen(write_end, "wb", buffering=_PIPE_BYTES) as out:
-            write(out)
-
-    worker = asyncio.ensure_future(asyncio.to_thread(run))
-    try:
-        with os.fdopen(read_end, "rb", buffering=0) as source:
-            while data := await asyncio.to_thread(source.read, _PIPE_BYTES):
-                await exchange.send(data)
-    except BaseException:
-        await asyncio.gather(worker, return_exceptions=True)  # it ends with its pipe: what it reads from must live till then
-        raise
-    try:
-        await worker
-    except Exception as error:
-        log.error("%s %s: %s", exchange.method, exchange.path, error)
-        raise Disconnected from error

@@ -3,22 +3,17 @@
 import asyncio
 import fnmatch
 import json
-import logging
-import os
 import shlex
-import threading
-from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 from berth import errors
-from berth.api.http1 import Body, Disconnected, Exchange
+from berth.api.http1 import Exchange
 from berth.api.request import Route, parse_filters
+from berth.api.threads import in_thread_with_body, send_written
 from berth.engine import views
 from berth.engine.service import Engine
 from berth.linux import libc
 from berth.oci import reference
-
-log = logging.getLogger("berth.api")
 
 
 class Images:
@@ -142,27 +137,7 @@ class Images:
         for name in names:
             self._engine.images.saved_names(name)
         exchange.start_stream("application/x-tar")
-        read_end, write_end = os.pipe()
-        failure: list[BaseException] = []
-
-        def write() -> None:
-            try:
-                with os.fdopen(write_end, "wb") as out:
-                    self._engine.images.save(names, out)
-            except BrokenPipeError:
-                pass
-            except BaseException as error:
-                failure.append(error)
-
-        worker = threading.Thread(target=write, daemon=True)
-        worker.start()
-        with os.fdopen(read_end, "rb", buffering=0) as source:
-            while data := await asyncio.to_thread(source.read, 1 << 18):
-                await exchange.send(data)
-        await asyncio.to_thread(worker.join)
-        if failure:
-            log.error("save failed: %s", failure[0])
-            raise Disconnected  # the client sees a cut-off stream, not a short archive that looks whole
+        await send_written(exchange, lambda out: self._engine.images.save(names, out))
         exchange.end_stream()
 
 
@@ -214,35 +189,3 @@ def apply_changes(changes: list[str]) -> dict[str, Any]:
         else:
             config[{"USER": "User", "WORKDIR": "WorkingDir", "STOPSIGNAL": "StopSignal"}[word]] = rest
     return config
-
-
-async def in_thread_with_body(body: Body, work: Callable[[IO[bytes]], Any]) -> Any:
-    """Runs `work` in a thread on a stream of the request's body. The body of a client that went away is an error."""
-    read_end, write_end = os.pipe()
-
-    def run() -> Any:
-        with os.fdopen(read_end, "rb") as stream:
-            return work(stream)
-
-    worker = asyncio.ensure_future(asyncio.to_thread(run))
-    try:
-        try:
-            while data := await body.read():
-                await asyncio.to_thread(_write_all, write_end, data)
-        except BrokenPipeError:
-            pass  # the work has seen enough, or failed: it says which
-        except Disconnected:
-            os.close(write_end)
-            write_end = -1
-            await asyncio.gather(worker, return_exceptions=True)
-            raise
-    finally:
-        if write_end >= 0:
-            os.close(write_end)
-    return await worker
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

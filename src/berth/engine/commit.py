@@ -1,6 +1,5 @@
 """Changes, export and commit: what became of a container's files since its image."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from berth.engine.archive import inside
 from berth.engine.containers import ContainerService
 from berth.engine.registry import Container
 from berth.engine.rootview import RootViews
+from berth.engine.tasks import to_its_end
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
 from berth.store.tarwriter import TarWriter, open_below
@@ -40,7 +40,7 @@ class Commits:
         upper = os.open(self._roots.upper(container), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             async with self._roots.image(container) as image:
-                return await asyncio.to_thread(differences.changes, upper, merged, image)
+                return await to_its_end(lambda: differences.changes(upper, merged, image))
         finally:
             os.close(upper)
 
@@ -71,15 +71,15 @@ class Commits:
         try:
             async with self._roots.merged(container) as root:
                 found = await self._changes(container, root)
-                layer = await asyncio.to_thread(self._write_layer, container, root, found)
+                layer = await to_its_end(lambda: self._write_layer(container, root, found), os.unlink)
         finally:
             if paused and container.record.status == state.PAUSED:
                 await self._containers.unpause(container)
         record = container.record
-        image = await asyncio.to_thread(
-            self._images.add_layer, parent, layer, config=image_config(config, record.config), author=author,
-            comment=comment, created_by=" ".join(record.config.get("Cmd") or []), name=familiar,
-        )  # fmt: skip
+        command = " ".join(record.config.get("Cmd") or [])
+        image = await to_its_end(lambda: self._images.add_layer(
+            parent, layer, config=image_config(config, record.config), author=author, comment=comment, created_by=command, name=familiar,
+        ))  # fmt: skip
         self._containers.publish(container, "commit", {"comment": comment, "imageID": image.id, "imageRef": familiar})
         return image
 

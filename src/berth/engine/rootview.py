@@ -3,7 +3,6 @@
 Whoever has it resolves paths with openat2 beneath it (RESOLVE_IN_ROOT); nothing of it is a path of the host.
 """
 
-import asyncio
 import json
 import os
 import socket
@@ -15,6 +14,7 @@ from berth.engine import bundle, hostfiles, state
 from berth.engine.containers import ContainerService
 from berth.engine.monitors import Launcher
 from berth.engine.registry import Container
+from berth.engine.tasks import to_its_end
 from berth.store.images import ImageStore
 
 _TIMEOUT_S = 30
@@ -132,7 +132,7 @@ class RootViews:
         except BaseException:
             ours.close()
             raise
-        return await asyncio.to_thread(_receive, ours)
+        return await to_its_end(lambda: _receive(ours), os.close)
 
 
 def _receive(channel: socket.socket) -> int:

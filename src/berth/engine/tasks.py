@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
 
 log = logging.getLogger("berth.engine")
+_T = TypeVar("_T")
 
 
 class Tasks:
@@ -25,3 +27,22 @@ class Tasks:
     def in_thread(self, function, *arguments: object) -> None:  # type: ignore[no-untyped-def]
         """Runs a function in the thread pool and does not wait."""
         asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+async def to_its_end(work: Callable[[], _T], discard: Callable[[_T], object] | None = None) -> _T:
+    """Runs `work` in the thread pool and is not cancelled before it has ended: it uses what the caller owns.
+
+    discard: what becomes of a result that nobody takes any more.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait({future})
+            except asyncio.CancelledError:
+                continue
+        if future.exception() is None and discard:
+            discard(future.result())
+        raise

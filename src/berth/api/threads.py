@@ -1,0 +1,134 @@
+"""Work that waits for a client has a thread of its own: the engine's pool is for work that ends by itself.
+
+A client that reads or sends slowly, or not at all, would else hold one of the pool's few threads, and a handful
+of them the engine.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import IO, TypeVar
+
+from berth.api.http1 import Body, Disconnected, Exchange
+
+log = logging.getLogger("berth.api")
+
+_T = TypeVar("_T")
+_V = TypeVar("_V")
+_PIPE_BYTES = 1 << 18
+
+
+def in_own_thread(work: Callable[[], _T]) -> "asyncio.Future[_T]":
+    """Starts `work`; the future has its result or what it raised."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            _tell(loop, future.set_exception, error, future)
+        else:
+            _tell(loop, future.set_result, result, future)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, set_: Callable[[_V], None], value: _V, future: "asyncio.Future[_T]"
+) -> None:
+    try:
+        loop.call_soon_threadsafe(lambda: None if future.done() else set_(value))
+    except RuntimeError:
+        pass  # the engine has ended meanwhile
+
+
+async def read_pipe(fd: int, size: int) -> bytes:
+    """What is in a pipe (O_NONBLOCK), waiting for some; b'' at its end."""
+    while True:
+        try:
+            return os.read(fd, size)
+        except BlockingIOError:
+            await _ready(fd)
+
+
+async def _ready(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.add_reader(fd, lambda: None if future.done() else future.set_result(None))
+    try:
+        await future
+    finally:
+        loop.remove_reader(fd)
+
+
+async def settle(worker: "asyncio.Future[_T]") -> None:
+    """Waits for a worker to end, even if the request is cancelled meanwhile: what it works on is the request's."""
+    while not worker.done():
+        try:
+            await asyncio.wait({worker})
+        except asyncio.CancelledError:
+            continue
+    if not worker.cancelled():
+        worker.exception()  # whoever waits here has an exception of their own
+
+
+async def send_written(exchange: Exchange, write: Callable[[IO[bytes]], None]) -> None:
+    """Runs `write` and sends what it writes. A failure cuts the stream off, so that it never looks whole."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+
+    def run() -> None:
+        with os.fdopen(write_end, "wb", buffering=_PIPE_BYTES) as out:
+            write(out)
+
+    os.set_blocking(read_end, False)
+    fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    worker = in_own_thread(run)
+    try:
+        try:
+            while data := await read_pipe(read_end, _PIPE_BYTES):
+                await exchange.send(data)
+        finally:
+            os.close(read_end)
+    except BaseException:
+        await settle(worker)
+        raise
+    try:
+        await worker
+    except Exception as error:
+        log.error("%s %s: %s", exchange.method, exchange.path, error)
+        raise Disconnected from error
+    finally:
+        await settle(worker)
+
+
+async def in_thread_with_body(body: Body, work: Callable[[IO[bytes]], _T]) -> _T:
+    """Runs `work` on a stream of the request's body. The body of a client that went away is an error."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+
+    def run() -> _T:
+        with os.fdopen(read_end, "rb") as stream:
+            return work(stream)
+
+    worker = in_own_thread(run)
+    try:
+        try:
+            while data := await body.read():
+                await asyncio.to_thread(_write_all, write_end, data)
+        except BrokenPipeError:
+            pass  # the work has seen enough, or failed: it says which
+        finally:
+            os.close(write_end)
+        return await worker
+    finally:
+        await settle(worker)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
