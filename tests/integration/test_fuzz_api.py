@@ -5,14 +5,17 @@ they or schemathesis are not there, the test is skipped.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from harness import REPOSITORY, Engine
@@ -27,6 +30,8 @@ pytestmark = pytest.mark.root
 FACTS = os.environ.get("BERTH_API_FACTS") or os.path.join(os.path.dirname(REPOSITORY), "shared/data/docker_api_endpoints.json")
 SECONDS = float(os.environ.get("BERTH_FUZZ_SECONDS", "35"))
 _HANGS_S = 12
+_EXAMPLES = 6
+OBEDIENT = ("sh", "-c", "trap exit TERM; while :; do sleep 1 & wait; done")
 
 
 @pytest.fixture(scope="module")
@@ -155,19 +160,20 @@ class Fuzzer:
         else:
             _ = response.content
 
-    def run(self, operation: Any, examples: int) -> None:
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-            with contextlib.suppress(Unsatisfiable):
-                settings(
-                    max_examples=examples, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-                )(given(case=operation.as_strategy(generation_mode=mode))(self.send))()
+    def tests_of(self, operation: Any) -> list[Callable[[], None]]:
+        """Each sends some more: what fits the document, and what does not."""
+        chosen = settings(
+            max_examples=_EXAMPLES, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        )
+        modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+        return [chosen(given(case=operation.as_strategy(generation_mode=mode))(self.send)) for mode in modes]
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(not os.path.exists(FACTS), reason="needs BERTH_API_FACTS: a JSON file of Docker's endpoints and definitions")
 def test_schemathesis(fuzzed: tuple[Engine, str]) -> None:
     engine, url = fuzzed
-    container = engine.up()
+    container = engine.up(command=OBEDIENT)
     engine.docker("create", "--name", "stopped", "--network", "none", "bb", "true")
     with open(FACTS) as file:
         document = openapi(json.load(file), container)
@@ -177,13 +183,137 @@ def test_schemathesis(fuzzed: tuple[Engine, str]) -> None:
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
     deadline_s = time.monotonic() + SECONDS
     fuzzer = Fuzzer(url, deadline_s)
-    examples = 4
+    tests = [test for operation in operations for test in fuzzer.tests_of(operation)]
     while time.monotonic() < deadline_s:
-        for operation in operations:
-            fuzzer.run(operation, examples)
-        examples *= 2
+        for test in tests:
+            if time.monotonic() < deadline_s:
+                with contextlib.suppress(Unsatisfiable):
+                    test()
     print(f"{fuzzer.sent} requests to {len(operations)} operations; slowest: {fuzzer.waited_s.most_common(5)}")
     assert not fuzzer.bad, "\n\n".join(f"{key}\n    {value}" for key, value in fuzzer.bad.items())
     assert fuzzer.sent > len(operations)
     assert engine.docker("ps", "-aq", "--no-trunc").stdout
+    assert "Traceback" not in engine.log(), engine.log()[-5000:]
+
+
+# -- values that break things, by the thousand -------------------------------------------------------------------
+
+TEXTS = (
+    "", "0", "1", "-1", "9" * 30, "1e9", "1.5", "\0", "\u0663", "\u00b2", "../../etc/passwd", "{}", "[]", "[", "null", '{"a":1}', '{"label":["a=b"]}',
+    '{"label":{"x":true}}', '{"status":["running","x"]}', '{"until":["x"]}', '{"until":["1h"]}', '{"before":["gone"]}', '{"name":["("]}', '{"id":[""]}',
+    '{"reference":["[a"]}', '{"exited":["x"]}', '{"dangling":["maybe"]}', "true", "maybe", "ctrl-p", "ctrl-\u00e9", "bb", "bb:latest", "none", "host",
+    "container:gone", "sha256:" + "a" * 64, "sha256:x", "1m", "-1h", "2024-01-01T00:00:00Z", "2024-13-41", "99999999999999999999.5", "x" * 5000, "/",
+    "//", "a/b", "a:b:c", "tcp", "80/tcp", "0-1", "0-99999", ",", "=", "a=", "=b", "a=b", "SIGKILL", "SIGRTMIN+99", "root", "1000:x", "65536:99999999999",
+    "\U0001f600", "%", "%00", "\r\nX: y", "private", "shareable", "no-new-privileges", "seccomp={}", "seccomp=[", "apparmor=x", "label=a:b:c:d",
+    "/dev/null", "/nowhere", "/proc", "/a:/b", "/a:/b:ro,rw", "/:/x", "x:/y", "json-file", "always", "on-failure:3", "NET_ADMIN", "CAP_X", "ALL",
+)  # fmt: skip
+NUMBERS = (0, 1, -1, 2, 7, 1000, 65536, 10**9, 2**31, 2**32, 2**53, 2**63 - 1, -(2**63))
+
+
+def odd_value(schema: dict[str, Any], random: Random, depth: int = 0) -> Any:
+    """One of the schema's type that nobody would send."""
+    if "enum" in schema and random.random() < 0.7:
+        return random.choice(schema["enum"])
+    kind = schema.get("type", "string")
+    if random.random() < 0.05:
+        return random.choice((None, True, 1.5, "x", [], {}, [None], {"": None}))
+    if kind == "integer":
+        return random.choice(NUMBERS)
+    if kind == "boolean":
+        return random.random() < 0.5
+    if kind == "array":
+        return [odd_value(schema.get("items", {}), random, depth + 1) for _ in range(random.randrange(3))]
+    if kind == "object" and "properties" in schema:
+        names = list(schema["properties"])
+        chosen = random.sample(names, min(len(names), random.randrange(4)))
+        return {name: odd_value(schema["properties"][name], random, depth + 1) for name in chosen}
+    if kind == "object":
+        inner = schema.get("additionalProperties") or {}
+        return {random.choice(TEXTS): odd_value(inner, random, depth + 1) for _ in range(random.randrange(3))}
+    return random.choice(TEXTS)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("berth", timeout=_HANGS_S)
+        self.unix_path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_HANGS_S)
+        self.sock.connect(self.unix_path)
+
+
+def ask(engine: Engine, method: str, path: str, body: Any = None) -> tuple[int, str]:
+    """Status and the beginning of the answer; status 0 for none in time."""
+    connection = UnixConnection(f"{engine.exec}/berth.sock")
+    try:
+        connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        ends = response.getheader("Content-Length") is not None
+        return response.status, response.read().decode(errors="replace")[:500] if ends and method != "HEAD" else ""
+    except TimeoutError:
+        return 0, "nothing came"
+    finally:
+        connection.close()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not os.path.exists(FACTS), reason="needs BERTH_API_FACTS: a JSON file of Docker's endpoints and definitions")
+def test_odd_values(fuzzed: tuple[Engine, str]) -> None:
+    """Right types and absurd values: create, start, exec, update and all queries. The seed is printed where it fails."""
+    engine, _ = fuzzed
+    seed = int(os.environ.get("BERTH_FUZZ_SEED") or time.time())
+    random = Random(seed)
+    long_lived = engine.up(command=OBEDIENT)
+    with open(FACTS) as file:
+        facts = json.load(file)
+    document = openapi(facts, long_lived)
+    bad: dict[str, str] = {}
+    waited_s: Counter[str] = Counter()
+    calls = [(path, method, operation) for path, methods in document["paths"].items() for method, operation in methods.items()]
+    calls = [call for call in calls if call[:2] not in (("/containers/prune", "post"), ("/images/prune", "post"), ("/images/{name}", "delete"))]
+    create = document["paths"]["/containers/create"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    deadline_s, sent = time.monotonic() + SECONDS / 2, 0
+
+    def check(method: str, path: str, body: Any, status: int, text: str) -> None:
+        if status == 0 or (status >= 500 and status not in (501, 503)) or (status >= 400 and method != "HEAD" and '"message"' not in text):
+            place = re.sub(r"[0-9a-f]{12,}", "ID", path.partition("?")[0])[:60]
+            bad.setdefault(f"{method} {place} {status} {text[:60]}", f"{path[:300]} {text[:300]} for {json.dumps(body)[:1500]}")
+
+    while time.monotonic() < deadline_s:
+        path, method, operation = random.choice(calls)
+        for each in operation["parameters"]:
+            if each["in"] == "path":
+                value = random.choice((long_lived, long_lived, *TEXTS)) if method != "delete" else random.choice(TEXTS)
+                path = path.replace(f"{{{each['name']}}}", quote(value, safe="") or "x")
+        queries = [(each["name"], odd_value(each["schema"], random)) for each in operation["parameters"] if each["in"] == "query" and random.random() < 0.5]
+        if queries:
+            path += "?" + urlencode([(name, value if isinstance(value, str) else json.dumps(value)) for name, value in queries])
+        body = None
+        if "requestBody" in operation:
+            body = odd_value(operation["requestBody"]["content"]["application/json"]["schema"], random)
+            if path.startswith("/containers/create") and isinstance(body, dict):
+                body["Image"] = "bb"
+                body.setdefault("Cmd", ["true"])
+                host = odd_value(create["properties"]["HostConfig"], random)
+                body["HostConfig"] = {"NetworkMode": "none", **host} if isinstance(host, dict) else host
+        started_s = time.monotonic()
+        status, text = ask(engine, method.upper(), path, body)
+        waited_s[f"{method} {path.partition('?')[0][:40]}"] += time.monotonic() - started_s
+        sent += 1
+        check(method.upper(), path, body, status, text)
+        if status == 201 and path.startswith("/containers/create"):
+            identity = json.loads(text)["Id"]
+            if random.random() < 0.3:
+                outcome = ask(engine, "POST", f"/containers/{identity}/start")
+                if outcome[0] != 500 or "the engine made a mistake" in outcome[1]:  # the kernel may refuse what only it can know
+                    check("POST", f"/containers/{identity}/start", body, *outcome)
+            status, text = ask(engine, "DELETE", f"/containers/{identity}?force=1")
+            check("DELETE", f"/containers/{identity}", body, status, text)
+        if path.startswith(f"/containers/{long_lived}/") and path.split("/")[3].partition("?")[0] in ("pause", "stop", "kill", "restart"):
+            for action in ("unpause", "start"):
+                ask(engine, "POST", f"/containers/{long_lived}/{action}")
+    print(f"{sent} requests, seed {seed}; slowest: {waited_s.most_common(5)}")
+    assert not bad, f"BERTH_FUZZ_SEED={seed}\n" + "\n\n".join(f"{key}\n    {value}" for key, value in bad.items())
     assert "Traceback" not in engine.log(), engine.log()[-5000:]
