@@ -24,8 +24,8 @@ def df(engine: Engine) -> dict:
 
 
 def file_bytes(path: str) -> int:
-    """Of the plain files below, counted by another tool."""
-    out = subprocess.run(["find", path, "-type", "f", "-printf", "%i %s\\n"], capture_output=True, text=True, check=True).stdout
+    """Of the plain files and links below, counted by another tool."""
+    out = subprocess.run(["find", path, "-type", "f,l", "-printf", "%i %s\\n"], capture_output=True, text=True, check=True).stdout
     return sum(int(line.split()[1]) for line in set(out.splitlines()))
 
 

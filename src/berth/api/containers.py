@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 
 from berth import errors
@@ -12,6 +11,7 @@ from berth.api.request import Route, parse_filters
 from berth.engine import health, logconfig, logs, views
 from berth.engine.config import with_defaults
 from berth.engine.containers import Container
+from berth.engine.prune import tree_bytes
 from berth.engine.service import Engine
 from berth.runtime import frames
 
@@ -68,7 +68,7 @@ class Containers:
         if exchange.flag("size"):
             for payload, container in zip(payloads, found, strict=True):
                 image = self._engine.images.find(container.record.image_id)
-                size = await asyncio.to_thread(_tree_bytes, f"{service.directory(container)}/upper")
+                size = await asyncio.to_thread(tree_bytes, f"{service.directory(container)}/upper")
                 payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
         exchange.respond(200, payloads)
 
@@ -100,7 +100,7 @@ class Containers:
         payload = self._engine.containers.inspect(container)
         if exchange.flag("size"):
             image = self._engine.images.find(container.record.image_id)
-            size = await asyncio.to_thread(_tree_bytes, f"{self._engine.containers.directory(container)}/upper")
+            size = await asyncio.to_thread(tree_bytes, f"{self._engine.containers.directory(container)}/upper")
             payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
         exchange.respond(200, payload)
 
@@ -224,17 +224,6 @@ class Containers:
 
 def _chosen(exchange: Exchange) -> set[str]:
     return {name for name in ("stdout", "stderr") if exchange.flag(name)}
-
-
-def _tree_bytes(path: str) -> int:
-    total = 0
-    for directory, _, files in os.walk(path):
-        for name in files:
-            try:
-                total += os.lstat(f"{directory}/{name}").st_size
-            except OSError:
-                continue
-    return total
 
 
 _FILTERS = frozenset(

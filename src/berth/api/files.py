@@ -4,11 +4,11 @@ import base64
 import json
 
 from berth import errors
+from berth.api import shapes
 from berth.api.http1 import Exchange
 from berth.api.images import apply_changes
 from berth.api.request import Route
 from berth.api.threads import in_thread_with_body, send_written
-from berth.engine import payload
 from berth.engine.service import Engine
 
 _STAT = "X-Docker-Container-Path-Stat"
@@ -65,8 +65,7 @@ class Files:
     async def commit(self, exchange: Exchange) -> None:
         query = exchange.query
         container = self._engine.containers.find(query.get("container", ""))
-        config = {key: value for key, value in (await exchange.json()).items() if value is not None}
-        payload.check(config, {})
+        config = shapes.shaped(await exchange.json(), shapes.CONFIG)
         changed = apply_changes([line for text in exchange.query_lists.get("changes", []) for line in text.split("\n") if line.strip()])
         if "Env" in changed:
             given = [item.partition("=")[0] for item in changed["Env"]]

@@ -15,6 +15,7 @@ from berth.store.images import ImageStore
 
 _SPANS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SPAN = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
+_SECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]*)?")
 _CONTAINER_FILTERS = ("label", "label!", "until")
 _IMAGE_FILTERS = ("dangling", *_CONTAINER_FILTERS)
 _TRUE, _FALSE = ("1", "t", "true", "True", "TRUE"), ("0", "f", "false", "False", "FALSE")
@@ -176,10 +177,8 @@ def moment_s(text: str, now_s: float) -> float:
     """A span before now ('1h30m'), seconds since the epoch, or a date with or without time and zone."""
     if text and not _SPAN.sub("", text):
         return now_s - sum(float(number) * _SPANS_S[unit] for number, unit in _SPAN.findall(text))
-    try:
+    if _SECONDS.fullmatch(text):
         return float(text)
-    except ValueError:
-        pass
     try:
         return datetime.datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):

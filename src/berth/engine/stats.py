@@ -96,6 +96,8 @@ class Usage:
             raise errors.InvalidParameter(f'specifying "{wrong[1]}={wrong[2]}" is not allowed')
         if container.record.status == state.RESTARTING:
             raise errors.Conflict(RESTARTING_TEXT.format(container.record.id))
+        if "\0" in arguments:
+            raise errors.InvalidParameter(f"ps_args: {arguments!r} has a NUL byte in it")
         if not container.record.running:
             raise errors.Conflict(f"container {container.record.id} is not running")
         pids = await asyncio.to_thread(self._containers.group(container).pids)

@@ -243,7 +243,7 @@ def _checked_sparse(entry: Entry, pairs: list[tuple[int, int]], size: int) -> li
 class Unpacker:
     """Writes members below `root_fd`, which stays the caller's.
 
-    whiteouts: turn OCI whiteouts into overlayfs's. size_bytes: what the files hold, when done.
+    whiteouts: turn OCI whiteouts into overlayfs's. size_bytes: what files and links hold, when done.
     base: the directory below the root that the archive's names start from; it is there and keeps its own mode
     and owner. keep_kinds: no directory gives way to something else, nor the other way round. ids: an entry's
     owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes.
@@ -388,6 +388,7 @@ class Unpacker:
         self._replace(parent, name)
         if entry.kind == _SYMLINK:
             os.symlink(entry.link, name, dir_fd=parent)
+            self.size_bytes += len(os.fsencode(entry.link))
             self._chown_name(entry, name, parent)
         else:
             kinds = {_CHAR: stat.S_IFCHR, _BLOCK_DEVICE: stat.S_IFBLK, _FIFO: stat.S_IFIFO}
