@@ -12,6 +12,7 @@ from berth.cli import cp
 from berth.engine import archive
 from berth.errors import InvalidParameter
 from berth.linux import libc
+from berth.store import tarwriter
 from berth.store.tar import Unpacker
 from berth.store.tarwriter import TarWriter, joined
 
@@ -85,6 +86,23 @@ def test_writer(tmp_path: Path) -> None:
     with written(tmp_path, "") as tar:
         assert "f" in tar.getnames()
         assert "." not in tar.getnames()
+
+
+def test_plain_header_is_tarfiles_own() -> None:
+    for kind, name, link, size in (
+        (tarfile.REGTYPE, "a", "", 1000), (tarfile.DIRTYPE, "d", "", 0), (tarfile.DIRTYPE, "./", "", 0), (tarfile.SYMTYPE, "l", "/x" * 50, 0),
+        (tarfile.REGTYPE, "n" * 100, "", (1 << 33) - 1), (tarfile.LNKTYPE, "h", "a", 0), (tarfile.CHRTYPE, "c", "", 0),
+    ):  # fmt: skip
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname, info.size, info.mode, info.uid, info.gid, info.mtime = kind, link, size, 0o4755, 7, 1000, 1795594961
+        info.devmajor, info.devminor = 5, 1
+        ours = tarwriter._plain_header(info)
+        assert ours == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    for change in ({"name": "n" * 101}, {"name": "\u00e9"}, {"uid": 1 << 21}, {"size": 1 << 33}, {"mtime": -1}, {"pax_headers": {"a": "b"}}):
+        info = tarfile.TarInfo("a")
+        for key, value in change.items():
+            setattr(info, key, value)
+        assert tarwriter._plain_header(info) == b""
 
 
 @pytest.mark.parametrize(("name", "path", "whole"), [("etc", "a", "etc/a"), (".", "a", "./a"), ("/", "a", "/a"), ("", "a", "a"), ("etc", "", "etc")])

