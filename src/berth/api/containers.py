@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 from berth import errors
-from berth.api import shapes, streams
+from berth.api import shapes, streams, websocket
 from berth.api.http1 import Exchange
 from berth.api.request import Route, parse_filters
 from berth.engine import health, logconfig, logs, views
@@ -36,6 +36,7 @@ class Containers:
             ("POST", "/containers/{id}/update", self.container_update),
             ("POST", "/containers/{id}/wait", self.container_wait),
             ("POST", "/containers/{id}/attach", self.container_attach),
+            ("GET", "/containers/{id}/attach/ws", self.container_attach_websocket),
             ("POST", "/containers/{id}/resize", self.container_resize),
             ("GET", "/containers/{id}/logs", self.container_logs),
             ("DELETE", "/containers/{id}", self.container_remove),
@@ -159,14 +160,30 @@ class Containers:
 
     async def container_attach(self, exchange: Exchange) -> None:
         container = self._container(exchange)
-        record = container.record
-        tty = bool(record.config.get("Tty"))
+        tty = bool(container.record.config.get("Tty"))
+
+        def take_over() -> streams.Client:
+            return exchange.hijack(streams.content_type(exchange, tty))
+
+        await self._attach(exchange, container, take_over, multiplex=not tty)
+
+    async def container_attach_websocket(self, exchange: Exchange) -> None:
+        container = self._container(exchange)
+        websocket.accept_key(exchange.headers)
+        opcode = websocket.BINARY if streams.is_at_least(exchange, 28) else websocket.TEXT
+        await self._attach(exchange, container, lambda: websocket.upgrade(exchange, opcode), multiplex=False)
+
+    async def _attach(
+        self, exchange: Exchange, container: Container, take_over: Callable[[], streams.Client], *, multiplex: bool
+    ) -> None:
+        """History, stream or both, as the query says, over what `take_over` makes of the connection."""
+        config = container.record.config
         keys = streams.parse_detach_keys(exchange.query.get("detachKeys", ""))
-        stdin = exchange.flag("stdin") and bool(record.config.get("OpenStdin"))
+        stdin = exchange.flag("stdin") and bool(config.get("OpenStdin"))
         wants = frames.WANT_STDIN if stdin else 0
         wants |= frames.WANT_STDOUT if exchange.flag("stdout") else 0
         wants |= frames.WANT_STDERR if exchange.flag("stderr") else 0
-        form = streams.LogForm(_chosen(exchange), tty=tty)
+        form = streams.LogForm(_chosen(exchange), tty=not multiplex)
         service = self._engine.containers
         history, monitor = None, None
         if exchange.flag("logs") and exchange.flag("stream"):
@@ -175,8 +192,8 @@ class Containers:
             history = service.history(container, form)
         elif exchange.flag("stream"):
             monitor = await service.attach(container, wants)
-        client = exchange.hijack(streams.content_type(exchange, tty))
         try:
+            client = take_over()
             if history:
                 async for data in history:
                     await client.write(data)
@@ -184,12 +201,17 @@ class Containers:
             if monitor:
                 monitor.close()
             raise
+        finally:
+            if history:
+                history.close()
         if monitor is None:
             client.close()
             return
-        once = bool(record.config.get("StdinOnce"))
-        if await streams.relay(client, monitor, stdin=stdin, close_stdin=once, tty=tty, detach_keys=keys):
-            self._engine.containers.publish(container, "detach")
+        if await streams.relay(
+            client, monitor, stdin=stdin, close_stdin=bool(config.get("StdinOnce")), multiplex=multiplex,
+            detach_keys=keys if config.get("Tty") else b"",
+        ):  # fmt: skip
+            service.publish(container, "detach")
 
     async def container_resize(self, exchange: Exchange) -> None:
         rows, columns = exchange.number("h") or 0, exchange.number("w") or 0
@@ -213,12 +235,12 @@ class Containers:
             attrs=json.dumps(logconfig.attributes(container.record)),
         )  # fmt: skip
         pieces = await self._engine.containers.logs(container, wanted, form)
-        exchange.start_stream(streams.content_type(exchange, tty))
         try:
+            exchange.start_stream(streams.content_type(exchange, tty))
             async for data in pieces:
                 await exchange.send(data)
         finally:
-            await pieces.aclose()
+            pieces.close()
         exchange.end_stream()
 
 

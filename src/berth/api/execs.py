@@ -40,8 +40,8 @@ class Execs:
         wants |= frames.WANT_STDERR if config.get("AttachStderr") else 0
         detach = bool(request.get("Detach"))
         tty = bool(config.get("Tty"))
-        modern = exchange.version and int(exchange.version[2:]) >= 42
-        content_type = streams.MULTIPLEXED if modern and not tty else streams.RAW
+        content_type = streams.content_type(exchange, tty)
+        keys = streams.parse_detach_keys(config.get("DetachKeys") or "")
         self._engine.execs.check_startable(exec_)
         # The head goes out before anything is started: docker-py loses output that comes in one piece with it.
         client = exchange.hijack(content_type) if not detach and "upgrade" in exchange.headers else None
@@ -60,9 +60,8 @@ class Execs:
             exchange.respond(200)
             return
         client = client or exchange.hijack(content_type)
-        keys = streams.parse_detach_keys(config.get("DetachKeys") or "")
         stdin = bool(config.get("AttachStdin"))
-        if await streams.relay(client, monitor, stdin=stdin, close_stdin=True, tty=tty, detach_keys=keys):
+        if await streams.relay(client, monitor, stdin=stdin, close_stdin=True, multiplex=not tty, detach_keys=keys if tty else b""):
             self._engine.execs.publish(exec_, "exec_detach")
 
     async def exec_resize(self, exchange: Exchange) -> None:

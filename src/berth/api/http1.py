@@ -221,13 +221,15 @@ class Exchange:
         lines += [f"{name}: {value}" for name, value in {**self._protocol.common_headers, **headers}.items()]
         self._protocol.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace"))
 
-    def hijack(self, content_type: str) -> "Hijacked":
-        """Takes the connection over for raw bytes both ways, as `101 UPGRADED` or, unasked, as 200."""
+    def hijack(self, content_type: str, *, head: str = "") -> "Hijacked":
+        """Takes the connection over for raw bytes both ways, as `101 UPGRADED` or, unasked, as 200; or with a head of its own."""
         if self.method == "HEAD":
             raise InvalidParameter(f"HEAD {self.path}: a stream both ways has no head alone; ask with GET or POST")
         self.responded = self.streaming = True
         self.status = 101 if "upgrade" in self.headers else 200
-        if "upgrade" in self.headers:
+        if head:
+            pass
+        elif "upgrade" in self.headers:
             head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
         else:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
@@ -253,6 +255,10 @@ class Hijacked:
         """Bytes to the client, waiting while it is behind; Disconnected once it is gone."""
         self._protocol.write(data)
         await self._protocol.drain()
+
+    def write_now(self, data: bytes) -> None:
+        """A last word: whether the client is behind or gone is no matter."""
+        self._protocol.write(data)
 
     async def gone(self) -> None:
         """Returns once the client has left altogether, not only finished sending."""

@@ -7,9 +7,10 @@ of zero, four of length, then the bytes.
 import asyncio
 import json
 import struct
+from typing import Protocol
 from urllib.parse import quote_plus
 
-from berth.api.http1 import Disconnected, Exchange, Hijacked
+from berth.api.http1 import Disconnected, Exchange
 from berth.engine.logs import Run
 from berth.engine.monitors import MonitorConnection
 from berth.errors import InvalidParameter
@@ -22,8 +23,12 @@ _DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 
 def content_type(exchange: Exchange, tty: bool) -> str:
     """Of a stream of output; older clients know one type only."""
-    modern = exchange.version and int(exchange.version[2:]) >= 42
-    return MULTIPLEXED if modern and not tty else RAW
+    return MULTIPLEXED if is_at_least(exchange, 42) and not tty else RAW
+
+
+def is_at_least(exchange: Exchange, minor: int) -> bool:
+    """Whether the client named a version 1.MINOR or later."""
+    return bool(exchange.version) and int(exchange.version[2:]) >= minor
 
 
 def multiplexed(stream: str, data: bytes) -> bytes:
@@ -98,6 +103,8 @@ class DetachFilter:
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """What to pass on, and whether the whole sequence was seen."""
+        if not self._matched and self._keys[0] not in data:
+            return data, False
         out = bytearray()
         for byte in data:
             held = self._keys[: self._matched] + bytes((byte,))
@@ -111,15 +118,28 @@ class DetachFilter:
         return bytes(out), False
 
 
+class Client(Protocol):
+    """A connection that HTTP has left: http1.Hijacked, websocket.WebSocket."""
+
+    async def read(self) -> bytes: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def gone(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 async def relay(
-    client: Hijacked, monitor: MonitorConnection, *, stdin: bool, close_stdin: bool, tty: bool, detach_keys: bytes
+    client: Client, monitor: MonitorConnection, *, stdin: bool, close_stdin: bool, multiplex: bool, detach_keys: bytes
 ) -> bool:
     """Both directions until the program ends, the client goes, or detaches (then True). Closes both ends.
 
     close_stdin: whether the end of the client's input is the end of the program's too (StdinOnce).
+    detach_keys: b'' where there is no terminal to type them at.
     """
-    output = asyncio.ensure_future(_output(client, monitor, tty=tty))
-    detach = DetachFilter(detach_keys) if tty else None
+    output = asyncio.ensure_future(_output(client, monitor, multiplex=multiplex))
+    detach = DetachFilter(detach_keys) if detach_keys else None
     input_ = asyncio.ensure_future(_input(client, monitor, detach, pass_on=stdin, close=stdin and close_stdin))
     gone = asyncio.ensure_future(client.gone())
     try:
@@ -139,17 +159,17 @@ async def relay(
     return not input_.cancelled() and input_.exception() is None and input_.result()
 
 
-async def _output(client: Hijacked, monitor: MonitorConnection, *, tty: bool) -> None:
+async def _output(client: Client, monitor: MonitorConnection, *, multiplex: bool) -> None:
     async for kind, payload in monitor.frames():
         if kind in (frames.STDOUT, frames.STDERR):
-            data = payload if tty else multiplexed("stderr" if kind == frames.STDERR else "stdout", payload)
+            data = multiplexed("stderr" if kind == frames.STDERR else "stdout", payload) if multiplex else payload
             await client.write(data)
         elif kind in (frames.EXITED, frames.FAILED):
             return
 
 
 async def _input(
-    client: Hijacked, monitor: MonitorConnection, detach: DetachFilter | None, *, pass_on: bool, close: bool
+    client: Client, monitor: MonitorConnection, detach: DetachFilter | None, *, pass_on: bool, close: bool
 ) -> bool:
     """True if the person detached."""
     while data := await client.read():

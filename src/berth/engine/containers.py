@@ -8,11 +8,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator
 
 from berth import errors
 from berth.engine import bundle, hostfiles, logconfig, names, payload, state, updates, users, validate
-from berth.engine.logs import Form, LogReader, Wanted, read_log
+from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
@@ -197,14 +196,17 @@ class ContainerService(Restoring):
 
         None where the container has ended: there is nothing more to come.
         """
+        self._check_attachable(container)
+        connection = await self._attach_output(container, wants)
+        self.publish(container, "attach")
+        return connection
+
+    def _check_attachable(self, container: Container) -> None:
         record = container.record
         if record.status == state.PAUSED:
             raise errors.Conflict(f"Container {record.id} is paused, unpause the container before attach")
         if record.status == state.RESTARTING:
             raise errors.Conflict(RESTARTING_TEXT.format(record.id))
-        connection = await self._attach_output(container, wants)
-        self.publish(container, "attach")
-        return connection
 
     async def _attach_output(self, container: Container, wants: int) -> MonitorConnection | None:
         if container.record.running:
@@ -228,8 +230,9 @@ class ContainerService(Restoring):
 
     async def attach_with_history(
         self, container: Container, wants: int, form: Form
-    ) -> tuple[AsyncGenerator[bytes, None], MonitorConnection | None]:
+    ) -> tuple[LogStream, MonitorConnection | None]:
         """What the log has, and a connection on which all that is not in it comes: no byte twice, none left out."""
+        self._check_attachable(container)
         reader, connection = self._reader(container), None
         try:
             if container.record.running:
@@ -238,7 +241,9 @@ class ContainerService(Restoring):
                 reader.end_at(*await connection.attach_after_log(wants))
             elif connection:
                 await connection.attach(wants)
-            return read_log(reader, Wanted(), None, form), connection or await self.attach(container, wants)
+            connection = connection or await self._attach_output(container, wants)
+            self.publish(container, "attach")
+            return LogStream(reader, Wanted(), None, form), connection
         except BaseException:
             if reader:
                 reader.close()
@@ -246,16 +251,16 @@ class ContainerService(Restoring):
                 connection.close()
             raise
 
-    def history(self, container: Container, form: Form) -> AsyncGenerator[bytes, None]:
+    def history(self, container: Container, form: Form) -> LogStream:
         """What the log has now; nothing for a driver that keeps none here."""
-        return read_log(self._reader(container), Wanted(), None, form)
+        return LogStream(self._reader(container), Wanted(), None, form)
 
-    async def logs(self, container: Container, wanted: Wanted, form: Form) -> AsyncGenerator[bytes, None]:
+    async def logs(self, container: Container, wanted: Wanted, form: Form) -> LogStream:
         """The log as `form` has it; NotImplementedHere for a driver that keeps none here."""
         if logconfig.driver_of(container.record) not in logconfig.READABLE:
             raise logconfig.unreadable()
         connection = await self._connect(container) if wanted.follow and container.record.running else None
-        return read_log(self._reader(container), wanted, connection, form)
+        return LogStream(self._reader(container), wanted, connection, form)
 
     def _reader(self, container: Container) -> LogReader | None:
         path = logconfig.path_of(container.record, self.directory(container))

@@ -15,7 +15,7 @@ import os
 import time
 import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
@@ -268,29 +268,35 @@ def _open(path: str, number: int) -> _Source | None:
 # -- for clients ------------------------------------------------------------------------------------
 
 
-async def read_log(
-    reader: LogReader | None, wanted: Wanted, connection: MonitorConnection | None, form: Form
-) -> AsyncGenerator[bytes, None]:
-    """What `form` makes of a log, piece by piece; with a connection, until the container ends. Closes both."""
-    try:
-        selection = _Selection(wanted, form)
-        if reader and wanted.tail is not None:
-            await _in_thread(lambda: reader.seek_tail(wanted.tail or 0))
+class LogStream:
+    """What `form` makes of a log, piece by piece; with a connection, until the container ends. Owns both: `close` it."""
+
+    def __init__(self, reader: LogReader | None, wanted: Wanted, connection: MonitorConnection | None, form: Form) -> None:
+        self._reader = reader
+        self._wanted = wanted
+        self._connection = connection
+        self._form = form
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        selection = _Selection(self._wanted, self._form)
+        reader, tail = self._reader, self._wanted.tail
+        if reader and tail is not None:
+            await _in_thread(lambda: reader.seek_tail(tail))
+        waits = self._connection is not None
         while reader and not selection.ended:
             data = await _in_thread(lambda: selection.next_of(reader))
             if data:
                 yield data
             elif data is None:
-                if connection is None:
+                if self._connection is None or not waits:
                     return
-                if not await _grown(connection, wanted.until_ns):
-                    connection.close()
-                    connection = None
-    finally:
-        if reader:
-            reader.close()
-        if connection:
-            connection.close()
+                waits = await _grown(self._connection, self._wanted.until_ns)
+
+    def close(self) -> None:
+        if self._reader:
+            self._reader.close()
+        if self._connection:
+            self._connection.close()
 
 
 class _Selection:
@@ -459,8 +465,3 @@ def parse_time_ns(text: str) -> int:
         raise InvalidParameter(
             f"invalid time {text!r}: expected seconds since 1970 or a time like 2006-01-02T15:04:05Z"
         ) from None
-
-
-def parse_time(text: str) -> float:
-    """The same in seconds."""
-    return parse_time_ns(text) / 1_000_000_000
