@@ -175,7 +175,7 @@ def test_detach_keys(text: str, keys: bytes) -> None:
 
 @pytest.mark.parametrize("text", ["ctrl-", "ctrl-ab", "ctrl-1", "alt-a", "ab", "a,,b", ",", "é", "ctrl-é"])
 def test_no_detach_keys(text: str) -> None:
-    with pytest.raises(errors.InvalidParameter, match=r"in detach keys"):
+    with pytest.raises(errors.InvalidParameter, match=r"Invalid detach keys"):
         streams.parse_detach_keys(text)
 
 

@@ -25,7 +25,9 @@ class Execs:
 
     async def exec_create(self, exchange: Exchange) -> None:
         container = self._engine.containers.find(exchange.parameters["id"])
-        exec_ = self._engine.execs.create(container, shapes.shaped(await exchange.json(), shapes.EXEC_CREATE))
+        config = shapes.shaped(await exchange.json(), shapes.EXEC_CREATE)
+        streams.parse_detach_keys(config.get("DetachKeys") or "", "escape keys")
+        exec_ = self._engine.execs.create(container, config)
         exchange.respond(201, {"Id": exec_.id})
 
     async def exec_start(self, exchange: Exchange) -> None:

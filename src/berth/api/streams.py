@@ -81,8 +81,8 @@ def details_text(attrs: str) -> str:
     return ",".join(f"{quote_plus(str(k))}={quote_plus(str(v))}" for k, v in sorted(values.items()))
 
 
-def parse_detach_keys(text: str) -> bytes:
-    """`ctrl-p,ctrl-q` -> b'\\x10\\x11'; InvalidParameter for what is not a key."""
+def parse_detach_keys(text: str, words: str = "detach keys") -> bytes:
+    """`ctrl-p,ctrl-q` -> b'\\x10\\x11'; InvalidParameter, in Docker's words, for what is not a key."""
     found = bytearray()
     for key in (text or _DEFAULT_DETACH_KEYS).split(","):
         if len(key) == 1 and key.isascii():
@@ -90,7 +90,7 @@ def parse_detach_keys(text: str) -> bytes:
         elif key.startswith("ctrl-") and len(key) == 6 and ("a" <= key[5].lower() <= "z" or key[5] in "@[\\]^_"):
             found.append(ord(key[5].upper()) & 0x1F)
         else:
-            raise InvalidParameter(f"Unknown character: {key!r} in detach keys {text!r}; expected e.g. 'ctrl-p,ctrl-q'")
+            raise InvalidParameter(f"Invalid {words} ({text}) provided")
     return bytes(found)
 
 

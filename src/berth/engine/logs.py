@@ -63,8 +63,12 @@ class LogReader:
         self._end: tuple[int, int] | None = None
 
     def end_at(self, inode: int, size: int) -> None:
-        """Nothing is read beyond these bytes of this file, see Monitor's H frame."""
+        """Nothing is read beyond these bytes of this file, which is opened now: see Monitor's H frame."""
         self._end = inode, size
+        if not self._sources:
+            self._sources.extend(reversed(_open_all(self._path)))
+        elif all(source.inode != inode for source in self._sources):
+            self._find_newer()
 
     def seek_tail(self, entries: int) -> None:
         """Moves to the start of the last `entries` entries."""
@@ -81,6 +85,8 @@ class LogReader:
 
     def runs(self) -> list[Run] | None:
         """The next of them; None at the present end: call again for what is added later."""
+        if not self._sources:
+            self._sources.extend(reversed(_open_all(self._path)))
         while self._sources:
             source = self._sources[0]
             limit = self._end[1] if self._end and self._end[0] == source.inode else None

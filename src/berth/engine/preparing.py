@@ -53,7 +53,7 @@ class Preparing(Registry):
             "rootfs": {"lower": lower, "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
             "runtime": self.runtime_message(record),
             "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
-            "log": logconfig.message(record, directory),
+            "log": _logged(record, directory),
             "exit_path": exit_path, "seccomp_cache": self._seccomp_cache,
         }  # fmt: skip
 
@@ -88,3 +88,14 @@ class Preparing(Registry):
             id_maps=remap, init=self.host.init, shared_pids=shared, user=user,
             directory=f"{self._data}/{identity}", devices=devices,
         )  # fmt: skip
+
+
+def _logged(record: Record, directory: str) -> dict | None:
+    """Where the output goes; makes the file, which a monitor opens only for output, so that whoever looks finds it."""
+    path = logconfig.path_of(record, directory)
+    if path:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640))
+        except OSError:
+            pass  # a full disk must not keep a container from starting
+    return logconfig.message(record, directory)

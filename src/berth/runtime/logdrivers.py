@@ -6,6 +6,8 @@ from berth import errors
 from berth.runtime import jsonlog, locallog
 from berth.runtime.logfile import LogFile
 
+FILE_DRIVERS = ("json-file", "local")
+
 
 def open_log(settings: dict | None) -> jsonlog.Lines | None:
     """The driver that a message describes; None for `none`. Raises SystemFailure in Docker's words."""
@@ -19,7 +21,7 @@ def open_log(settings: dict | None) -> jsonlog.Lines | None:
 
 def _open(settings: dict) -> jsonlog.Lines:
     driver = settings["driver"]
-    if driver in ("json-file", "local"):
+    if driver in FILE_DRIVERS:
         file = LogFile(settings["path"], settings["max_bytes"], settings["max_files"], compress=settings["compress"])
         if driver == "local":
             return locallog.LocalLog(file)

@@ -109,7 +109,18 @@ class Monitor:
         self._tell_all(self.started_frame)
 
     def _open_log(self) -> None:
-        self.log = logdrivers.open_log(self.message["log"])
+        """One that is sent somewhere; a file is opened by the first output, see `_opened_log`."""
+        if self.message["log"] and self.message["log"]["driver"] not in logdrivers.FILE_DRIVERS:
+            self.log = logdrivers.open_log(self.message["log"])
+
+    def _opened_log(self) -> jsonlog.Lines | None:
+        """What a monitor never runs it need not keep in memory: a silent container's does without all of it."""
+        if self.log is None and self.message["log"]:
+            try:
+                self.log = logdrivers.open_log(self.message["log"])
+            except errors.BerthError:
+                pass  # a full disk: the next output tries again
+        return self.log
 
     def _listen(self) -> None:
         name = self.message["socket"]
@@ -250,9 +261,10 @@ class Monitor:
 
     def _tell_history(self, connection: Connection, wants: int) -> None:
         """Where the log ends, and that from there on the output comes here, without a gap and not twice."""
-        inode, size = self.log.position() if self.log else (0, 0)
+        log = self._opened_log()
+        inode, size = log.position() if log else (0, 0)
         answer = frames.encode(frames.HISTORY, json.dumps({"inode": inode, "bytes": size}).encode())
-        for stream, rest in self.log.unfinished().items() if self.log else ():
+        for stream, rest in log.unfinished().items() if log else ():
             kind, bit = (frames.STDERR, frames.WANT_STDERR) if stream == "stderr" else (frames.STDOUT, frames.WANT_STDOUT)
             answer += frames.encode(kind, rest) if wants & bit else b""
         connection.wants = wants
@@ -300,8 +312,9 @@ class Monitor:
             if fd != self.terminal_fd:
                 os.close(fd)
             return 0
-        if self.log:
-            self.log.write(stream, data)
+        log = self.log or self._opened_log()
+        if log:
+            log.write(stream, data)
             self.log_growths += 1
         wanted = frames.WANT_STDOUT if kind == frames.STDOUT else frames.WANT_STDERR
         frame = b""
