@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -328,7 +329,8 @@ def test_configuration_file_and_reload(tmp_path: Path, rootfs_tar: str) -> None:
         wait_until(lambda: "only the next start of the engine will see it: group" in engine.log(), "the reload")
         assert engine.docker("info", "-f", "{{.Labels}} {{.Debug}} {{index .Runtimes \"x\"}}").stdout.startswith("[rack=8] true {{/bin/x ")
         assert "16384" in engine.sh("df -k /dev/shm")
-        events = engine.docker("events", "--since", "1h", "--until", "0s", "--filter", "type=daemon", "--format", "{{.Action}}").stdout
+        until = str(int(time.time()) + 1)  # of a span Docker's CLI keeps whole seconds
+        events = engine.docker("events", "--since", "1h", "--until", until, "--filter", "type=daemon", "--format", "{{.Action}}").stdout
         assert events == "reload\n"
     finally:
         engine.finish()

@@ -156,7 +156,11 @@ class ContainerService(Restoring):
             if not force:
                 do = " and must be unpaused first" if record.status == state.PAUSED else ": stop the container before removing or force remove"
                 raise errors.Conflict(f'cannot remove container "/{record.name}": container is {record.status}{do}')
-            await self.kill(container, "SIGKILL")
+            try:
+                await self.kill(container, "SIGKILL")
+            except errors.Conflict:
+                if record.active:
+                    raise  # else it has ended by itself meanwhile
         async with container.lock:
             if record.id in self._by_id and record.status != state.REMOVING:
                 await self._forget(container)
