@@ -122,6 +122,10 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
         parent.close()
         try:
             shared.keep_from_children()
+            if os.geteuid() == 0 or not plan.clone_flags & libc.CLONE_NEWUSER:
+                # Init is seen from its birth where it joins a pid namespace. An ordinary user can write the
+                # id maps of a dumpable process only, so there init does this later.
+                libc.prctl(libc.PR_SET_DUMPABLE, 0)
             _enter_namespaces(plan, context)
             if _clone_init(plan.clone_flags | libc.CLONE_PARENT, context.cgroup, shared) == 0:
                 _become_init(context)
