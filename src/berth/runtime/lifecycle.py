@@ -311,8 +311,8 @@ def delete(settings: Settings, container: Container, *, force: bool) -> None:
     _end(settings, container)
     group = container.group(settings.hosts)
     if group:
-        group.kill()
-        remove_group(group)
+        # Killed before it had a process: whoever is in a group that was there already is not ours to kill.
+        remove_group(group, kill=bool(container.values.get("pid")))
     poststop: list[dict] = []
     try:
         poststop = (container.spec().get("hooks") or {}).get("poststop") or []
@@ -346,12 +346,13 @@ def _end(settings: Settings, container: Container) -> None:
         os.close(pidfd)
 
 
-def remove_group(group: cgroup.Cgroup) -> None:
+def remove_group(group: cgroup.Cgroup, *, kill: bool = True) -> None:
     """Removes a group whose last processes are dying; they count until the kernel has reaped them."""
     for _ in range(200):
+        if kill:
+            group.kill()
         if group.remove():
             return
-        group.kill()
         select.poll().poll(5)
     raise errors.SystemFailure(f"cgroup {group.path} still has processes after one second")
 
