@@ -62,6 +62,7 @@ class Tracer:
         self.counting = not self.after
         self.ordinals: dict[int, int] = {}
         self.counts: dict[int, int] = {}
+        self.programs: set[int] = set()  # what is no longer the runtime but a program
         self.inside: dict[int, int] = {}  # pid -> 1 in a call, 2 in the one that shall fail
 
     def run(self, command: "list[str]") -> int:
@@ -96,6 +97,8 @@ class Tracer:
                 self._ordinal(child.value)
             elif event == 4:
                 self.inside[pid] = 1
+                if self.ordinals.get(pid):
+                    self.programs.add(pid)
         elif not (number == signal.SIGSTOP and pid not in self.inside):
             passed_on = number
         self.inside.setdefault(pid, 0)
@@ -121,7 +124,7 @@ class Tracer:
             self.counting = ordinal == 0 and name == self.after
             if not self.counting:
                 return
-        if name in _HARMLESS or (name == "openat" and not registers[_RDX] & 0o103):
+        if pid in self.programs or name in _HARMLESS or (name == "openat" and not registers[_RDX] & 0o103):
             return
         index = self.counts[ordinal] = self.counts.get(ordinal, -1) + 1
         what = _text(pid, registers[_RSI] if name.endswith("at") or name in ("openat2", "write") else registers[_RDI])
