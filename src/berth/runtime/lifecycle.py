@@ -70,7 +70,7 @@ def create(settings: Settings, identity: str, bundle: str, config: "str | None",
     try:
         container.write("config.json", document)
         launch.on_group = lambda group: container.save(
-            ociVersion=document["ociVersion"], bundle=bundle, rootfs=os.path.realpath(plan.root_path), created=_now(),
+            ociVersion=document["ociVersion"], bundle=bundle, rootfs=os.path.realpath(plan.root_path), created=now(),
             owner=os.geteuid(), annotations=document.get("annotations") or {}, creating=gate,
             # Before it is made: should we be killed then, `delete` knows where to look. A scope ends by itself.
             **({"cgroup": group.saved()} if group.manager == "cgroupfs" else {}),
@@ -440,7 +440,8 @@ def _group_below(group: "cgroup.Cgroup | None", below: "dict[str, str]", setting
     return cgroup.reopen({**saved, "manager": "cgroupfs", "paths": paths}, settings.hosts)
 
 
-def _now() -> str:
+def now() -> str:
+    """RFC 3339, in nanoseconds."""
     now_ns = time.time_ns()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ns // 1_000_000_000)) + f".{now_ns % 1_000_000_000:09d}Z"
 
