@@ -178,14 +178,15 @@ def test_init(engine: Engine, up: Up, command: tuple[str, ...]) -> None:
     assert json.loads(engine.docker("inspect", identity).stdout)[0]["HostConfig"]["Init"] is True
 
 
+@pytest.mark.parametrize("runtime", ["berth", "runc", "crun"])
 @pytest.mark.parametrize(
     ("script", "code", "killed"),
     [
         ("exec tail /dev/zero", 137, True), ("tail /dev/zero; echo on; exit 5", 5, True), ("kill -9 $$", 0, False), ("exit 137", 137, False),
     ],
 )  # fmt: skip
-def test_out_of_memory_is_told_from_killed(engine: Engine, script: str, code: int, killed: bool) -> None:
-    identity = engine.up("-m", "16m", command=("sh", "-c", script))
+def test_out_of_memory_is_told_from_killed(engine: Engine, runtime: str, script: str, code: int, killed: bool) -> None:
+    identity = engine.up("-m", "16m", "--runtime", runtime, command=("sh", "-c", script))
     if script.startswith("kill"):  # the first process of a pid namespace is deaf to itself
         assert engine.docker("wait", identity).stdout == "0\n"
     engine.docker("wait", identity)
