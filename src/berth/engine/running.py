@@ -163,7 +163,7 @@ class Running(Preparing):
         record.move(state.EXITED if delay_ms is None else state.RESTARTING)
         oom_told = record.oom_killed
         record.oom_killed, record.error = oom_told or report["oom_killed"], report.get("error", "")
-        if not record.oom_killed and self.runtime_message(record):  # the monitor has no group of it to count in
+        if not record.oom_killed and self.host.runtimes.get(record.host.get("Runtime") or ""):  # the monitor has no group of it to count in
             record.oom_killed = self._group(container).oom_kills() > 0
         record.pid = 0
         if record.health:
