@@ -1,10 +1,12 @@
 """Changes, export and commit: what became of a container's files since its image."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import IO
 
+from berth import errors
 from berth.engine import changes as differences
 from berth.engine import payload, state
 from berth.engine.archive import inside
@@ -15,6 +17,8 @@ from berth.engine.tasks import to_its_end
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
 from berth.store.tarwriter import TarWriter, open_below
+
+log = logging.getLogger("berth.containers")
 
 # Of a container's Config, what makes sense in an image.
 _IMAGE_FIELDS = (
@@ -65,16 +69,14 @@ class Commits:
         """
         familiar = reference.parse(name).familiar if name else ""
         parent = self._images.find(container.record.image_id)
-        paused = pause and container.record.status == state.RUNNING
-        if paused:
-            await self._containers.pause(container)
+        paused = pause and await self._pause(container)
         try:
             async with self._roots.merged(container) as root:
                 found = await self._changes(container, root)
                 layer = await to_its_end(lambda: self._write_layer(container, root, found), os.unlink)
         finally:
-            if paused and container.record.status == state.PAUSED:
-                await self._containers.unpause(container)
+            if paused:
+                await self._unpause(container)
         record = container.record
         command = " ".join(record.config.get("Cmd") or [])
         image = await to_its_end(lambda: self._images.add_layer(
@@ -82,6 +84,23 @@ class Commits:
         ))  # fmt: skip
         self._containers.publish(container, "commit", {"comment": comment, "imageID": image.id, "imageRef": familiar})
         return image
+
+    async def _pause(self, container: Container) -> bool:
+        """Whether it stands still by our doing: one that is ending at this moment does so by itself."""
+        if container.record.status != state.RUNNING:
+            return False
+        try:
+            await self._containers.pause(container)
+        except (errors.BerthError, OSError) as error:
+            log.info("container %s is committed without a pause: %s", container.record.id, error)
+            return False
+        return True
+
+    async def _unpause(self, container: Container) -> None:
+        try:
+            await self._containers.unpause(container)
+        except (errors.BerthError, OSError) as error:  # somebody else did, or it has been killed meanwhile
+            log.info("container %s after its commit: %s", container.record.id, error)
 
     def _write_layer(self, container: Container, root: int, found: list[tuple[str, int]]) -> str:
         """The layer's archive as a temporary file; deleted paths as OCI whiteouts."""

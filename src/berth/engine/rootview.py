@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from berth import errors
 from berth.engine import bundle, hostfiles, state
@@ -41,26 +41,38 @@ class RootViews:
 
         write: keeps a container that does not run from being started or removed meanwhile.
         """
-        root = self._open_running(container)
-        if root >= 0:
-            try:
-                yield root
-            finally:
-                os.close(root)
-        elif write:
-            async with container.lock:
-                if container.record.running:
-                    raise errors.Conflict(f"container {container.record.id} has just been started: try again")
-                await container.monitor_gone.wait()
-                async with self._view(container, self._lower(container), read_only=False, binds=True) as root:
-                    yield root
-        else:
-            async with self._view(container, self._lower(container), read_only=True, binds=True) as root:
-                yield root
+        async with AsyncExitStack() as stack:
+            root = self._open_of_running(container, "root", os.O_PATH | os.O_DIRECTORY)
+            if root < 0 and write:
+                await stack.enter_async_context(container.lock)
+                root = self._open_of_running(container, "root", os.O_PATH | os.O_DIRECTORY)
+                if root >= 0:
+                    await stack.aclose()  # it has been started while we waited: nothing to keep it from
+                else:
+                    await container.monitor_gone.wait()
+            if root >= 0:
+                stack.callback(os.close, root)
+            else:
+                view = self._view(container, self._lower(container), read_only=not write, binds=True)
+                root = await stack.enter_async_context(view)
+            yield root
 
-    def merged(self, container: Container) -> AbstractAsyncContextManager[int]:
-        """Image and changes, read-only and without anything mounted in it."""
-        return self._view(container, self._lower(container), read_only=True, binds=False)
+    @asynccontextmanager
+    async def merged(self, container: Container) -> AsyncIterator[int]:
+        """Image and changes, without anything mounted in it; only to be looked at."""
+        namespace = self._open_of_running(container, "ns/mnt", os.O_RDONLY)
+        if namespace < 0:
+            async with self._view(container, self._lower(container), read_only=True, binds=False) as root:
+                yield root
+            return
+        try:
+            root = await self._ask({"kind": "view", "rootfs": None}, [namespace])
+        finally:
+            os.close(namespace)
+        try:
+            yield root
+        finally:
+            os.close(root)
 
     def image(self, container: Container) -> AbstractAsyncContextManager[int]:
         """The image alone."""
@@ -73,18 +85,18 @@ class RootViews:
         os.makedirs(path, mode=0o755, exist_ok=True)
         return path
 
-    def _open_running(self, container: Container) -> int:
-        """Of the first program's root; -1 if it does not run."""
+    def _open_of_running(self, container: Container, name: str, flags: int) -> int:
+        """A file below /proc/PID of the first program, or -1 if it does not run."""
         record = container.record
         if not record.running:
             return -1
         try:
-            root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{record.pid}/{name}", flags | os.O_CLOEXEC)
         except OSError:
             return -1
         if hostfiles.start_ticks(record.pid) == record.pid_start_ticks:
-            return root
-        os.close(root)  # the number belongs to somebody else by now
+            return fd
+        os.close(fd)  # the number belongs to somebody else by now
         return -1
 
     def _lower(self, container: Container) -> list[str]:
@@ -117,17 +129,17 @@ class RootViews:
                 if m["type"] == "bind" and binds
             ],
         }  # fmt: skip
-        root = await self._ask(message)
+        root = await self._ask(message, [])
         try:
             yield root
         finally:
             os.close(root)
 
-    async def _ask(self, message: dict) -> int:
+    async def _ask(self, message: dict, fds: list[int]) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                self._launcher.send(message, [theirs.fileno()])
+                self._launcher.send(message, [theirs.fileno(), *fds])
             ours.settimeout(_TIMEOUT_S)
         except BaseException:
             ours.close()

@@ -20,10 +20,11 @@ def serve(message: dict, fds: list[int]) -> None:
 
     rootfs: as for a start, with read_only where nothing is to be written; target: a directory to mount on;
     uid_mappings, gid_mappings: of the container; binds: (source, destination, read-only) of its host paths.
+    Without rootfs, the root of the mount namespace that the second of `fds` is open on, and nothing mounted in it.
     """
     channel = sockets.socket(fileno=fds[0])
     try:
-        sockets.send(channel, b"r", [_view(message)])
+        sockets.send(channel, b"r", [_view(message) if message["rootfs"] else _root_of(fds[1])])
     except BaseException as error:
         sockets.send(channel, b"e" + dumps(errors.to_wire(error)).encode())
 
@@ -38,6 +39,17 @@ def _view(message: dict) -> int:
     for source, destination, read_only in message["binds"]:
         _bind(root, source, destination, read_only, bool(message["rootfs"].get("read_only")))
     return mount.clone_tree(root, recursive=True)
+
+
+def _root_of(namespace_fd: int) -> int:
+    """The root mount of a running container. Nothing may be imported here: it would come from the container's files."""
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    libc.setns(namespace_fd, libc.CLONE_NEWNS)
+    try:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return mount.clone_tree(root, recursive=False)
+    finally:
+        libc.setns(own, libc.CLONE_NEWNS)
 
 
 def _bind(root: int, source: str, destination: str, read_only: bool, look_only: bool) -> None:
