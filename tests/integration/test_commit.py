@@ -156,5 +156,12 @@ def test_commit_in_a_user_namespace(userns_engine: Engine) -> None:
     assert userns_engine.docker("diff", c).stdout.splitlines() == ["C /etc", "D /etc/plain", "A /mine"]
     userns_engine.docker("commit", c, "made:u")
     assert userns_engine.run("made:u", "stat", "-c", "%u:%g", "/mine", "/etc").stdout == "7:8\n0:0\n"
-    userns_engine.rm(c)
     userns_engine.docker("rmi", "made:u")
+    userns_engine.rm(c)
+    c = userns_engine.up(command=("sh", "-c", "echo hi >/mine; chown 7:8 /mine; exec sleep 1000"))
+    wait_until(lambda: read(f"/proc/{userns_engine.pid(c)}/cmdline").startswith("sleep"), "the shell")
+    assert userns_engine.docker("diff", c).stdout == "A /mine\n"
+    userns_engine.docker("commit", c, "made:r")
+    assert userns_engine.run("made:r", "stat", "-c", "%u:%g", "/mine").stdout == "7:8\n"
+    userns_engine.rm(c)
+    userns_engine.docker("rmi", "made:r")
