@@ -9,10 +9,9 @@ import random
 import re
 import subprocess
 import threading
-from pathlib import Path
 
 import pytest
-from harness import Engine
+from harness import Engine, all_pids, comm, parent, read, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -32,17 +31,12 @@ def _load(engine: Engine, stop: threading.Event, number: int) -> None:
 
 
 def _monitors(engine: Engine) -> dict[str, int]:
-    """Container id -> pid of its monitor, from what processes hold open: not from the engine."""
+    """Container id -> pid of its monitor, from what their programs have mounted: not from the engine."""
     found = {}
-    for directory in Path("/proc").glob("[0-9]*/fd"):
-        try:
-            links = [os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory)]
-        except OSError:
-            continue
-        for link in links:
-            match = re.fullmatch(re.escape(engine.data) + r"/containers/([0-9a-f]{64})/.*-json\.log", link)
-            if match:
-                found[match[1]] = int(directory.parent.name)
+    for pid in all_pids():
+        match = re.search(re.escape(engine.data) + r"/containers/([0-9a-f]{64})/", read(f"/proc/{pid}/mountinfo"))
+        if match and comm(parent(pid)) == "berth-monitor":
+            found[match[1]] = parent(pid)
     return found
 
 
@@ -70,8 +64,12 @@ def test_killed_at_random_moments(own_engine: Engine) -> None:
         why = f"seed {seed}, round {round_}"
         listed = engine.docker("ps", "-aq", "--no-trunc").stdout.split()
         assert len(listed) == len(set(listed)), why
-        running = set(engine.docker("ps", "-q", "--no-trunc").stdout.split())
-        assert running == set(_monitors(engine)), why
+
+        def running_now() -> set[str]:
+            return set(engine.docker("ps", "-q", "--no-trunc").stdout.split())
+
+        wait_until(lambda: running_now() == set(_monitors(engine)), f"{why}: monitors of nobody, or none of somebody")
+        running = running_now()
         for identity in set(running_before) & set(listed) - running:
             # It ended meanwhile; then its exit code is one of the load's.
             code = engine.docker("inspect", "-f", "{{.State.ExitCode}}", identity).stdout.strip()
