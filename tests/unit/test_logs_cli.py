@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from berth.cli.flags import UsageError
 from berth.cli.logs import moment
 
 
@@ -31,5 +30,5 @@ def test_times_of_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", ["abc", "1x", "1.5.5s", "2020-13-01"])
 def test_neither(text: str) -> None:
-    with pytest.raises(UsageError, match=f'invalid value for "since": failed to parse value as time or duration: "{text}"'):
+    with pytest.raises(ValueError, match=f'invalid value for "since": failed to parse value as time or duration: "{text}"'):
         moment("since", text)

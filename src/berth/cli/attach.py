@@ -25,7 +25,7 @@ def attach(call: "Invocation") -> int:
     container = client.json("GET", f"/containers/{name}/json")
     identity, config, state = container["Id"], container["Config"], container["State"]
     if not state["Running"] or state["Paused"]:
-        fail(f"cannot attach to a {'paused' if state['Paused'] else 'stopped'} container, "
+        fail(f"You cannot attach to a {'paused' if state['Paused'] else 'stopped'} container, "
              f"{'unpause' if state['Paused'] else 'start'} it first")  # fmt: skip
         return 1
     tty, stdin = config["Tty"], config["OpenStdin"] and not parsed.flag("no-stdin")

@@ -1,9 +1,9 @@
 """berth logs."""
 
 from berth.cli import terminal
-from berth.cli.client import query, quote
+from berth.cli.client import fail, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag, UsageError
+from berth.cli.flags import Flag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def moment(name: str, text: str) -> str:
             return f"{int(time.mktime(time.strptime(whole, form)))}.{fraction or 0}"
         except ValueError:
             continue
-    raise UsageError(f'invalid value for "{name}": failed to parse value as time or duration: "{text}"')
+    raise ValueError(f'invalid value for "{name}": failed to parse value as time or duration: "{text}"')
 
 
 def _span_s(text: str) -> "float | None":
@@ -60,13 +60,16 @@ def logs(call: "Invocation") -> int:
     summary = "Print what a container wrote"
     parsed = parse_command(call, _FLAGS, "logs [OPTIONS] CONTAINER", summary, at_least=1, at_most=1)
     tail = parsed.text("tail", "all")
-    if tail != "all" and not tail.lstrip("-").isdigit():
-        raise UsageError(f"invalid value {tail!r} for --tail: expected a number or all")
+    try:
+        since, until = moment("since", parsed.text("since")), moment("until", parsed.text("until"))
+    except ValueError as error:
+        fail(str(error))
+        return 1
     name = quote(parsed.arguments[0])
     tty = call.client.json("GET", f"/containers/{name}/json")["Config"]["Tty"]
     options = query(
         stdout=True, stderr=True, follow=parsed.flag("follow"), timestamps=parsed.flag("timestamps"), tail=tail,
-        details=parsed.flag("details"), since=moment("since", parsed.text("since")), until=moment("until", parsed.text("until")),
+        details=parsed.flag("details"), since=since, until=until,
     )  # fmt: skip
     demultiplexer = terminal.Demultiplexer()
     for data in call.client.request("GET", f"/containers/{name}/logs{options}").pieces():
