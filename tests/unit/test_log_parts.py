@@ -249,3 +249,26 @@ def test_stamps() -> None:
     assert logs.stamp_of(1_500_000_000) == "1970-01-01T00:00:01.500000000Z"
     assert logs.full_stamp("1970-01-01T00:00:01.5Z") == "1970-01-01T00:00:01.500000000Z"
     assert logs.full_stamp("1970-01-01T00:00:01Z") == "1970-01-01T00:00:01.000000000Z"
+
+
+def test_no_room_for_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files there are stay where they are, and the present one goes on."""
+    log = writer(tmp_path / "log", "json-file", 1000, 3)
+    for number in range(30):
+        log.write("stdout", b"%d\n" % number)
+    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    real = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(28, "No space left on device")
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for number in range(30, 60):
+            log.write("stdout", b"%d\n" % number)
+    assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == before
+    log.close()
+    found = entries(tmp_path / "log")
+    assert found[-30:] == [("stdout", b"%d\n" % number) for number in range(30, 60)]

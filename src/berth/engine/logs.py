@@ -26,6 +26,7 @@ _T = TypeVar("_T")
 
 _BLOCK_BYTES = 1 << 18
 _TAIL_BLOCK_BYTES = 1 << 16
+_FIRST_BYTES = 4096
 _GZIP_READ_BYTES = 1 << 16
 # No entry of ours is longer: a part of a line has 16 KiB, which JSON escapes at most sixfold, and attributes.
 _MAX_ENTRY_BYTES = 1 << 20
@@ -135,10 +136,18 @@ class _Source:
 
     def _learn_first(self) -> None:
         """The first entry, by which a file is known again; a file that is still empty has none yet."""
-        if not self.first:
-            data = next(self._unpacked(), b"") if self._compressed else os.pread(self._fd, _MAX_ENTRY_BYTES // 4, 0)
-            self._rewind()
+        for size in () if self.first else (_FIRST_BYTES, _MAX_ENTRY_BYTES):
+            data = self._beginning(size)
             self.first = data[: data.find(b"\n") + 1]
+            if self.first or len(data) < size:
+                return
+
+    def _beginning(self, size: int) -> bytes:
+        data = os.pread(self._fd, size, 0)
+        try:
+            return zlib.decompressobj(31).decompress(data, size) if self._compressed else data
+        except zlib.error:
+            return b""
 
     def same(self, other: "_Source") -> bool:
         """Whether both are one file of the log, perhaps compressed meanwhile."""

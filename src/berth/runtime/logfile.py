@@ -11,6 +11,7 @@ Readers need no lock: they open newest to oldest, and a turn meanwhile only show
 import os
 import signal
 
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _GZIP_READ_BYTES = 1 << 18
 _GZIP_LEVEL = 1  # six times as fast as the default level, for a tenth more bytes
 
@@ -28,11 +29,8 @@ class LogFile:
         self._child = (0, 0)  # pid, number of the file that it compresses
         self.child_fd = -1  # a pidfd: readable once the child has ended, see `child_ended`
         self.lost = 0  # bytes that a full disk took
-        self._fd = self._open()
+        self._fd = os.open(path, _FLAGS, mode)
         self._size = _whole_entries(self._fd)
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._mode)
 
     def position(self) -> tuple[int, int]:
         """Inode of the present file and the bytes in it."""
@@ -70,15 +68,20 @@ class LogFile:
     def _turn(self) -> None:
         if self.child_fd >= 0:
             self._look_after_child(wait=False)
+        new = f"{self._path}.new"
         try:
-            self._shift()
-            if self._max_files > 1:
-                os.rename(self._path, f"{self._path}.1")
-            else:
-                os.unlink(self._path)
-            fd = self._open()
+            # First, so that a disk without room for a file leaves all others where they are.
+            fd = os.open(new, _FLAGS | os.O_TRUNC, self._mode)
         except OSError:
-            return  # no inode left, or the directory is gone: go on with the file there is
+            return
+        try:
+            if self._max_files > 1:
+                self._shift()
+                os.rename(self._path, f"{self._path}.1")
+            os.rename(new, self._path)
+        except OSError:  # the directory is gone: go on with the file there is
+            os.close(fd)
+            return
         os.close(self._fd)
         self._fd, self._size = fd, 0
         self._start_compressing()
@@ -110,13 +113,19 @@ class LogFile:
                 source = os.open(f"{self._path}.{number}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError:
                 continue
-            pid = os.fork()
-            if pid == 0:
-                _compress_and_exit(source, f"{self._path}.gz.new", self._mode)
+            try:
+                self._fork_compressor(source, number)
+            except OSError:
+                pass  # no process to be had: at the next turn
             os.close(source)
-            self._child = pid, number
-            self.child_fd = os.pidfd_open(pid)
             return
+
+    def _fork_compressor(self, source: int, number: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            _compress_and_exit(source, f"{self._path}.gz.new", self._mode)
+        self._child = pid, number
+        self.child_fd = os.pidfd_open(pid)
 
     def child_ended(self) -> None:
         """To be called when `child_fd` is readable: puts the compressed file in the plain one's place, starts the next."""
