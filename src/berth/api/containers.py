@@ -138,7 +138,7 @@ class Containers:
 
     async def container_update(self, exchange: Exchange) -> None:
         container = self._container(exchange)
-        warnings = await self._engine.containers.update(container, await exchange.json())
+        warnings = await self._engine.containers.update(container, shapes.shaped(await exchange.json(), shapes.UPDATE))
         exchange.respond(200, {"Warnings": warnings or None})
 
     async def container_remove(self, exchange: Exchange) -> None:
