@@ -172,25 +172,25 @@ def test_plain_tcp_on_several_hosts_and_a_group() -> None:
         engine.finish()
 
 
-def test_sockets_from_systemd() -> None:
-    """As systemd hands them over; the file is systemd's and stays."""
-    path = "/var/tmp/berth-test-activation.sock"
-    with socket.socket(socket.AF_UNIX) as listening:
-        if os.path.exists(path):
-            os.unlink(path)
+def test_sockets_from_systemd(tmp_path: Path) -> None:
+    """As systemd hands them over, and told when we are ready; the file is systemd's and stays."""
+    path, told = str(tmp_path / "api.sock"), str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         listening.bind(path)
         listening.listen()
+        notified.bind(told)
+        notified.settimeout(20)
         number = listening.fileno()
-        script = f'exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=api.socket exec "$@"'
-        os.set_inheritable(number, True)
+        script = f'exec 3<&{number}; NOTIFY_SOCKET={told} LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=api.socket exec "$@"'
         engine = Engine(("-H", "fd://"), ("bash", "-c", script, "bash"), hosts=True, pass_fds=(number,))
         try:
+            assert notified.recv(100) == b"READY=1"
             done = subprocess.run(["curl", "-sS", "--unix-socket", path, "http://x/info"], capture_output=True, text=True)
             assert json.loads(done.stdout)["DockerRootDir"] == engine.data
         finally:
             engine.finish()
+        assert notified.recv(100) == b"STOPPING=1"
         assert os.path.exists(path)
-        os.unlink(path)
 
 
 # -- berth's own command line, and Docker's over ssh -----------------------------------------------------------
