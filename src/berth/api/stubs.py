@@ -32,9 +32,8 @@ _LATER = {
         "this version of berth cannot talk to registries yet; move images with save and load",
     "POST /build, POST /build/cancel, POST /session, POST /grpc":
         "this version of berth cannot build images yet; build elsewhere and bring the image in with load",
-    "POST /networks/create, POST /networks/{id}/connect, POST /networks/{id}/disconnect, DELETE /networks/{id}":
-        "this version of berth has the networks none and host only",
-    "POST /volumes/create, GET /volumes/{name}, PUT /volumes/{name}, DELETE /volumes/{name}":
+    "POST /networks/create": "this version of berth has the networks none and host only",
+    "POST /volumes/create":
         "volumes by name are not there yet in this version of berth; use host paths",
     "GET /containers/{id}/checkpoints, POST /containers/{id}/checkpoints, DELETE /containers/{id}/checkpoints/{checkpoint}":
         "checkpoints are not there yet in this version of berth",
@@ -47,6 +46,9 @@ class Stubs:
     def routes(self) -> list[Route]:
         found: list[Route] = [
             ("POST", "/auth", self.auth), ("GET", "/plugins", self.plugins), ("POST", "/build/prune", self.build_prune),
+            ("DELETE", "/networks/{id}", self.network), ("POST", "/networks/{id}/connect", self.network),
+            ("POST", "/networks/{id}/disconnect", self.network),
+            ("PUT", "/volumes/{name}", self.volume), ("DELETE", "/volumes/{name}", self.volume),
         ]  # fmt: skip
         found += _all(_OF_MANAGERS, _refusal(errors.Unavailable(_NO_MANAGER)))
         found += _all(_OF_MEMBERS, _refusal(errors.Unavailable(_NO_SWARM)))
@@ -68,6 +70,17 @@ class Stubs:
 
     async def plugin(self, exchange: Exchange) -> None:
         raise errors.NotFound(f'plugin "{exchange.parameters["name"]}" not found')
+
+    async def network(self, exchange: Exchange) -> None:
+        name = exchange.parameters["id"]
+        if name not in ("none", "host"):
+            raise errors.NotFound(f"network {name} not found")
+        if exchange.method == "DELETE":
+            raise errors.Forbidden(f"{name} is a pre-defined network and cannot be removed")
+        raise errors.Forbidden(f"container cannot be connected to or disconnected from the network {name}: choose it with --network")
+
+    async def volume(self, exchange: Exchange) -> None:
+        raise errors.NotFound(f"get {exchange.parameters['name']}: no such volume")
 
     async def build_prune(self, exchange: Exchange) -> None:
         exchange.respond(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
