@@ -21,14 +21,14 @@ LOG_VARIABLE = "BERTH_BENCH_PHASES"
 NOTED = {
     "berth.runtime.monitor:Monitor": ["_open_log", "_make_pipes", "_drain", "_clean_up"],
     "berth.runtime.starter": ["load", "_own_mount_namespace", "_make_work_directory", "Plan"],
-    "berth.runtime.container": ["seccomp_program", "_clone_init", "await_exec"],
+    "berth.runtime.container": ["seccomp_program", "clone_init", "await_exec"],
     "berth.linux.cgroup:CgroupV1": ["create", "apply", "add", "kill"],
     "berth.linux.cgroup:CgroupV2": ["create", "apply", "kill"],
     "berth.runtime.enter": ["own_streams", "close_others_on_exec", "prepare", "restrict"],
 }
 WORDS = {
     "load": "read and check config.json", "Plan": "plan", "create": "make the cgroup", "apply": "write its limits",
-    "add": "move init into it", "seccomp_program": "take the filter from the cache", "_clone_init": "clone with namespaces",
+    "add": "move init into it", "seccomp_program": "take the filter from the cache", "clone_init": "clone with namespaces",
     "await_exec": "wait for execve", "_own_mount_namespace": "mount namespace of its own", "restrict": "seccomp, capabilities",
     "prepare": "limits, ids, look the program up", "_make_pipes": "pipes", "kill": "end the group", "_clean_up": "remove the cgroup",
     "_make_work_directory": "work directory", "enter_cgroup": "wait to be in the cgroup", "mount_filesystem": "mount proc, dev, sys ...",
@@ -65,10 +65,10 @@ def noting_launcher(socket_fd: str) -> int:
         holder = getattr(holder, cls) if cls else holder
         for name in names:
             setattr(holder, name, wrapped(name, getattr(holder, name)))
-    from berth.runtime import enter, init, launcher, monitor, sealed
+    from berth.runtime import enter, launcher, monitor, operations, sealed
 
-    for name, function in list(init.OPERATIONS.items()):
-        init.OPERATIONS[name] = wrapped(name, function)
+    for name, function in list(operations.OPERATIONS.items()):
+        operations.OPERATIONS[name] = wrapped(name, function)
     execute, serve = enter.execute, monitor.Monitor.run
 
     def noted_execute(path, process):

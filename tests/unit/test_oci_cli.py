@@ -13,7 +13,8 @@ from berth.cli.oci import start
 from berth.linux import sockets
 from berth.models import jsonlite
 from berth.runtime import container, state
-from berth.runtime.init import Launch, report_failure
+from berth.runtime.context import Launch
+from berth.runtime.init import report_failure
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 

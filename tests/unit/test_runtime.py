@@ -8,7 +8,8 @@ import pytest
 
 from berth.errors import InvalidSpec
 from berth.linux import libc, mount
-from berth.runtime import frames, init, plan, spec
+from berth.runtime import frames, plan, spec
+from berth.runtime.operations import OPERATIONS
 
 NAMESPACES = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "network", "cgroup")]
 
@@ -87,8 +88,8 @@ def test_the_smallest_plan_enters_its_cgroup_last() -> None:
 
 def test_every_planned_operation_can_be_executed() -> None:
     document = {**minimal(rootfsPropagation="shared"), "hostname": "h"}
-    assert set(names(document)) <= set(init.OPERATIONS)
-    assert {"mask", "make_readonly", "mount_cgroup", "write_sysctl", "open_console"} <= set(init.OPERATIONS)
+    assert set(names(document)) <= set(OPERATIONS)
+    assert {"mask", "make_readonly", "mount_cgroup", "write_sysctl", "open_console"} <= set(OPERATIONS)
 
 
 def test_default_devices_and_one_of_the_containers_own() -> None:

@@ -13,7 +13,7 @@ from berth import errors
 from berth.linux import cgroup, libc, mount, signals, sockets
 from berth.models.jsonlite import dumps, loads
 from berth.runtime import enter, hooks, init
-from berth.runtime.init import Launch
+from berth.runtime.context import Context, Launch
 from berth.runtime.plan import Plan, Process
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 # What a joined or inherited namespace is called in /proc/PID/ns, and its flag for setns.
-_NAMESPACE_FILES = {
+NAMESPACE_FILES = {
     "user": libc.CLONE_NEWUSER, "mnt": libc.CLONE_NEWNS, "uts": libc.CLONE_NEWUTS, "ipc": libc.CLONE_NEWIPC,
     "net": libc.CLONE_NEWNET, "cgroup": libc.CLONE_NEWCGROUP, "pid": libc.CLONE_NEWPID, "time": libc.CLONE_NEWTIME,
 }  # fmt: skip
@@ -53,7 +53,7 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
         group.apply(plan.resources)
         program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
         parent, child = sockets.channel()
-        context = init.Context(plan, child, group, hosts, program, launch)
+        context = Context(plan, child, group, hosts, program, launch)
         devices = None
         try:
             try:
@@ -80,9 +80,9 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
                 if not group.contains(pid):
                     # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
                     # grace period (cgroup_threadgroup_rwsem), some 10 ms; see linux.grace.
-                    _add(group, pid)
+                    add_to_group(group, pid)
                 if plan.process.is_scheduled:
-                    _schedule(plan.process, pid)
+                    set_schedule(plan.process, pid)
                 if devices:
                     devices.move(pid)
                 tell(parent, b"c")
@@ -103,13 +103,13 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
         raise
 
 
-def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.socket) -> int:
+def _clone(plan: Plan, launch: Launch, context: Context, parent: sockets.socket) -> int:
     """Clones init and returns its pid; in the child it does not return."""
     disposable = bool(launch.clone_flags & libc.CLONE_PARENT)  # a starter: it ends once init runs
     if disposable:
         _enter_namespaces(plan, context)
     if disposable or not (plan.join or plan.new_time_namespace):
-        pid = _clone_init(plan.clone_flags | launch.clone_flags, context.cgroup)
+        pid = clone_init(plan.clone_flags | launch.clone_flags, context.cgroup)
         if pid == 0:
             parent.close()
             _become_init(context)
@@ -127,7 +127,7 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
                 # id maps of a dumpable process only, so there init does this later.
                 libc.prctl(libc.PR_SET_DUMPABLE, 0)
             _enter_namespaces(plan, context)
-            if _clone_init(plan.clone_flags | libc.CLONE_PARENT, context.cgroup, shared) == 0:
+            if clone_init(plan.clone_flags | libc.CLONE_PARENT, context.cgroup, shared) == 0:
                 _become_init(context)
         except BaseException as error:
             init.report_failure(context.channel, error, None)
@@ -141,7 +141,7 @@ def _clone(plan: Plan, launch: Launch, context: init.Context, parent: sockets.so
     return pid
 
 
-def _clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None" = None) -> int:
+def clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None" = None) -> int:
     """Init is born in its cgroup where the kernel can do that (v2), which waits for no grace period."""
     address = shared.address if shared else 0
     cgroup_fd = group.open_to_clone_into()
@@ -162,7 +162,7 @@ def _clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None
         raise
 
 
-def _become_init(context: init.Context) -> "NoReturn":
+def _become_init(context: Context) -> "NoReturn":
     take_standard_fds(context.launch.standard_fds)
     init.run(context)
     os._exit(1)
@@ -177,7 +177,7 @@ def _set_oom_score(process: Process, pid: int) -> None:
         os.close(proc_fd)
 
 
-def _schedule(process: Process, pid: int) -> None:
+def set_schedule(process: Process, pid: int) -> None:
     from berth.runtime import schedule
 
     schedule.apply(process, pid)
@@ -246,6 +246,15 @@ def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
             return terminal_fd, word
 
 
+def add_to_group(group: cgroup.Cgroup, pid: int, beside: int = 0) -> None:
+    try:
+        group.add(pid, beside=beside)
+    except ProcessLookupError:
+        pass  # it has failed already, and said why: await_exec reads it
+    except OSError as error:
+        raise errors.Conflict(f"the container's cgroup is gone: {error.strerror}") from error
+
+
 def _reap(pid: int) -> None:
     """Kills the child and waits until it is dead; with CLONE_PARENT it is collected by somebody else."""
     try:
@@ -263,7 +272,7 @@ def _reap(pid: int) -> None:
         pass
 
 
-def _enter_namespaces(plan: Plan, context: init.Context) -> None:
+def _enter_namespaces(plan: Plan, context: Context) -> None:
     # In a mount namespace given by path /proc is whatever its owner has put there (CVE-2025-52881).
     context.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     _join_namespaces(plan)
@@ -303,7 +312,7 @@ def _join_namespaces(plan: Plan) -> None:
 
 
 def _is_own_namespace(flag: int, fd: int) -> bool:
-    name = next(name for name, number in _NAMESPACE_FILES.items() if number == flag)
+    name = next(name for name, number in NAMESPACE_FILES.items() if number == flag)
     own, other = os.stat(f"/proc/self/ns/{name}"), os.fstat(fd)
     return (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino)
 
@@ -396,183 +405,6 @@ def _keep(path: str, program: bytes) -> None:
         os.rename(temporary, path)
     except OSError:
         pass  # a cache that cannot be written costs two milliseconds the next time
-
-
-# -- exec -----------------------------------------------------------------------------------------
-#
-#   parent (monitor, or a cold runtime)      joiner                               program
-#      |  clone, puts it into the cgroup       |                                    |
-#      |                                       |  enters the namespaces             |
-#      |<--- "t" + descriptor of the pty ------|  only with a terminal              |
-#      |---- "c": you are in the cgroup ------>|                                    |
-#      |                                       |  credentials, seccomp, ...         |
-#      |                                       |  clone(CLONE_PARENT), ends ------->|
-#      |<--- "q": my scheduler, please ---------------------------------------------|  only with one asked for
-#      |---- "q" ------------------------------------------------------------------>|
-#      |<--- end of file, or "e" + JSON --------------------------------------------|  execve
-#
-# The joiner is in the container's namespaces but not in its pid namespace (setns changes that of
-# children only), so nothing in there can see it, far less trace it, while it still has rights that
-# the container lacks (CVE-2016-9962). What is cloned into the pid namespace has the program's own.
-
-
-def execute(
-    process: Process, init_pidfd: int, init_pid: int, group: "cgroup.Cgroup | None", launch: Launch
-) -> Started:
-    """Runs one more program in the container of `init_pidfd`; returns once it has execed, as a child of the caller.
-
-    The pidfd is what is joined: a pid could be another process by now. Raises BerthError.
-    """
-    parent, child = sockets.channel()
-    shared = libc.SharedPids().take()
-    launch.on_waiting = lambda: _schedule(process, shared.value)
-    joiner = _clone_init(0, group) if group and not process.affinity else libc.clone(0)
-    if joiner == 0:
-        parent.close()
-        join_and_execute(process, init_pidfd, init_pid, launch, child, shared)
-    child.close()
-    if process.affinity:
-        _limit_cpus(process.affinity[0], joiner, parent)
-    return await_joined(parent, joiner, shared, group, init_pid, launch)
-
-
-def _limit_cpus(cpus: "set[int]", joiner: int, channel: sockets.socket) -> None:
-    """execCPUAffinity.initial: where the joiner runs until it is in the container's cgroup."""
-    from berth.runtime import schedule
-
-    try:
-        schedule.set_affinity(joiner, cpus, "initial")
-    except BaseException:
-        channel.close()
-        _collect(joiner)
-        raise
-
-
-def await_joined(
-    channel: sockets.socket, joiner: int, shared: libc.SharedPid, group: "cgroup.Cgroup | None", init_pid: int, launch: Launch
-) -> Started:
-    """The parent's side once there is a joiner: its cgroup, and what it reports. Closes the channel."""
-    try:
-        if group and not group.contains(joiner):
-            _add(group, joiner, init_pid)
-        tell(channel, b"c")
-        terminal_fd, _ = await_exec(channel, launch)
-    except BaseException:
-        channel.close()  # a joiner that waits for a word ends now
-        _collect(joiner)
-        if shared.value:
-            _collect(shared.value)
-        raise
-    channel.close()
-    _collect(joiner)
-    pid = shared.value
-    if not pid:
-        if terminal_fd >= 0:
-            os.close(terminal_fd)
-        raise errors.SystemFailure("the process that joins the container was killed")
-    return Started(pid, terminal_fd)
-
-
-def _collect(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass
-
-
-def join_and_execute(
-    process: Process, init_pidfd: int, init_pid: int, launch: Launch, channel: sockets.socket, shared: libc.SharedPid
-) -> "NoReturn":
-    """The joiner; draws on nothing of the parent's but the channel and the page for the program's pid."""
-    try:
-        # Ends with the parent, should that be killed while we wait for something.
-        init.die_with_parent(channel)
-        take_standard_fds(launch.standard_fds)
-        program = seccomp_program(process.seccomp, launch.seccomp_cache)
-        proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        enter.set_oom_score(process, proc_fd)
-        flags = _foreign_namespaces(init_pid)
-        if flags:
-            libc.setns(init_pidfd, flags)
-        libc.prctl(libc.PR_SET_DUMPABLE, 0)
-        if flags & libc.CLONE_NEWUSER:
-            init.become_root_of_user_namespace(process)
-        terminal_fd = _open_terminal(process, channel, proc_fd) if process.terminal else -1
-        if terminal_fd < 0:
-            enter.swap_null(proc_fd)
-            enter.give_streams(process)
-        path = enter.prepare(process, proc_fd, new_keyring=launch.new_keyring)
-        enter.close_others(launch.preserve_fds, channel.fileno(), terminal_fd)
-        shared.keep_from_children()
-        init.await_parent(channel, b"c")
-        enter.settle(process, is_exec=True)
-        listener = enter.restrict(process, program)
-        init.hand_over_listener(channel, listener)
-        if libc.clone(libc.CLONE_PARENT, shared.address) == 0:
-            enter.own_streams(process, terminal_fd)
-            if launch.die_with_parent:
-                libc.prctl(libc.PR_SET_PDEATHSIG, signals.SIGKILL)
-            if process.is_scheduled:
-                _await_schedule(channel)
-            init.hand_over_listener(channel, enter.restrict_last(process, program))
-            enter.execute(path, process)
-    except BaseException as error:
-        init.report_failure(channel, error, None)
-    os._exit(0)
-
-
-def _await_schedule(channel: sockets.socket) -> None:
-    """The parent sets scheduler and I/O priority of the very process that becomes the program: what makes
-    that may not be inherited (SCHED_FLAG_RESET_ON_FORK), or forbid the clone (SCHED_DEADLINE).
-
-    With read and write, which no seccomp filter of a program that does anything denies.
-    """
-    os.write(channel.fileno(), b"q")
-    if os.read(channel.fileno(), 1) != b"q":
-        os._exit(1)
-
-
-def _add(group: cgroup.Cgroup, pid: int, beside: int = 0) -> None:
-    try:
-        group.add(pid, beside=beside)
-    except ProcessLookupError:
-        pass  # it has failed already, and said why: await_exec reads it
-    except OSError as error:
-        raise errors.Conflict(f"the container's cgroup is gone: {error.strerror}") from error
-
-
-def _foreign_namespaces(pid: int) -> int:
-    """Flags of the namespaces in which `pid` is not where we are; joining one's own user namespace fails."""
-    flags = 0
-    for name, flag in _NAMESPACE_FILES.items():
-        try:
-            theirs, ours = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
-        except PermissionError:
-            raise errors.Forbidden(
-                "the container's init may not be looked into: it belongs to another user, or it is created and not started "
-                "yet, and then root alone may; 'start' it first"
-            ) from None
-        except FileNotFoundError:
-            if os.path.exists(f"/proc/self/ns/{name}"):
-                raise errors.Conflict("the container is no longer running") from None
-            continue  # a kind of namespace this kernel does not have
-        if theirs.st_ino != ours.st_ino:
-            flags |= flag
-    return flags
-
-
-def _open_terminal(process: Process, channel: sockets.socket, proc_fd: int) -> int:
-    """A pty of the container's devpts; its master goes to the parent."""
-    root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        master = init.open_multiplexer(root_fd, proc_fd)
-    except OSError as error:
-        raise errors.InvalidSpec(f"process.terminal: no terminal can be had in the container: {error}") from None
-    finally:
-        os.close(root_fd)
-    terminal_fd = init.unlock_terminal(master, process)
-    init.hand_over_terminal(channel, master)
-    return terminal_fd
 
 
 # -- the root file system ----------------------------------------------------------------------------

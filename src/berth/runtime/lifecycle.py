@@ -13,8 +13,8 @@ from berth import errors
 from berth.linux import cgroup, libc, signals, sockets
 from berth.models.jsonlite import loads
 from berth.runtime import container as processes
-from berth.runtime import hooks, spec
-from berth.runtime.init import Launch
+from berth.runtime import hooks, joining, spec
+from berth.runtime.context import Launch
 from berth.runtime.plan import Plan, Process
 from berth.runtime.state import CREATED, CREATING, PAUSED, RUNNING, START_SOCKET, STOPPED, Container, start_time
 
@@ -415,7 +415,7 @@ def execute(settings: Settings, container: Container, process: dict, launch: Lau
     if pidfd < 0:
         raise errors.Conflict(f"cannot exec in a stopped container: {container.id}")
     try:
-        return processes.execute(planned, pidfd, container.values["pid"], group, launch)
+        return joining.execute(planned, pidfd, container.values["pid"], group, launch)
     finally:
         os.close(pidfd)
 

@@ -12,12 +12,12 @@ import stat
 
 from berth.errors import InvalidSpec, NotImplementedHere
 from berth.linux import confine, libc, mount
-from berth.runtime import init
+from berth.runtime import operations
 from berth.runtime.plan import IdMapped, Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from berth.runtime.init import Context
+    from berth.runtime.context import Context
 
 _CHUNK = 1 << 20
 # What a tmpfs or a user namespace cannot hold is left behind; nobody could have used it there.
@@ -54,7 +54,7 @@ def _idmapped_tree(entry: IdMapped) -> int:
     except OSError as error:
         raise InvalidSpec(f"{entry.at}.source: bind source path does not exist: {entry.source}: {error.strerror}") from None
     try:
-        tree = init.clone_tree(entry.source, source, entry.recursive)
+        tree = operations.clone_tree(entry.source, source, entry.recursive)
     finally:
         os.close(source)
     try:
@@ -66,7 +66,7 @@ def _idmapped_tree(entry: IdMapped) -> int:
             mount.set_attributes(tree, set_=0, clear=0, recursive=entry.whole_tree, userns_fd=userns)
         finally:
             os.close(userns)
-        init.change_tree(tree, entry.changes)
+        operations.change_tree(tree, entry.changes)
     except OSError as error:
         os.close(tree)
         raise NotImplementedHere(
@@ -85,7 +85,7 @@ def _idmapped_tree(entry: IdMapped) -> int:
 def attach_idmapped(context: "Context", number: int, destination: str) -> None:
     """Attaches the parent's tree of that number."""
     tree = context.trees[number]
-    target = init.open_target(context, destination, directory=mount.is_directory(tree))
+    target = operations.open_target(context, destination, directory=mount.is_directory(tree))
     mount.attach(tree, target)
     os.close(target)
     os.close(tree)
@@ -149,11 +149,11 @@ def mount_copied(
     context: "Context", fstype: str, source: str, destination: str, flags: int, data: "tuple[str, ...]", keep_mode: bool
 ) -> None:  # fmt: skip
     """tmpcopyup: the file system begins with what the directory beneath it holds."""
-    below = init.open_target(context, destination, directory=True)  # stays on what is covered by the mount
+    below = operations.open_target(context, destination, directory=True)  # stays on what is covered by the mount
     top = -1
     try:
         writable = flags & ~(mount.MS_RDONLY | mount.MS_NOSYMFOLLOW)
-        init.mount_filesystem(context, fstype, source, destination, writable, data, keep_mode)
+        operations.mount_filesystem(context, fstype, source, destination, writable, data, keep_mode)
         top = mount.open_beneath(context.root_fd, destination)
         if os.path.sameopenfile(below, top):
             raise InvalidSpec(f"mounts: {destination}: option tmpcopyup: nothing was mounted there")
@@ -318,7 +318,7 @@ def _plain(text: str) -> str:
     return text
 
 
-init.OPERATIONS.update({
+operations.OPERATIONS.update({
     function.__name__: function
     for function in (attach_idmapped, change_mount, remount, require_selinux, set_label, mount_copied)
 })  # fmt: skip

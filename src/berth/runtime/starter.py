@@ -1,6 +1,6 @@
 """The starter: a short-lived child of the monitor that does the heavy part of a start, and ends.
 
-For an exec it is the joiner of `container.execute`; this is about a container's first program.
+For an exec it is the joiner of `joining.execute`; this is about a container's first program.
 
 It reads the bundle, plans, mounts the root file system and clones init with CLONE_PARENT, so that
 init is the monitor's child and not the starter's. What all this touches of the launcher's memory
@@ -18,8 +18,8 @@ import stat
 from berth import errors
 from berth.linux import cgroup, grace, libc, mount, sockets
 from berth.models.jsonlite import dumps, loads
-from berth.runtime import container, external
-from berth.runtime.init import Launch
+from berth.runtime import container, external, joining
+from berth.runtime.context import Launch
 from berth.runtime.plan import Plan, Process
 from berth.runtime.spec import load
 
@@ -91,11 +91,11 @@ class Starter:
         if self._hosts.version == 2:
             # Into a v2 group a joiner is cloned, which waits for no grace period; this one is there already.
             self.dismiss()
-            started = container.execute(*_joining(message, init_pidfd, standard_fds, group))
+            started = joining.execute(*_joining(message, init_pidfd, standard_fds, group))
         else:
             fds = [init_pidfd, *(standard_fds or ())]
             sockets.send(self._channel, self.request, fds)
-            started = container.await_joined(self._channel, self._pid, self._shared, group, message["pid"], Launch())
+            started = joining.await_joined(self._channel, self._pid, self._shared, group, message["pid"], Launch())
         return Result(started.pid, started.terminal_fd, "")
 
     def dismiss(self) -> None:
@@ -123,7 +123,7 @@ def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies, shared: li
         standard_fds = (fds[0], fds[1], fds[2]) if fds else None
         if init_pidfd >= 0:
             process, _, pid, _, launch = _joining(message, init_pidfd, standard_fds, None)
-            container.join_and_execute(process, init_pidfd, pid, launch, channel, shared)
+            joining.join_and_execute(process, init_pidfd, pid, launch, channel, shared)
         if message["kind"] == "exec":
             started, path = _start_external_exec(message, hosts, standard_fds), ""
         else:
@@ -176,7 +176,7 @@ def _start_external_exec(
 def _joining(
     message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None, group: cgroup.Cgroup | None
 ) -> tuple[Process, int, int, cgroup.Cgroup | None, Launch]:
-    """The arguments of container.execute that `message` stands for."""
+    """The arguments of joining.execute that `message` stands for."""
     process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
     launch = Launch(message["seccomp_cache"])
     launch.standard_fds = standard_fds

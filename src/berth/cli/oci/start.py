@@ -7,7 +7,7 @@ from berth.cli.oci.main import Invocation, parse_verb
 from berth.errors import InvalidParameter
 from berth.linux import sockets
 from berth.runtime import lifecycle, sealed
-from berth.runtime.init import Launch
+from berth.runtime.context import Launch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
