@@ -20,8 +20,7 @@ from berth.linux import syscall_tables
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _libc.ptrace.restype = ctypes.c_long
-_TRACEME, _GETREGS, _SETREGS, _SYSCALL, _SETOPTIONS = 0, 12, 13, 24, 0x4200
-_GETEVENTMSG = 0x4201
+_GETREGS, _SETREGS, _SYSCALL, _GETEVENTMSG, _SEIZE = 12, 13, 24, 0x4201, 0x4206
 _OPTIONS = 1 | 2 | 4 | 8 | 16  # TRACESYSGOOD, TRACEFORK, TRACEVFORK, TRACECLONE, TRACEEXEC
 _NAMES = {number: name for name, number in syscall_tables.numbers("X86_64").items()}
 # struct user_regs_struct: where what is
@@ -68,13 +67,13 @@ class Tracer:
     def run(self, command: "list[str]") -> int:
         first = os.fork()
         if first == 0:
-            _ptrace(_TRACEME, 0)
             os.kill(os.getpid(), signal.SIGSTOP)
             os.execvp(command[0], command)
-        os.waitpid(first, 0)
-        _ptrace(_SETOPTIONS, first, _OPTIONS)
+        os.waitpid(first, os.WUNTRACED)
+        # Not PTRACE_TRACEME: with that a child begins with SIGSTOP, and stays stopped if we leave by then.
+        _ptrace(_SEIZE, first, _OPTIONS)
         self.ordinals[first] = 0
-        _ptrace(_SYSCALL, first)
+        os.kill(first, signal.SIGCONT)
         while True:
             pid, status = os.waitpid(-1, 0x40000000)  # __WALL
             if os.WIFEXITED(status) or os.WIFSIGNALED(status):
@@ -99,7 +98,7 @@ class Tracer:
                 self.inside[pid] = 1
                 if self.ordinals.get(pid):
                     self.programs.add(pid)
-        elif not (number == signal.SIGSTOP and pid not in self.inside):
+        else:
             passed_on = number
         self.inside.setdefault(pid, 0)
         _ptrace(_SYSCALL, pid, passed_on)
