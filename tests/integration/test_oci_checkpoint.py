@@ -221,7 +221,7 @@ def test_nothing_to_restore(oci: Oci, fake: str) -> None:
 
 @needs_criu
 def test_the_end_of_the_real_criu_s_log_is_in_the_error(oci: Oci) -> None:
-    """A dump that cannot work anywhere: an open file that has been removed together with its file system's name for it."""
+    """Where criu cannot even start; the container goes on."""
     if subprocess.run(["criu", "check"], capture_output=True, check=False).returncode == 0:
         pytest.skip("criu works on this kernel; the machine's test goes the whole way")
     box = oci.up()

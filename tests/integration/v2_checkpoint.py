@@ -23,14 +23,16 @@ UNTIL_TOLD = "while ! [ -e /etc/told/end ]; do sleep 0.1; done; exit 7"
 
 
 def oci(*words: str, output: str = "", wait: bool = True) -> Any:
-    """One verb. output: a file that standard output is appended to, through a pipe if `wait` is false."""
+    """One verb. output: a file that standard output is appended to through a pipe; standard error goes to a pipe as well then."""
     command = ["python3", "-IS", f"{SHARED}/src/berth/cli/oci/__main__.py", "--root", f"{TOP}/state", "--criu", f"{TOP}/criu", *words]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         if output:
-            pump = subprocess.Popen(["sh", "-c", f"exec cat >>{output}"], stdin=subprocess.PIPE)
-            process = subprocess.Popen(command, stdout=pump.stdin, stderr=err, stdin=subprocess.DEVNULL)
-            assert pump.stdin
-            pump.stdin.close()
+            # criu takes pipes for pipes; of an open file it demands that it has the same size again.
+            pumps = [subprocess.Popen(["sh", "-c", f"exec cat >>{path}"], stdin=subprocess.PIPE) for path in (output, f"{output}.err")]
+            process = subprocess.Popen(command, stdout=pumps[0].stdin, stderr=pumps[1].stdin, stdin=subprocess.DEVNULL)
+            for pump in pumps:
+                assert pump.stdin
+                pump.stdin.close()
         else:
             process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
         if not wait:
@@ -38,7 +40,8 @@ def oci(*words: str, output: str = "", wait: bool = True) -> Any:
         code = process.wait(100)
         out.seek(0)
         err.seek(0)
-        return {"code": code, "out": out.read(), "err": err.read()}
+        said = Path(f"{output}.err").read_text() if code and output else ""
+        return {"code": code, "out": out.read(), "err": err.read() + said}
 
 
 def make_criu() -> str:

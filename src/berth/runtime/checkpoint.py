@@ -359,6 +359,9 @@ def _prepare_restore(container: Container, document: dict, group: cgroup.Cgroup,
         group.add(os.getpid())
         for controllers, path in _own_groups(group):
             command += ["--cgroup-root", f"{controllers}:{path}" if controllers else path]
+    if document["process"].get("noNewPrivileges"):
+        # criu 3.17 saves all but this one, and its processes would come back without; so they inherit it.
+        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     libc.unshare(libc.CLONE_NEWNS)
     mount.set_propagation("/", mount.MS_SLAVE | mount.MS_REC)
     root = container.values["rootfs"]
