@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from harness import GROUPS, mounts
+from harness import GROUPS, mounts, wait_until
 from oci import BERTH, make_archive
 
 if not (shutil.which("dockerd") and shutil.which("containerd-shim-runc-v2")):
@@ -152,7 +152,7 @@ def test_a_life(docker: Dockerd) -> None:
     assert docker("inspect", "life", "--format", "{{.State.Status}}").stdout == "paused\n"
     assert "paused" in docker("exec", "life", "true", code=1).stderr
     docker("unpause", "life")
-    assert "sleep 0.05" in docker("top", "life").stdout
+    wait_until(lambda: "sleep 0.05" in docker("top", "life").stdout, "no sleep: between two of them there is none")
     assert docker("stats", "--no-stream", "--format", "{{.Name}}", "life").stdout == "life\n"
     docker("kill", "--signal", "TERM", "life")
     assert docker("wait", "life").stdout == "3\n"
