@@ -8,6 +8,7 @@ process: monitor, starter, init. Needs what bench/runtime.py needs, without runc
 """
 
 import argparse
+import mmap
 import os
 import statistics
 import tempfile
@@ -17,24 +18,25 @@ from pathlib import Path
 import runtime as bench
 
 LOG_VARIABLE = "BERTH_BENCH_PHASES"
+REGIONS, REGION_BYTES = 61, 16384  # of the file of notes, one for each process
 # What is shown; nested ones (a mount within `operations`) are left out of the bars but counted in the table.
 NOTED = {
-    "berth.runtime.monitor:Monitor": ["_open_log", "_make_pipes", "_drain", "_clean_up"],
-    "berth.runtime.starter": ["load", "_own_mount_namespace", "_make_work_directory", "Plan"],
+    "berth.runtime.monitor:Monitor": ["_make_pipes", "_drain", "_clean_up"],
+    "berth.runtime.starter": ["load", "own_mount_namespace", "_make_work_directory", "Plan"],
     "berth.runtime.container": ["seccomp_program", "clone_init", "await_exec"],
     "berth.linux.cgroup:CgroupV1": ["create", "apply", "add", "kill"],
     "berth.linux.cgroup:CgroupV2": ["create", "apply", "kill"],
-    "berth.runtime.enter": ["own_streams", "close_others_on_exec", "prepare", "restrict"],
+    "berth.runtime.enter": ["own_streams", "close_others", "prepare", "restrict"],
 }
 WORDS = {
     "load": "read and check config.json", "Plan": "plan", "create": "make the cgroup", "apply": "write its limits",
     "add": "move init into it", "seccomp_program": "take the filter from the cache", "clone_init": "clone with namespaces",
-    "await_exec": "wait for execve", "_own_mount_namespace": "mount namespace of its own", "restrict": "seccomp, capabilities",
+    "await_exec": "wait for execve", "own_mount_namespace": "mount namespace of its own", "restrict": "seccomp, capabilities",
     "prepare": "limits, ids, look the program up", "_make_pipes": "pipes", "kill": "end the group", "_clean_up": "remove the cgroup",
     "_make_work_directory": "work directory", "enter_cgroup": "wait to be in the cgroup", "mount_filesystem": "mount proc, dev, sys ...",
     "mount_cgroup": "mount the cgroup tree", "make_device": "devices", "make_link": "links in /dev", "mask": "mask paths",
     "make_readonly": "read-only paths", "pivot": "pivot_root", "prepare_root": "bind the root", "raise_loopback": "lo up",
-    "set_hostname": "host name", "own_streams": "session", "close_others_on_exec": "close-on-exec", "_drain": "drain the pipes",
+    "set_hostname": "host name", "own_streams": "session", "close_others": "close what the program must not have", "_drain": "drain the pipes",
     "_open_log": "open the log",
 }  # fmt: skip
 COLOURS = {"monitor": "#5b8def", "starter": "#3aa76d", "init": "#e08e45"}
@@ -44,10 +46,19 @@ def noting_launcher(socket_fd: str) -> int:
     """The launcher, with notes; started by `main` as a process of its own."""
     import importlib
 
-    log = os.open(os.environ[LOG_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    with open(os.environ[LOG_VARIABLE], "r+b") as log:
+        notes = mmap.mmap(log.fileno(), 0)
+    used = [0, 0]  # whose bytes so far, how many
 
     def note(name: str, start_ns: int) -> None:
-        os.write(log, f"{os.getpid()} {os.getppid()} {start_ns} {time.perf_counter_ns()} {name}\n".encode())
+        # Not into a descriptor: all but a few are closed before a container can see the process.
+        pid = os.getpid()
+        used[:] = [pid, used[1] if used[0] == pid else 0]
+        line = f"{pid} {start_ns} {time.perf_counter_ns()} {name}\n".encode()
+        region = pid if pid < 8 else 8 + pid % (REGIONS - 8)  # in its own pid namespace init is 1
+        at = region * REGION_BYTES + used[1]
+        notes[at : at + len(line)] = line
+        used[1] += len(line)
 
     def wrapped(name, function):
         def call(*arguments, **keywords):
@@ -89,11 +100,11 @@ class Run:
 
     def __init__(self, lines: list[str], began_ns: int, ended_ns: int) -> None:
         self.total_ms = (ended_ns - began_ns) / 1e6
-        rows = [line.split(None, 4) for line in lines]
-        monitor = next(row[0] for row in rows if row[4] == "monitor begins")
-        init = next(row[0] for row in rows if row[4] == "execve")
+        rows = [line.split(None, 3) for line in lines]
+        monitor = next(row[0] for row in rows if row[3] == "monitor begins")
+        init = next(row[0] for row in rows if row[3] == "execve")
         self.phases = []
-        for pid, _, start, end, name in rows:
+        for pid, start, end, name in rows:
             lane = "monitor" if pid == monitor else "init" if pid == init else "starter"
             self.phases.append((lane, name, (int(start) - began_ns) / 1e6, (int(end) - began_ns) / 1e6))
         self.phases.sort(key=lambda phase: phase[2])
@@ -106,7 +117,7 @@ def measure(rounds: int) -> list[Run]:
     with tempfile.TemporaryDirectory(prefix="berth-bench.", dir="/var/tmp") as name:
         directory = Path(name)
         log = directory / "log"
-        log.touch()
+        log.write_bytes(bytes(REGIONS * REGION_BYTES))
         os.environ[LOG_VARIABLE] = str(log)
         bench.launcher.command = lambda python, fd: [python, "-I", "-c", (
             f"import sys; sys.path[:0] = [{str(bench.ROOT / 'bench')!r}]; import phases; sys.exit(phases.noting_launcher('{fd}'))")]
@@ -114,14 +125,21 @@ def measure(rounds: int) -> list[Run]:
         bundle = bench.make_bundle(directory, "phases", ["/bin/true"])
         for number in range(rounds + 5):
             time.sleep(0.03)  # a quiet spell, as between a person's commands: not a wait for anything
-            log.write_text("")
+            with log.open("r+b") as file:
+                file.write(bytes(REGIONS * REGION_BYTES))
             began = time.perf_counter_ns()
             bench.finish(warm.run(bundle, "phases"))
             ended = time.perf_counter_ns()
             if number >= 5:
-                runs.append(Run(log.read_text().splitlines(), began, ended))
+                runs.append(Run(noted(log.read_bytes(), began), began, ended))
         warm.close()
     return runs
+
+
+def noted(data: bytes, began_ns: int) -> list[str]:
+    """Lines of all processes that are about this run; a spare monitor's own beginning is not."""
+    lines = [line for part in data.split(b"\0") for line in part.decode().splitlines()]
+    return [line for line in lines if int(line.split()[1]) >= began_ns]
 
 
 def merged(run: Run) -> list[tuple[str, str, float, float]]:

@@ -80,7 +80,7 @@ class Warm:
         """Starts one; returns the connection on which its monitor reports."""
         ours, theirs = socket.socketpair()
         data = json.dumps({
-            "runtime": None, "terminal": False, "stdin": False, "log_path": "", "exit_path": "", "socket": "",
+            "runtime": None, "terminal": False, "stdin": False, "log": None, "exit_path": "", "socket": "",
             "attach": [0], "seccomp_cache": self.cache, "state_dir": str(self.directory), **message,
         }).encode()  # fmt: skip
         socket.send_fds(self.socket, [data], [*extra, theirs.fileno()])

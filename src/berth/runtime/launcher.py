@@ -22,7 +22,7 @@ from berth.runtime import monitor, sealed, starter, viewer
 
 MAX_MESSAGE_BYTES = starter.MAX_MESSAGE_BYTES
 _MAX_FDS = 64
-_SPARE_AFTER_S = 0.02
+_SPARE_AFTER_S = 0.005
 
 
 def command(python: str, socket_fd: int) -> list[str]:

@@ -3,6 +3,9 @@
 import sys
 
 if __name__ == "__main__":
+    import gc
+
+    gc.disable()  # a process of some milliseconds leaves its cycles to the kernel
     sys.path.insert(0, __file__.rsplit("/", 4)[0])
     import os
 
