@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import GROUPS
+from harness import GROUPS, REPOSITORY
 from oci import Oci
 
 LOOP = ["sh", "-c", 'trap "exit 4" TERM; echo up; while :; do sleep 0.05; done']
@@ -415,3 +415,15 @@ def test_create_killed_at_any_moment_leaves_what_delete_removes(oci: Oci) -> Non
         oci.call("list")
         oci.call("delete", "--force", identity, timeout=20)
         oci.assert_nothing_left()
+
+
+@pytest.mark.parametrize("words", [["oci"], ["--debug", "oci"]])
+def test_the_same_under_berth_oci(oci: Oci, words: list[str]) -> None:
+    """`berth oci` is berth-oci; behind a global option the way there is another one."""
+    bundle = oci.bundle(args=["sh", "-c", "readlink /proc/self/ns/pid; exit 4"])
+    done = subprocess.run(
+        [f"{REPOSITORY}/berth", *words, "--root", oci.root, "run", "--bundle", bundle, oci.identity()],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (4, "")
+    assert done.stdout.strip() != os.readlink("/proc/self/ns/pid")

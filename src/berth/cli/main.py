@@ -73,6 +73,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "context rm": ("context", "rm", "Forget contexts"),
     "context inspect": ("context", "inspect", "Print all that is known of contexts"),
     "engine": ("engine_main", "main", "Run the engine in the foreground"),
+    "oci": ("oci.main", "main", "Run containers from OCI bundles without an engine, as runc does"),
 }
 _GROUPS = {
     "container": {**{name: name for name in (
@@ -180,6 +181,10 @@ def _tls(parsed: Parsed, config: str) -> "TlsFiles | None":
 
 def _run(name: str, words: "list[str]", kind: str, parsed: Parsed) -> int:
     module, function, _ = COMMANDS[name]
+    if name == "oci":
+        from berth.cli.oci.main import main as oci
+
+        return oci(words)
     if name == "engine":
         return _exec_engine(words)
     command: Callable[[Invocation], int] = getattr(__import__(f"berth.cli.{module}", fromlist=[function]), function)
