@@ -133,6 +133,7 @@ def measure(rounds: int) -> list[Run]:
             if number >= 5:
                 runs.append(Run(noted(log.read_bytes(), began), began, ended))
         warm.close()
+        bench.left_behind(directory)
     return runs
 
 
