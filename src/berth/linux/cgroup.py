@@ -91,6 +91,20 @@ def reopen(saved: dict, hosts: Hierarchies) -> "Cgroup":
     return CgroupV1(saved["path"], hosts, dict(saved["paths"]), saved["rootless"])
 
 
+def end_and_remove(group: Cgroup, *, kill: bool = True) -> None:
+    """Removes a group whose last processes are dying; they count until the kernel has reaped them.
+
+    kill: ends what is in it; without, somebody else's processes keep the group. Raises SystemFailure.
+    """
+    for _ in range(200):
+        if kill:
+            group.kill()
+        if group.remove():
+            return
+        select.poll().poll(5)
+    raise SystemFailure(f"cgroup {group.path} still has processes after one second")
+
+
 class CgroupV1(Cgroup):
     def __init__(self, path: str, hosts: Hierarchies, at: dict[str, str] | None = None, rootless: bool = False) -> None:
         """at: controller -> directory, where that is not simply `path` below every mount point."""

@@ -268,7 +268,7 @@ def restore(
     except BaseException:
         if group is not None:
             group.kill()
-            lifecycle.remove_group(group)
+            cgroup.end_and_remove(group)
         container.remove()
         raise
 

@@ -53,54 +53,66 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
         group.apply(plan.resources)
         program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
         parent, child = sockets.channel()
-        context = Context(plan, child, group, hosts, program, launch)
-        devices = None
         try:
-            try:
-                if plan.net_devices:
-                    from berth.runtime import netdevices
-
-                    devices = netdevices.Devices(plan.net_devices)
-                if plan.rare or not launch.pivot:
-                    from berth.runtime import mounts  # init must find it loaded
-
-                    context.trees = mounts.idmapped_trees(plan)
-                pid = _clone(plan, launch, context, parent)
-            finally:
-                child.close()
-                for tree in context.trees:
-                    os.close(tree)
-            try:
-                launch.on_cloned(pid, group)
-                if plan.clone_flags & libc.CLONE_NEWUSER:
-                    _set_oom_score(plan.process, pid)
-                    write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
-                if plan.user_namespace:
-                    tell(parent, b"m")
-                if not group.contains(pid):
-                    # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
-                    # grace period (cgroup_threadgroup_rwsem), some 10 ms; see linux.grace.
-                    add_to_group(group, pid)
-                if plan.process.is_scheduled:
-                    set_schedule(plan.process, pid)
-                if devices:
-                    devices.move(pid)
-                tell(parent, b"c")
-                started = Started(pid, _await_ready(parent, plan, launch, pid))
-                return started, group
-            except BaseException:
-                _reap(pid)
-                if devices:
-                    devices.give_back()
-                raise
+            return _start_in(group, Context(plan, child, group, hosts, program, launch), parent), group
         finally:
             parent.close()
-            if devices:
-                devices.close()
+            child.close()  # it has been, unless init was never cloned
     except BaseException:
         group.kill()
         group.remove()
         raise
+
+
+def _start_in(group: cgroup.Cgroup, context: Context, parent: sockets.socket) -> Started:
+    """Clones init and takes it to its program, or to the gate; after an error it is dead."""
+    plan, launch = context.plan, context.launch
+    devices = None
+    try:
+        if plan.net_devices:
+            from berth.runtime import netdevices
+
+            devices = netdevices.Devices(plan.net_devices)
+        pid = _clone_with_trees(context, parent)
+        try:
+            launch.on_cloned(pid, group)
+            if plan.clone_flags & libc.CLONE_NEWUSER:
+                _set_oom_score(plan.process, pid)
+                write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
+            if plan.user_namespace:
+                tell(parent, b"m")
+            if not group.contains(pid):
+                # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
+                # grace period (cgroup_threadgroup_rwsem), some 10 ms; see linux.grace.
+                add_to_group(group, pid)
+            if plan.process.is_scheduled:
+                set_schedule(plan.process, pid)
+            if devices:
+                devices.move(pid)
+            tell(parent, b"c")
+            return Started(pid, _await_ready(parent, plan, launch, pid))
+        except BaseException:
+            _reap(pid)
+            if devices:
+                devices.give_back()
+            raise
+    finally:
+        if devices:
+            devices.close()
+
+
+def _clone_with_trees(context: Context, parent: sockets.socket) -> int:
+    """Init's pid. Ends our copies of what only the child needs, its end of the channel included."""
+    try:
+        if context.plan.rare or not context.launch.pivot:
+            from berth.runtime import mounts  # init must find it loaded
+
+            context.trees = mounts.idmapped_trees(context.plan)
+        return _clone(context.plan, context.launch, context, parent)
+    finally:
+        context.channel.close()
+        for tree in context.trees:
+            os.close(tree)
 
 
 def _clone(plan: Plan, launch: Launch, context: Context, parent: sockets.socket) -> int:

@@ -312,7 +312,7 @@ def delete(settings: Settings, container: Container, *, force: bool) -> None:
     group = container.group(settings.hosts)
     if group:
         # Killed before it had a process: whoever is in a group that was there already is not ours to kill.
-        remove_group(group, kill=bool(container.values.get("pid")))
+        cgroup.end_and_remove(group, kill=bool(container.values.get("pid")))
     poststop: list[dict] = []
     try:
         poststop = (container.spec().get("hooks") or {}).get("poststop") or []
@@ -344,17 +344,6 @@ def _end(settings: Settings, container: Container) -> None:
         pass
     finally:
         os.close(pidfd)
-
-
-def remove_group(group: cgroup.Cgroup, *, kill: bool = True) -> None:
-    """Removes a group whose last processes are dying; they count until the kernel has reaped them."""
-    for _ in range(200):
-        if kill:
-            group.kill()
-        if group.remove():
-            return
-        select.poll().poll(5)
-    raise errors.SystemFailure(f"cgroup {group.path} still has processes after one second")
 
 
 def pause(settings: Settings, container: Container, frozen: bool) -> None:

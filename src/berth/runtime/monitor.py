@@ -439,7 +439,7 @@ class Monitor:
         if self.message["runtime"] and not self.is_exec:
             starter.external_runtime(self.message).delete(self.message["id"])
         if self.group and not self.is_exec:
-            remove_group(self.group)
+            cgroup.end_and_remove(self.group)
 
     def _unlink_socket(self) -> None:
         if self.listener:
@@ -456,13 +456,3 @@ def _close(fd: int) -> None:
         os.close(fd)
     except OSError:
         pass  # the terminal is input and output: one descriptor
-
-
-def remove_group(group: cgroup.Cgroup) -> None:
-    """Removes a group whose last processes are dying; they count until the kernel has reaped them."""
-    for _ in range(200):
-        if group.remove():
-            return
-        group.kill()
-        select.poll().poll(5)
-    raise errors.SystemFailure(f"cgroup {group.path} still has processes after one second")
