@@ -8,8 +8,9 @@ pytest.importorskip("httptools", reason="the HTTP parser of the engine")
 
 from berth import errors
 from berth.api import images, request, routes, streams
-from berth.api.http1 import Exchange
 from berth.engine import events
+from berth.http.exchange import Exchange
+from berth.http.routing import match
 
 
 class Asked(Exchange):
@@ -35,7 +36,7 @@ def resolved(method: str, path: str) -> tuple[str, dict[str, str], str]:
     ],
 )  # fmt: skip
 def test_match(pattern: str, path: str, expected: dict | None) -> None:
-    assert request.match(pattern.split("/"), path.split("/")) == expected
+    assert match(pattern.split("/"), path.split("/")) == expected
 
 
 @pytest.mark.parametrize(

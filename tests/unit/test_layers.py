@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "src" / "berth"
 LEVEL = {
-    "cli": 7, "api": 6, "engine": 5, "build": 4, "registry": 4, "runtime": 3, "store": 3, "network": 3, "linux": 2,
+    "cli": 7, "api": 6, "engine": 5, "build": 4, "registry": 4, "runtime": 3, "store": 3, "network": 3, "linux": 2, "http": 2,
     "oci": 1, "models": 1, "errors": 0, "__init__": -1,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))

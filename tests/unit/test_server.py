@@ -9,8 +9,14 @@ import pytest
 
 pytest.importorskip("httptools", reason="the HTTP parser of the engine")
 
-from berth.api import http1, routes
+from berth.api import routes
 from berth.api.stubs import Stubs
+from berth.errors import InvalidParameter
+from berth.http import body, protocol
+from berth.http import exchange as exchanges
+from berth.http.exchange import Exchange, Handler
+from berth.http.protocol import HttpProtocol
+from berth.http.strict_json import parse_json_object
 
 NO_MANAGER = 'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.'
 
@@ -33,14 +39,14 @@ async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> An
     return Answer(int(lines[0].split()[1]), headers, body)
 
 
-def serving(path: Path, client: Callable[[str], Awaitable[None]], handler: http1.Handler | None = None) -> None:
+def serving(path: Path, client: Callable[[str], Awaitable[None]], handler: Handler | None = None) -> None:
     """Runs `client` against a server of the protocol; nothing may hang."""
 
     async def run() -> None:
-        connections: set[http1.HttpProtocol] = set()
+        connections: set[HttpProtocol] = set()
         answer = handler or routes.Api(None).handle  # type: ignore[arg-type]
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: http1.HttpProtocol(answer, {"Server": "test"}, connections), str(path))
+        server = await loop.create_unix_server(lambda: HttpProtocol(answer, {"Server": "test"}, connections), str(path))
         try:
             async with asyncio.timeout(20):
                 await client(str(path))
@@ -147,12 +153,12 @@ def test_every_stub_is_an_endpoint_of_its_own() -> None:
 # -- what breaks parsers ----------------------------------------------------------------------------------------
 
 
-async def echo(exchange: http1.Exchange) -> None:
+async def echo(exchange: Exchange) -> None:
     """Answers with what was asked; /json parses, /deaf ignores the body, /stream sends for ever, /raw hijacks."""
     if exchange.path == "/json":
         try:
             exchange.respond(200, await exchange.json())
-        except http1.InvalidParameter as error:
+        except InvalidParameter as error:
             exchange.respond(400, {"message": str(error)})
     elif exchange.path == "/stream":
         exchange.start_stream("text/plain")
@@ -169,7 +175,7 @@ async def echo(exchange: http1.Exchange) -> None:
         exchange.respond(200, {"path": exchange.path, "query": exchange.query})
 
 
-def talk(path: Path, data: bytes, *, eof: bool = False, handler: http1.Handler = echo) -> bytes:
+def talk(path: Path, data: bytes, *, eof: bool = False, handler: Handler = echo) -> bytes:
     """Everything that comes back for `data` until the server closes."""
     found = []
 
@@ -227,7 +233,7 @@ def test_malformed_requests(socket_path: Path, data: bytes, status: int, said: b
     ],
 )  # fmt: skip
 def test_json_that_is_none(socket_path: Path, body: bytes, said: str) -> None:
-    async def parse(exchange: http1.Exchange) -> None:
+    async def parse(exchange: Exchange) -> None:
         await echo(exchange)
 
     head = b"POST /json HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -237,21 +243,54 @@ def test_json_that_is_none(socket_path: Path, body: bytes, said: str) -> None:
 
 
 def test_json_that_looks_like_a_nul_and_is_none() -> None:
-    assert http1.parse_json_object(b'{"Cmd":["printf","\\\\u0000"]}') == {"Cmd": ["printf", "\\u0000"]}
-    assert http1.parse_json_object(b" ") == {}
-    assert http1.parse_json_object(b'{"a":-9223372036854775808,"b":1.5,"c":"\\u00e4"}') == {"a": -(2**63), "b": 1.5, "c": "ä"}
+    assert parse_json_object(b'{"Cmd":["printf","\\\\u0000"]}') == {"Cmd": ["printf", "\\u0000"]}
+    assert parse_json_object(b" ") == {}
+    assert parse_json_object(b'{"a":-9223372036854775808,"b":1.5,"c":"\\u00e4"}') == {"a": -(2**63), "b": 1.5, "c": "ä"}
+
+
+def test_the_body_of_an_upgrade_may_come_after_its_head(socket_path: Path) -> None:
+    """The Docker CLI writes head and body of `exec start` apart; nothing between them is not the end of the body."""
+
+    began = asyncio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        began.set()
+        asked = await exchange.json()
+        client = exchange.hijack("x/y")
+        while data := await client.read():
+            await client.write(data.upper())
+        await client.write(json.dumps(asked).encode())
+        client.close()
+
+    answers = []
+
+    async def client(address: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(address)
+        body = b'{"Tty":true}'
+        writer.write(b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: %d\r\n\r\n" % len(body))
+        await writer.drain()
+        await asyncio.wait_for(began.wait(), 5)
+        writer.write(body + b"data")
+        writer.write_eof()
+        answers.append(await reader.read())
+        writer.close()
+
+    serving(socket_path, client, handler)
+    assert answers[0].endswith(b'DATA{"Tty": true}')
 
 
 def test_a_body_too_large(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http1, "_MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(exchanges, "_MAX_JSON_BYTES", 1000)
     answer = talk(socket_path, b"POST /json HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b" " * 3_000_000)
     assert b"400 Bad Request" in answer
     assert b"larger than 1000 bytes" in answer
 
 
 def test_slow_heads_and_bodies(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_HEAD_TIMEOUT_S", "_JSON_TIMEOUT_S", "_DISCARD_TIMEOUT_S", "_LINGER_S"):
-        monkeypatch.setattr(http1, name, 0.05)
+    for module, name in (
+        (protocol, "_HEAD_TIMEOUT_S"), (exchanges, "_JSON_TIMEOUT_S"), (body, "_DISCARD_TIMEOUT_S"), (protocol, "_LINGER_S")
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, 0.05)
     assert b"HTTP/1.1 408 " in talk(socket_path, b"GET / HTTP/1.1\r\nHos")
     answer = talk(socket_path, b"POST /json HTTP/1.1\r\nContent-Length: 5\r\n\r\n{")
     assert b"400 Bad" in answer
@@ -326,11 +365,11 @@ def test_continue_is_said_when_the_body_is_wanted(socket_path: Path) -> None:
 @pytest.mark.parametrize(("method", "path", "cancelled"), [("GET", "/a", True), ("POST", "/a", False), ("POST", "/stream", True)])
 def test_a_client_that_leaves(socket_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str, cancelled: bool) -> None:
     """Even one that had finished sending first. What changes something goes on; what only tells ends."""
-    monkeypatch.setattr(http1, "_PEER_CHECK_S", 0.02)
+    monkeypatch.setattr(protocol, "_PEER_CHECK_S", 0.02)
     ends: list[str] = []
     started, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def slow(exchange: http1.Exchange) -> None:
+    async def slow(exchange: Exchange) -> None:
         if exchange.path == "/stream":
             exchange.start_stream("x/y")
         started.set()
@@ -362,7 +401,7 @@ def test_a_client_that_does_not_read_holds_no_memory(socket_path: Path) -> None:
     """Answers to pipelined requests wait for the client, they do not pile up."""
     served = 0
 
-    async def large(exchange: http1.Exchange) -> None:
+    async def large(exchange: Exchange) -> None:
         nonlocal served
         served += 1
         exchange.respond(200, {"data": "x" * 100_000})
@@ -383,7 +422,7 @@ def test_a_client_that_does_not_read_holds_no_memory(socket_path: Path) -> None:
 
 def test_too_many_connections(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is idle makes room; a new one is served."""
-    monkeypatch.setattr(http1, "_MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(protocol, "_MAX_CONNECTIONS", 5)
 
     async def client(address: str) -> None:
         opened = [await asyncio.open_unix_connection(address) for _ in range(20)]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.api import websocket
 from berth.errors import InvalidParameter
+from berth.http import websocket
 
 GOOD = {
     "upgrade": "websocket", "connection": "keep-alive, Upgrade", "sec-websocket-version": "13",

@@ -5,14 +5,16 @@ import json
 from collections.abc import Callable
 
 from berth import errors
-from berth.api import shapes, streams, websocket
-from berth.api.http1 import Exchange
-from berth.api.request import Route, parse_filters
+from berth.api import shapes, streams
+from berth.api.request import parse_filters
 from berth.engine import health, logconfig, logs, views
 from berth.engine.config import with_defaults
 from berth.engine.containers import Container
 from berth.engine.prune import tree_bytes
 from berth.engine.service import Engine
+from berth.http import websocket
+from berth.http.exchange import Exchange
+from berth.http.routing import Route
 from berth.runtime import frames
 
 

@@ -4,9 +4,9 @@ import asyncio
 
 from berth import errors
 from berth.api import shapes, streams
-from berth.api.http1 import Exchange
-from berth.api.request import Route
 from berth.engine.service import Engine
+from berth.http.exchange import Exchange
+from berth.http.routing import Route
 from berth.runtime import frames
 
 

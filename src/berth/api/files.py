@@ -5,11 +5,11 @@ import json
 
 from berth import errors
 from berth.api import shapes
-from berth.api.http1 import Exchange
 from berth.api.images import apply_changes
-from berth.api.request import Route
 from berth.api.threads import in_thread_with_body, send_written
 from berth.engine.service import Engine
+from berth.http.exchange import Exchange
+from berth.http.routing import Route
 
 _STAT = "X-Docker-Container-Path-Stat"
 

@@ -7,11 +7,12 @@ import shlex
 from typing import Any
 
 from berth import errors
-from berth.api.http1 import Exchange
-from berth.api.request import Route, parse_filters
+from berth.api.request import parse_filters
 from berth.api.threads import in_thread_with_body, send_written
 from berth.engine import views
 from berth.engine.service import Engine
+from berth.http.exchange import Exchange
+from berth.http.routing import Route
 from berth.linux import libc
 from berth.oci import reference
 

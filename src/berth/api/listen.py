@@ -11,8 +11,8 @@ import stat
 from typing import Any
 
 from berth import errors
-from berth.api import tls
 from berth.engine.options import Options
+from berth.http import tls
 
 log = logging.getLogger("berth.engine")
 

@@ -10,8 +10,8 @@ from bisect import bisect_left
 from collections import Counter
 
 from berth import VERSION
-from berth.api.http1 import Exchange
 from berth.engine.service import Engine
+from berth.http.exchange import Exchange
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)

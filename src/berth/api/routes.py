@@ -11,14 +11,15 @@ from berth import API_VERSION, MIN_API_VERSION, errors
 from berth.api.containers import Containers
 from berth.api.execs import Execs
 from berth.api.files import Files
-from berth.api.http1 import Disconnected, Exchange, Handler, HeadAnswered
 from berth.api.images import Images
 from berth.api.metrics import ApiMetrics
-from berth.api.request import match
 from berth.api.stubs import Stubs
 from berth.api.system import System
 from berth.api.usage import UsageEndpoints
 from berth.engine.service import Engine
+from berth.http.body import Disconnected
+from berth.http.exchange import Exchange, Handler, HeadAnswered
+from berth.http.routing import match
 
 log = logging.getLogger("berth.api")
 

@@ -10,15 +10,16 @@ import socket
 from collections.abc import Callable
 
 from berth import API_VERSION, VERSION
-from berth.api.http1 import Handler, HttpProtocol
 from berth.api.listen import Listener, listen_all, listen_metrics
 from berth.api.metrics import MetricsPage
 from berth.api.routes import Api
-from berth.api.tls import TlsProtocol
 from berth.engine.options import Options
 from berth.engine.service import Engine
 from berth.engine.tasks import Tasks
 from berth.errors import BerthError
+from berth.http.exchange import Handler
+from berth.http.protocol import HttpProtocol
+from berth.http.tls import TlsProtocol
 
 log = logging.getLogger("berth.engine")
 

@@ -10,10 +10,11 @@ import struct
 from typing import Protocol
 from urllib.parse import quote_plus
 
-from berth.api.http1 import Disconnected, Exchange
 from berth.engine.logs import Run
 from berth.engine.monitors import MonitorConnection
 from berth.errors import InvalidParameter
+from berth.http.body import Disconnected
+from berth.http.exchange import Exchange
 from berth.runtime import frames
 
 RAW, MULTIPLEXED = "application/vnd.docker.raw-stream", "application/vnd.docker.multiplexed-stream"
@@ -119,7 +120,7 @@ class DetachFilter:
 
 
 class Client(Protocol):
-    """A connection that HTTP has left: http1.Hijacked, websocket.WebSocket."""
+    """A connection that HTTP has left: exchange.Hijacked, websocket.WebSocket."""
 
     async def read(self) -> bytes: ...
 

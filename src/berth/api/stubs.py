@@ -5,8 +5,8 @@ group is asked last, so that a group which serves one of these paths takes it fr
 """
 
 from berth import errors
-from berth.api.http1 import Exchange, Handler
-from berth.api.request import Route
+from berth.http.exchange import Exchange, Handler
+from berth.http.routing import Route
 
 _NO_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.'

@@ -5,10 +5,11 @@ import time
 from typing import Any
 
 from berth import errors
-from berth.api.http1 import Exchange
-from berth.api.request import Route, parse_filters
+from berth.api.request import parse_filters
 from berth.engine import events, views
 from berth.engine.service import Engine
+from berth.http.exchange import Exchange
+from berth.http.routing import Route
 
 
 class System:

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import IO, TypeVar
 
-from berth.api.http1 import Body, Disconnected, Exchange
+from berth.http.body import Body, Disconnected
+from berth.http.exchange import Exchange
 
 log = logging.getLogger("berth.api")
 

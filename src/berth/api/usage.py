@@ -3,9 +3,10 @@
 import json
 
 from berth import errors
-from berth.api.http1 import Exchange
-from berth.api.request import Route, parse_filters
+from berth.api.request import parse_filters
 from berth.engine.service import Engine
+from berth.http.exchange import Exchange
+from berth.http.routing import Route
 
 _KINDS = ("container", "image", "volume", "build-cache")
 

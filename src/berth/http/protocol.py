@@ -9,263 +9,25 @@ client that has gone, even with its sending side closed long before, is noticed 
 
 import asyncio
 import contextlib
-import json
 import logging
 import select
 from collections import deque
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Any
-from urllib.parse import parse_qs, unquote
+from collections.abc import Callable
 
 import httptools
 
 from berth.errors import InvalidParameter
+from berth.http.body import Body, Disconnected
+from berth.http.exchange import Exchange, Handler, Hijacked
 
 log = logging.getLogger("berth.api")
 
 _MAX_HEADER_BYTES = 64 * 1024
-_MAX_JSON_BYTES = 8 << 20
-_BODY_PAUSE_BYTES = 1 << 20
-_BODY_RESUME_BYTES = 1 << 18
 _MAX_PIPELINED = 16
 _MAX_CONNECTIONS = 8192
 _HEAD_TIMEOUT_S = 30.0
-_JSON_TIMEOUT_S = 60.0
-_DISCARD_TIMEOUT_S = 5.0
 _LINGER_S = 2.0
 _PEER_CHECK_S = 2.0
-_INT64 = 1 << 63
-
-Handler = Callable[["Exchange"], Awaitable[None]]
-
-
-class Disconnected(Exception):
-    """The client is gone; not an error of anybody here."""
-
-
-class HeadAnswered(Exception):
-    """A HEAD request has its answer; the stream that GET would send stays unsent."""
-
-
-class Body:
-    """Incoming bytes, bounded: reading from the socket pauses while the handler is behind."""
-
-    def __init__(self, protocol: "HttpProtocol", *, expects: bool = False) -> None:
-        self._protocol = protocol
-        self._chunks: deque[bytes] = deque()
-        self._size = 0
-        self._expects = expects  # the client waits for `100 Continue` before it sends
-        self._ended = False
-        self._error: Exception | None = None
-        self._ready = asyncio.Event()
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing more has to come."""
-        return self._ended
-
-    def feed(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._size > _BODY_PAUSE_BYTES:
-            self._protocol.pause_reading(self)
-        self._ready.set()
-
-    def end(self, error: Exception | None = None) -> None:
-        """No more will come; `error` is what the reader gets once it has read what did come."""
-        if not self._ended:
-            self._ended, self._error = True, error
-        self._ready.set()
-
-    async def read(self) -> bytes:
-        """The next bytes, b'' at the end. Disconnected if the client went away within a body, InvalidParameter for a malformed one."""
-        if self._expects:
-            self._expects = False
-            self._protocol.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not self._chunks:
-            if self._error:
-                raise self._error
-            if self._ended:
-                return b""
-            self._ready.clear()
-            await self._ready.wait()
-        data = self._chunks.popleft()
-        self._size -= len(data)
-        if self._size < _BODY_RESUME_BYTES:
-            self._protocol.resume_reading(self)
-        return data
-
-    async def read_all(self, limit_bytes: int) -> bytes:
-        parts, size = [], 0
-        while data := await self.read():
-            size += len(data)
-            if size > limit_bytes:
-                raise InvalidParameter(f"the request's body is larger than {limit_bytes} bytes")
-            parts.append(data)
-        return b"".join(parts)
-
-    async def discard(self) -> bool:
-        """Reads what nobody wanted; False if it is too much or does not come."""
-        self._expects = False
-        size = 0
-        with contextlib.suppress(TimeoutError, InvalidParameter):
-            async with asyncio.timeout(_DISCARD_TIMEOUT_S):
-                while data := await self.read():
-                    size += len(data)
-                    if size > _BODY_PAUSE_BYTES:
-                        return False
-                return True
-        return False
-
-
-class Exchange:
-    """One request and its response."""
-
-    def __init__(
-        self, protocol: "HttpProtocol", method: str, target: bytes, headers: dict[str, str], *, old: bool = False
-    ) -> None:
-        self._protocol = protocol
-        url = httptools.parse_url(target)
-        query = (url.query or b"").decode("ascii", "replace")
-        self.method = method
-        self.path = unquote((url.path or b"/").decode("ascii", "replace"))
-        self.query_lists = parse_qs(query, keep_blank_values=True) if query else {}
-        self.query = {key: values[-1] for key, values in self.query_lists.items()}
-        self.headers = headers
-        self.body = Body(protocol, expects=headers.get("expect", "").lower() == "100-continue")
-        self.parameters: dict[str, str] = {}
-        self.version = ""
-        self.route = ""  # the pattern that matched
-        self.status = 0
-        self.responded = False
-        self.streaming = False
-        self.keep_alive = True
-        self.fault: tuple[int, str] | None = None  # no request at all: what to answer
-        self._chunked = not old  # HTTP/1.0 reads until the connection closes
-
-    # -- request ------------------------------------------------------------------------------------
-
-    async def json(self) -> dict[str, Any]:
-        """The body as a JSON object; {} where there is none. InvalidParameter otherwise."""
-        if self.body.complete:
-            data = await self.body.read_all(_MAX_JSON_BYTES)
-        else:
-            try:
-                async with asyncio.timeout(_JSON_TIMEOUT_S):
-                    data = await self.body.read_all(_MAX_JSON_BYTES)
-            except TimeoutError:
-                raise InvalidParameter(f"the request's body did not come within {_JSON_TIMEOUT_S:.0f} s") from None
-        return parse_json_object(data)
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean query parameter as Docker reads it: '', 0, no, false, none are false."""
-        if name not in self.query:
-            return default
-        return self.query[name].strip().lower() not in ("", "0", "no", "false", "none")
-
-    def number(self, name: str) -> int | None:
-        """An integer query parameter; InvalidParameter for anything else."""
-        text = self.query.get(name, "")
-        if text == "":
-            return None
-        digits = text[1:] if text[0] in "+-" else text
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and -_INT64 <= int(text) < _INT64):
-            raise InvalidParameter(f"query parameter {name}: {text[:200]!r} is not a number")
-        return int(text)
-
-    # -- response -------------------------------------------------------------------------------------
-
-    def respond(self, status: int, value: object = None, headers: dict[str, str] | None = None) -> None:
-        """A whole response: JSON of `value`, or nothing."""
-        data = b"" if value is None else json.dumps(value).encode() + b"\n"
-        fields = {"Content-Type": "application/json"} if value is not None else {}
-        if status not in (204, 304):
-            fields["Content-Length"] = str(len(data))
-        self._head(status, {**fields, **(headers or {})})
-        self._protocol.write(b"" if self.method == "HEAD" else data)
-
-    def respond_text(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        """A whole plain-text response."""
-        data = text.encode()
-        fields = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(data)), **(headers or {})}
-        self._head(status, fields)
-        self._protocol.write(b"" if self.method == "HEAD" else data)
-
-    def start_stream(self, content_type: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        """Begins a chunked response; `send` and `end_stream` follow."""
-        self.streaming = True
-        self._head(status, {"Content-Type": content_type, **({"Transfer-Encoding": "chunked"} if self._chunked else {}), **(headers or {})})
-        if self.method == "HEAD":
-            raise HeadAnswered
-
-    async def send(self, data: bytes) -> None:
-        """One chunk; waits while the client is behind. Disconnected once it is gone."""
-        if data:
-            self._protocol.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-            await self._protocol.drain()
-
-    async def send_json(self, value: object) -> None:
-        """One JSON line of a stream."""
-        await self.send(json.dumps(value).encode() + b"\r\n")
-
-    def end_stream(self) -> None:
-        if self._chunked:
-            self._protocol.write(b"0\r\n\r\n")
-
-    def _head(self, status: int, headers: dict[str, str]) -> None:
-        self.responded, self.status = True, status
-        if not self.keep_alive:
-            headers["Connection"] = "close"
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in {**self._protocol.common_headers, **headers}.items()]
-        self._protocol.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace"))
-
-    def hijack(self, content_type: str, *, head: str = "") -> "Hijacked":
-        """Takes the connection over for raw bytes both ways, as `101 UPGRADED` or, unasked, as 200; or with a head of its own."""
-        if self.method == "HEAD":
-            raise InvalidParameter(f"HEAD {self.path}: a stream both ways has no head alone; ask with GET or POST")
-        self.responded = self.streaming = True
-        self.status = 101 if "upgrade" in self.headers else 200
-        if head:
-            pass
-        elif "upgrade" in self.headers:
-            head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-        else:
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
-        self._protocol.write(head.encode())
-        return self._protocol.take_over()
-
-
-class Hijacked:
-    """A raw two-way stream where HTTP was."""
-
-    def __init__(self, protocol: "HttpProtocol", body: Body) -> None:
-        self._protocol = protocol
-        self._body = body
-
-    async def read(self) -> bytes:
-        """Bytes from the client; b'' once it has closed its sending side."""
-        try:
-            return await self._body.read()
-        except Disconnected:
-            return b""
-
-    async def write(self, data: bytes) -> None:
-        """Bytes to the client, waiting while it is behind; Disconnected once it is gone."""
-        self._protocol.write(data)
-        await self._protocol.drain()
-
-    def write_now(self, data: bytes) -> None:
-        """A last word: whether the client is behind or gone is no matter."""
-        self._protocol.write(data)
-
-    async def gone(self) -> None:
-        """Returns once the client has left altogether, not only finished sending."""
-        await self._protocol.lost.wait()
-
-    def close(self) -> None:
-        self._protocol.close()
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -511,7 +273,8 @@ class HttpProtocol(asyncio.Protocol):
             self._deaf = True
             self._raw = None
             self._pausers.clear()
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # ENOTCONN: a client that has left already
+                self._transport.write_eof()
             self._transport.resume_reading()
             self._start_timer(_LINGER_S, self.close)
         else:
@@ -582,52 +345,3 @@ class _UpgradeBody(Body):
     def end(self, error: Exception | None = None) -> None:
         self._exchange.body.end(Disconnected() if self._left else None)
         self.raw.end()
-
-
-# -- JSON, as strict as Go's and a little stricter ------------------------------------------------------------
-
-
-def parse_json_object(data: bytes) -> dict[str, Any]:
-    """A request's body; {} for an empty one. Refuses what no field can hold: numbers beyond 64 bits, NaN, NUL, half characters."""
-    if not data.strip():
-        return {}
-    try:
-        value = json.loads(data, parse_int=_integer, parse_float=_float, parse_constant=_no_number)
-        if b"\\u" in data:
-            _check_text(value)
-    except (ValueError, RecursionError) as error:
-        raise InvalidParameter(f"invalid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InvalidParameter("invalid JSON: expected an object")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text) > 20 or not -_INT64 <= int(text) < _INT64:
-        raise ValueError(f"the number {text[:40]} does not fit in 64 bits")
-    return int(text)
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:40]} is too large")
-    return value
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number in JSON")
-
-
-def _check_text(value: object) -> None:
-    if isinstance(value, str):
-        if "\0" in value:
-            raise ValueError(f"{value[:200]!r} contains a NUL")
-        value.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
-    elif isinstance(value, list):
-        for item in value:
-            _check_text(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key)
-            _check_text(item)

@@ -12,8 +12,8 @@ import binascii
 import hashlib
 import struct
 
-from berth.api.http1 import Exchange, Hijacked
 from berth.errors import InvalidParameter
+from berth.http.exchange import Exchange, Hijacked
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 _CONTINUATION = 0
@@ -117,7 +117,7 @@ class Decoder:
 
 
 class WebSocket:
-    """A hijacked connection as a stream of messages, with the methods of http1.Hijacked."""
+    """A hijacked connection as a stream of messages, with the methods of exchange.Hijacked."""
 
     def __init__(self, client: Hijacked, opcode: int) -> None:
         self._client = client
