@@ -1,17 +1,15 @@
 """dockerd (Debian's) with berth-oci as its default runtime: what Docker's CLI does, and the same through runc."""
 
-import json
 import os
 import pty
 import select
 import shutil
-import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 
 import pytest
-from harness import GROUPS, mounts, wait_until
+from dockerd import Dockerd
+from harness import GROUPS, wait_until
 from oci import BERTH, make_archive
 
 if not (shutil.which("dockerd") and shutil.which("containerd-shim-runc-v2")):
@@ -20,42 +18,14 @@ if not (shutil.which("dockerd") and shutil.which("containerd-shim-runc-v2")):
 LOOP = ("sh", "-c", 'trap "echo term; exit 3" TERM; echo up; while :; do sleep 0.05; done')
 
 
-class Dockerd:
-    """One with roots of its own, no bridge and no firewall rules. Call finish()."""
+class Daemon(Dockerd):
+    """One whose containers berth-oci runs."""
 
     def __init__(self) -> None:
-        self.mounts_before = mounts()
-        self.top = tempfile.mkdtemp(prefix="berth-dockerd-", dir="/var/tmp")
-        self.name = os.path.basename(self.top)
-        self.env = {**os.environ, "DOCKER_HOST": f"unix://{self.top}/socket", "DOCKER_CONFIG": f"{self.top}/config"}
-        with open(f"{self.top}/daemon.json", "w") as file:
-            json.dump({"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 2048}}}, file)
-        self.log = open(f"{self.top}/log", "w+")
-        self.process = subprocess.Popen(
-            ["dockerd", "--config-file", f"{self.top}/daemon.json", "--data-root", f"{self.top}/data", "--exec-root", f"{self.top}/exec",
-             "--host", self.env["DOCKER_HOST"], "--pidfile", f"{self.top}/pid", "--iptables=false", "--bridge=none",
-             "--storage-driver", "vfs", "--cgroup-parent", f"/{self.name}", "--add-runtime", f"berth={BERTH}", "--default-runtime", "berth"],
-            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        self._await_ready()
+        ulimits = {"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 2048}}}
+        super().__init__("--add-runtime", f"berth={BERTH}", "--default-runtime", "berth", config=ulimits, image=False)
         make_archive(f"{self.top}/rootfs.tar")
         self("import", f"{self.top}/rootfs.tar", "bb")
-
-    def _await_ready(self) -> None:
-        pidfd = os.pidfd_open(self.process.pid)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        for _ in range(200):
-            if self("version", code=None).returncode == 0 or poll.poll(100):
-                break
-        os.close(pidfd)
-        self("version")
-
-    def __call__(self, *words: str, code: "int | None" = 0, input: "str | None" = None) -> "subprocess.CompletedProcess[str]":
-        stdin: dict = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
-        done = subprocess.run(["docker", *words], env=self.env, capture_output=True, text=True, timeout=60, **stdin)
-        assert code is None or done.returncode == code, f"docker {words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
 
     def in_terminal(self, *words: str) -> str:
         """What the CLI says on a terminal."""
@@ -74,33 +44,10 @@ class Dockerd:
         assert process.wait(30) == 0, said
         return said.decode()
 
-    def finish(self) -> None:
-        """Nothing of a container may be left: its state, its cgroup, its mounts."""
-        try:
-            if ids := self("ps", "--all", "--quiet").stdout.split():
-                self("rm", "--force", *ids)
-            states = f"{self.top}/exec/runtime-runc/moby"
-            left = [name for name in os.listdir(states) if not name.startswith("@")]
-            groups = [f"{GROUPS}/{name}/{self.name}" for name in os.listdir(GROUPS)]
-            left += [f"{group}/{name}" for group in groups if os.path.isdir(group) for name in os.listdir(group) if os.path.isdir(f"{group}/{name}")]
-        finally:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(30)
-            self.log.close()
-        for group in groups:
-            if os.path.isdir(group):
-                os.rmdir(group)
-        left += [line for line in mounts() - self.mounts_before if self.top in line and "/exec/netns" not in line]
-        for line in mounts() - self.mounts_before:
-            if self.top in line:
-                subprocess.run(["umount", "-l", line.split()[4]], check=False)
-        shutil.rmtree(self.top, ignore_errors=True)
-        assert not left, f"left behind: {left}"
-
 
 @pytest.fixture(scope="module")
-def docker() -> Iterator[Dockerd]:
-    made = Dockerd()
+def docker() -> Iterator[Daemon]:
+    made = Daemon()
     yield made
     made.finish()
 
@@ -110,18 +57,18 @@ def docker() -> Iterator[Dockerd]:
     [(("sh", "-c", "exit 42"), 42), (("no-such",), 127), (("/etc/passwd",), 126), (("/no/such",), 127), (("/etc",), 126),
      (("sh", "-c", "a=x; while :; do a=$a$a; done"), 137)],
 )  # fmt: skip
-def test_exit_codes(docker: Dockerd, args: "tuple[str, ...]", code: int) -> None:
+def test_exit_codes(docker: Daemon, args: "tuple[str, ...]", code: int) -> None:
     for runtime in ("berth", "runc") if code in (126, 127) else ("berth",):
         docker("run", "--runtime", runtime, "--rm", "--memory", "20m", "--memory-swap", "20m", "bb", *args, code=code)
 
 
-def test_a_mount_that_cannot_be_is_the_daemons_error(docker: Dockerd) -> None:
+def test_a_mount_that_cannot_be_is_the_daemons_error(docker: Daemon) -> None:
     for runtime in ("berth", "runc"):
         said = docker("run", "--runtime", runtime, "--rm", "--volume", "/etc/passwd:/etc", "bb", "true", code=125).stderr
         assert "Are you trying to mount a directory onto a file" in said
 
 
-def test_what_a_program_sees_is_what_runc_shows_it(docker: Dockerd) -> None:
+def test_what_a_program_sees_is_what_runc_shows_it(docker: Daemon) -> None:
     script = "grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; id; ulimit -n; ls /dev; env | sort | grep -v HOSTNAME; cat /proc/self/oom_score_adj; ls -l /proc/self/fd/0"
     for options in (
         (), ("--user", "1000:5", "--group-add", "7"), ("--cap-drop", "all", "--cap-add", "chown"),
@@ -135,7 +82,7 @@ def test_what_a_program_sees_is_what_runc_shows_it(docker: Dockerd) -> None:
         assert seen[0] == seen[1], options
 
 
-def test_a_life(docker: Dockerd) -> None:
+def test_a_life(docker: Daemon) -> None:
     identity = docker("run", "--detach", "--name", "life", "--memory", "64m", "bb", *LOOP).stdout.strip()
     assert docker("exec", "life", "echo", "in").stdout == "in\n"
     docker("exec", "life", "sh", "-c", "exit 9", code=9)
@@ -164,7 +111,7 @@ def test_a_life(docker: Dockerd) -> None:
     docker("rm", "life")
 
 
-def test_terminals(docker: Dockerd) -> None:
+def test_terminals(docker: Daemon) -> None:
     words = ("sh", "-c", "tty; stat -c %u /dev/pts/0")
     assert docker.in_terminal("run", "--rm", "-it", "--user", "1000", "bb", *words).split() == ["/dev/pts/0", "1000"]
     docker("run", "--detach", "--name", "term", "bb", "sleep", "1000")
@@ -172,7 +119,7 @@ def test_terminals(docker: Dockerd) -> None:
     docker("rm", "--force", "term")
 
 
-def test_namespaces_are_shared(docker: Dockerd) -> None:
+def test_namespaces_are_shared(docker: Daemon) -> None:
     docker("run", "--detach", "--name", "first", "--network", "none", "--ipc", "shareable", "bb", "sleep", "1000")
     namespaces = "for kind in pid ipc net; do readlink /proc/self/ns/$kind; done"
     shared = ("--pid", "container:first", "--ipc", "container:first", "--network", "container:first")
@@ -182,7 +129,7 @@ def test_namespaces_are_shared(docker: Dockerd) -> None:
     docker("rm", "--force", "first")
 
 
-def test_options_that_reach_the_runtime(docker: Dockerd) -> None:
+def test_options_that_reach_the_runtime(docker: Daemon) -> None:
     def run(*words: str, code: int = 0) -> str:
         return docker("run", "--rm", *words, code=code).stdout
 
@@ -198,7 +145,7 @@ def test_options_that_reach_the_runtime(docker: Dockerd) -> None:
     assert set(run("--cgroupns", "private", "bb", "sh", "-c", "cut -d: -f3 /proc/self/cgroup").split()) == {"/"}
 
 
-def test_health_and_restart_policy(docker: Dockerd) -> None:
+def test_health_and_restart_policy(docker: Daemon) -> None:
     docker("run", "--detach", "--name", "well", "--health-cmd", "exit 0", "--health-interval", "1s", "bb", "sleep", "1000")
     docker("run", "--detach", "--name", "again", "--restart", "on-failure:2", "bb", "false")
     events = ("events", "--since", "0", "--filter", "container=well", "--filter", "event=health_status")
