@@ -7,7 +7,7 @@ from collections.abc import Callable
 from berth import errors
 from berth.api import shapes, streams
 from berth.api.request import parse_filters
-from berth.engine import health, logconfig, logs, views
+from berth.engine import listing, logconfig, logs, views
 from berth.engine.config import with_defaults
 from berth.engine.containers import Container
 from berth.engine.prune import tree_bytes
@@ -60,52 +60,34 @@ class Containers:
     async def container_list(self, exchange: Exchange) -> None:
         service = self._engine.containers
         filters = parse_filters(exchange.query.get("filters", ""))
-        _check_filters(filters)
+        listing.check(filters)
         limit = exchange.number("limit")
         everything = exchange.flag("all") or bool(limit and limit > 0) or bool(set(filters) & {"status", "exited"})
         found = [c for c in service.all() if everything or c.record.active]
-        found = [c for c in found if self._matches(c, filters)]
+        if filters:
+            passes = listing.chooser(filters, lambda name: service.find(name).record.created_ns)
+            found = [c for c in found if passes(c.record)]
         if limit and limit > 0:
             found = found[:limit]
+        if not exchange.flag("size"):
+            exchange.respond_json(service.list_json(found, exchange.version))
+            return
         payloads = [views.summary(c.record, service.image_name(c.record)) for c in found]
-        if exchange.flag("size"):
-            for payload, container in zip(payloads, found, strict=True):
-                image = self._engine.images.find(container.record.image_id)
-                size = await asyncio.to_thread(tree_bytes, f"{service.directory(container)}/upper")
-                payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
+        for payload, container in zip(payloads, found, strict=True):
+            image = self._engine.images.find(container.record.image_id)
+            size = await asyncio.to_thread(tree_bytes, f"{service.directory(container)}/upper")
+            payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
         exchange.respond(200, payloads)
-
-    def _matches(self, container: Container, filters: dict[str, list[str]]) -> bool:
-        record = container.record
-        labels = record.config.get("Labels") or {}
-        checks: dict[str, Callable[[str], bool]] = {
-            "id": lambda v: record.id.startswith(v),
-            "name": lambda v: v.lstrip("^/").rstrip("$") == record.name if v.endswith("$") else v.lstrip("^/") in record.name,
-            "status": lambda v: record.status == v,
-            "exited": lambda v: record.status == "exited" and str(record.exit_code) == v,
-            "ancestor": lambda v: record.image_name in (v, f"{v}:latest") or record.image_id.removeprefix("sha256:").startswith(v),
-            "label": lambda v: (labels.get(v.partition("=")[0]) == v.partition("=")[2]) if "=" in v else v in labels,
-            "network": lambda v: v == ("none" if views.network_mode(record) == "default" else views.network_mode(record)),
-            "before": lambda v: record.created_ns < self._engine.containers.find(v).record.created_ns,
-            "since": lambda v: record.created_ns > self._engine.containers.find(v).record.created_ns,
-            "volume": lambda v: any(v in (m["Source"], m["Destination"]) for m in views.mount_points(record)),
-            "health": lambda v: v == health.status_of(record.health), "publish": lambda v: False, "expose": lambda v: False,
-            "is-task": lambda v: v in ("0", "false"), "isolation": lambda v: v == "default",
-        }  # fmt: skip
-        for key, values in filters.items():
-            combine = all if key == "label" else any
-            if values and not combine(checks[key](value) for value in values):
-                return False
-        return True
 
     async def container_inspect(self, exchange: Exchange) -> None:
         container = self._container(exchange)
+        if not exchange.flag("size"):
+            exchange.respond_json(self._engine.containers.inspect_json(container, exchange.version))
+            return
         payload = self._engine.containers.inspect(container)
-        if exchange.flag("size"):
-            image = self._engine.images.find(container.record.image_id)
-            size = await asyncio.to_thread(tree_bytes, f"{self._engine.containers.directory(container)}/upper")
-            payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
-        exchange.respond(200, payload)
+        image = self._engine.images.find(container.record.image_id)
+        size = await asyncio.to_thread(tree_bytes, f"{self._engine.containers.directory(container)}/upper")
+        exchange.respond(200, payload | {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)})
 
     async def container_start(self, exchange: Exchange) -> None:
         await self._engine.containers.start(self._container(exchange))
@@ -248,26 +230,6 @@ class Containers:
 
 def _chosen(exchange: Exchange) -> set[str]:
     return {name for name in ("stdout", "stderr") if exchange.flag(name)}
-
-
-_FILTERS = frozenset(
-    "id name status exited ancestor label network before since volume health publish expose is-task isolation".split()
-)
-_FILTER_VALUES = {
-    "status": ("created", "running", "paused", "restarting", "removing", "exited", "dead"),
-    "health": (health.STARTING, health.HEALTHY, health.UNHEALTHY, health.NONE),
-}  # fmt: skip
-
-
-def _check_filters(filters: dict[str, list[str]]) -> None:
-    """Refuses keys and values that Docker refuses, also where there is nothing to filter."""
-    for key, values in filters.items():
-        if key not in _FILTERS:
-            raise errors.InvalidParameter(f"invalid filter '{key}'")
-        for value in values:
-            if value not in _FILTER_VALUES.get(key, (value,)):
-                words = f"Unrecognised filter value for {key}: {value}" if key == "health" else f"invalid filter '{key}={value}'"
-                raise errors.InvalidParameter(words)
 
 
 def _wait_error(container: Container) -> str:

@@ -15,11 +15,13 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 
 from berth import errors
 from berth.engine import bundle, views
 from berth.engine.events import EventBus
 from berth.engine.monitors import Launcher, MonitorConnection
+from berth.engine.shown import Shown, with_field
 from berth.engine.state import Record
 from berth.engine.tasks import Tasks
 from berth.linux import cgroup
@@ -45,6 +47,7 @@ class Container:
         self.exit_waiters: list[asyncio.Future[int]] = []
         self.removed_waiters: list[asyncio.Future[int]] = []
         self.execs: list[str] = []
+        self.shown = Shown()
         self.cancelled = False  # a person has ended this run: no restart after it
         self.restart_cancelled = asyncio.Event()
 
@@ -132,6 +135,24 @@ class Registry:
             container.record, directory=self.directory(container), execs=container.execs, platform="linux", apparmor=profile
         )
 
+    def inspect_json(self, container: Container, version: str) -> bytes:
+        """The same as JSON; version: of the API, which shapes it."""
+        key = container.record.changes, version, *container.execs
+        return container.shown.json("inspect", key, lambda: self.inspect(container))
+
+    def list_json(self, containers: list[Container], version: str) -> bytes:
+        """The JSON of a list of ContainerSummary."""
+        names: dict[tuple[str, str], str] = {}
+        found = []
+        for container in containers:
+            record = container.record
+            image = record.image_name, record.image_id
+            if (name := names.get(image)) is None:
+                name = names[image] = self.image_name(record)
+            entry = container.shown.json("entry", (record.changes, version, name), partial(_entry, record, name))
+            found.append(with_field(entry, "Status", views.status_text(record)))
+        return b"[%b]" % b", ".join(found)
+
     def image_name(self, record: Record) -> str:
         """What `ps` shows: the name given, unless it means another image by now."""
         try:
@@ -165,3 +186,10 @@ class Registry:
         record = container.record
         attributes = {**(record.config.get("Labels") or {}), "image": record.image_name, "name": record.name, **(extra or {})}
         self._events.publish("container", action, record.id, attributes)
+
+
+def _entry(record: Record, image_name: str) -> dict:
+    """A list's entry without what tells a time."""
+    found = views.summary(record, image_name)
+    del found["Status"]
+    return found

@@ -27,7 +27,23 @@ _MOVES = {
 
 
 class Record:
-    """One container. config, host: Docker's Config and HostConfig; *_ns: nanoseconds since the epoch, 0 for never."""
+    """One container. config, host: Docker's Config and HostConfig; *_ns: nanoseconds since the epoch, 0 for never.
+
+    changes: how often a field has been set, for who keeps what was made of it (shown.py); it is not saved. So a
+    field is changed by setting it: what it holds is never changed in place.
+    """
+
+    __slots__ = ("__dict__", "changes")
+    changes: int
+
+    def __new__(cls, *_: object) -> "Record":
+        record = super().__new__(cls)
+        object.__setattr__(record, "changes", 0)
+        return record
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        object.__setattr__(self, "changes", self.changes + 1)
 
     def __init__(self, identity: str, name: str, image_id: str, image_name: str, config: dict, host: dict) -> None:
         self.id = identity

@@ -96,19 +96,22 @@ class Exchange:
 
     def respond(self, status: int, value: object = None, headers: dict[str, str] | None = None) -> None:
         """A whole response: JSON of `value`, or nothing."""
-        data = b"" if value is None else json.dumps(value).encode() + b"\n"
-        fields = {"Content-Type": "application/json"} if value is not None else {}
-        if status not in (204, 304):
-            fields["Content-Length"] = str(len(data))
+        if value is not None:
+            self.respond_json(json.dumps(value).encode(), status, headers)
+            return
+        fields = {} if status in (204, 304) else {"Content-Length": "0"}
         self._head(status, {**fields, **(headers or {})})
-        self._protocol.write(b"" if self.method == "HEAD" else data)
+
+    def respond_json(self, data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """A whole response of JSON that is encoded already."""
+        fields = {"Content-Type": "application/json", **({} if status in (204, 304) else {"Content-Length": str(len(data) + 1)})}
+        self._head(status, {**fields, **(headers or {})}, b"%b\n" % data)
 
     def respond_text(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         """A whole plain-text response."""
         data = text.encode()
         fields = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(data)), **(headers or {})}
-        self._head(status, fields)
-        self._protocol.write(b"" if self.method == "HEAD" else data)
+        self._head(status, fields, data)
 
     def start_stream(self, content_type: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Begins a chunked response; `send` and `end_stream` follow."""
@@ -131,13 +134,15 @@ class Exchange:
         if self._chunked:
             self._protocol.write(b"0\r\n\r\n")
 
-    def _head(self, status: int, headers: dict[str, str]) -> None:
+    def _head(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        """Sends the head, and a body where that is known: one write is one system call for both, and for the client too."""
         self.responded, self.status = True, status
         if not self.keep_alive:
             headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
         lines += [f"{name}: {value}" for name, value in {**self._protocol.common_headers, **headers}.items()]
-        self._protocol.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace"))
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+        self._protocol.write(head if self.method == "HEAD" else head + body)
 
     def hijack(self, content_type: str, *, head: str = "") -> "Hijacked":
         """Takes the connection over for raw bytes both ways, as `101 UPGRADED` or, unasked, as 200; or with a head of its own."""
