@@ -6,9 +6,11 @@
     │   └── InvalidSpec    an OCI bundle is wrong: the message starts with the JSON path
     ├── Conflict           right in itself, but not in this state (name taken, container running)
     ├── NotModified        nothing to do: already so
+    ├── Unauthorized       whoever asks is not known, or may not
     ├── Forbidden          the kernel or a policy refuses
     ├── NotImplementedHere known to Docker, not to this version of berth or to this kernel
-    ├── Unavailable        the engine, launcher or monitor cannot be reached
+    ├── Unavailable        the engine, launcher, monitor or a registry cannot be reached
+    ├── Cancelled          nobody wants the result any more
     ├── DataLoss           bytes do not match their digest, an archive is cut off or lies
     ├── StartFailed        the program in the container could not be started
     │   ├── CommandNotFound        exit code 127
@@ -43,6 +45,10 @@ class NotModified(BerthError):
     pass
 
 
+class Unauthorized(BerthError):
+    pass
+
+
 class Forbidden(BerthError):
     pass
 
@@ -52,6 +58,10 @@ class NotImplementedHere(BerthError):
 
 
 class Unavailable(BerthError):
+    pass
+
+
+class Cancelled(BerthError):
     pass
 
 
@@ -79,8 +89,8 @@ class SystemFailure(BerthError):
 BY_NAME: dict[str, type[BerthError]] = {
     kind.__name__: kind
     for kind in (
-        NotFound, InvalidParameter, InvalidSpec, Conflict, NotModified, Forbidden, NotImplementedHere,
-        Unavailable, DataLoss, StartFailed, CommandNotFound, CommandNotExecutable, SystemFailure,
+        NotFound, InvalidParameter, InvalidSpec, Conflict, NotModified, Unauthorized, Forbidden, NotImplementedHere,
+        Unavailable, Cancelled, DataLoss, StartFailed, CommandNotFound, CommandNotExecutable, SystemFailure,
     )
 }  # fmt: skip
 

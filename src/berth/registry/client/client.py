@@ -1,0 +1,290 @@
+"""What can be asked of a registry: manifests, blobs, tags, referrers, search. OCI distribution specification 1.1."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from urllib.parse import quote, urlencode, urlsplit
+
+from berth.errors import BerthError, DataLoss, InvalidParameter, NotFound
+from berth.oci.reference import Reference
+from berth.registry import documents, media
+from berth.registry.client.challenge import Credentials
+from berth.registry.client.download import Download
+from berth.registry.client.failures import Refusal, of_pull, of_request
+from berth.registry.client.session import Answer, RefusedAnswer, Session
+from berth.registry.client.settings import DOCKER_HUB, Endpoint, Settings
+from berth.registry.client.upload import Source, Upload
+from berth.registry.documents import Descriptor, Document
+from berth.store.partial import Partial
+
+log = logging.getLogger("berth.registry")
+
+_MOST_CONFIG_BYTES = 16 << 20
+_MOST_LIST_BYTES = 16 << 20
+_MOST_PAGES = 1000
+_PAGE_ENTRIES = 1000
+_SEARCH_HOST = "index.docker.io"
+
+Progress = Callable[[int], None]
+
+
+class RegistryClient:
+    """One registry, for one person. Methods may be called from many threads; `close` ends what they do."""
+
+    def __init__(
+        self, registry: str, settings: Settings, credentials: Credentials | None = None, cancelled: threading.Event | None = None
+    ) -> None:
+        self.registry = registry
+        self.settings = settings
+        self._session = Session(registry, settings, credentials, cancelled)
+        self._mirror: Endpoint | None = None  # gave the last manifest
+
+    def close(self) -> None:
+        self._session.close()
+
+    def __enter__(self) -> "RegistryClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- manifests ------------------------------------------------------------------------------------
+
+    def manifest(self, name: Reference) -> Document:
+        """What a tag or digest names. NotFound in Docker's words; DataLoss where the bytes have another digest.
+
+        Docker Hub's mirrors are asked first; one that fails, in whatever way, is passed over.
+        """
+        for mirror in self.settings.endpoints(self.registry, pull=True):
+            if not mirror.mirror:
+                continue
+            try:
+                found = self._manifest(mirror, name)
+                self._mirror = mirror
+                return found
+            except BerthError as error:
+                log.warning("mirror %s: %s", mirror.host, error)
+        self._mirror = None
+        return self._manifest(self._session.endpoint(pull=True), name)
+
+    def _manifest(self, endpoint: Endpoint, name: Reference) -> Document:
+        wanted = name.digest or name.tag
+        headers = {"Accept": ", ".join(media.ACCEPTED)}
+        target = f"/v2/{name.repository}/manifests/{quote(wanted, safe=':')}"
+        try:
+            answer = self._session.fetch(
+                "GET", endpoint, target, documents.MAX_MANIFEST_BYTES, scope=_pull_scope(name.repository), headers=headers
+            )
+        except RefusedAnswer as refused:
+            raise of_pull(refused.refusal, name.familiar_name, name.familiar) from None
+        if answer.status != 200:
+            raise of_pull(answer.refusal(), name.familiar_name, name.familiar)
+        raw = answer.body
+        if name.digest:
+            documents.check(raw, name.digest, "manifest")
+        elif claimed := answer.header("Docker-Content-Digest"):
+            if claimed.startswith("sha256:"):
+                documents.check(raw, claimed, "manifest")
+        return documents.parse(raw, answer.header("Content-Type"))
+
+    def describe(self, name: Reference) -> Descriptor | None:
+        """The descriptor of what a tag or digest names, by a HEAD request; None where there is none."""
+        headers = {"Accept": ", ".join(media.ACCEPTED)}
+        target = f"/v2/{name.repository}/manifests/{quote(name.digest or name.tag, safe=':')}"
+        answer = self._ask("HEAD", target, _pull_scope(name.repository), headers)
+        answer.finish()
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise of_request(Refusal(answer.status, "", f"HEAD {answer.url}: status {answer.status}"))
+        size = answer.header("Content-Length")
+        digest = answer.header("Docker-Content-Digest")
+        if not digest:
+            return self._manifest(self._session.endpoint(pull=False), name).descriptor
+        return Descriptor(answer.header("Content-Type").partition(";")[0], digest, int(size) if size.isascii() and size.isdigit() else 0)
+
+    def put_manifest(self, repository: str, name: str, raw: bytes, media_type: str) -> str:
+        """Stores a manifest under a tag or its digest; returns its digest. Safe to repeat."""
+        target = f"/v2/{repository}/manifests/{quote(name, safe=':')}"
+        answer = self._ask("PUT", target, _push_scope(repository), {"Content-Type": media_type}, raw)
+        if answer.status not in (200, 201, 202):
+            raise of_request(answer.refusal())
+        answer.finish()
+        digest = documents.digest_of(raw)
+        claimed = answer.header("Docker-Content-Digest")
+        if claimed.startswith("sha256:") and claimed != digest:
+            raise DataLoss(f"the registry stored manifest {digest} as {claimed}")
+        return digest
+
+    def delete_manifest(self, repository: str, name: str) -> None:
+        """Removes a tag or a manifest by digest."""
+        answer = self._ask("DELETE", f"/v2/{repository}/manifests/{quote(name, safe=':')}", f"repository:{repository}:delete,pull,push")
+        if answer.status not in (200, 202, 204):
+            raise of_request(answer.refusal())
+        answer.finish()
+
+    # -- blobs ----------------------------------------------------------------------------------------
+
+    def config(self, repository: str, descriptor: Descriptor) -> bytes:
+        """A small blob, checked against its digest."""
+        if descriptor.size_bytes > _MOST_CONFIG_BYTES:
+            raise DataLoss(f"configuration {descriptor.digest} claims {descriptor.size_bytes} bytes; more than {_MOST_CONFIG_BYTES} is refused")
+        answer = self._fetch(_blob(repository, descriptor.digest), _pull_scope(repository), descriptor.size_bytes)
+        if answer.status != 200:
+            raise of_request(answer.refusal())
+        return documents.check(answer.body, descriptor.digest, "configuration")
+
+    def download(self, repository: str, descriptor: Descriptor, partial: Partial, progress: Progress | None = None) -> None:
+        """Fetches what is missing of a blob. The digest is whoever's reads the partial: it must compare before use.
+
+        A foreign layer is asked of the registry first, then of the descriptor's own URLs.
+        """
+        endpoint = self._mirror or self._session.endpoint(pull=True)
+        targets = [_blob(repository, descriptor.digest)]
+        if media.is_foreign(descriptor.media_type):
+            targets += [url for url in descriptor.urls if url.startswith("https://")]
+        Download(self._session, endpoint, targets, _pull_scope(repository), partial, progress).run()
+
+    def blob_size(self, repository: str, digest: str) -> int | None:
+        """How large a blob in this repository is, None where it is not."""
+        answer = self._ask("HEAD", _blob(repository, digest), _push_scope(repository))
+        answer.finish()
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise of_request(Refusal(answer.status, "DENIED" if answer.status == 403 else "", f"HEAD {answer.url}: status {answer.status}"))
+        size = answer.header("Content-Length")
+        return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else 0
+
+    def upload(
+        self, repository: str, source: Source, *, digest: str = "", size_bytes: int | None = None, mount_from: str = "",
+        progress: Progress | None = None,
+    ) -> tuple[str, int, bool]:  # fmt: skip
+        """Sends a blob -> digest, size, whether another repository's was mounted instead. See upload.Upload."""
+        endpoint = self._session.endpoint(pull=False)
+        return Upload(self._session, endpoint, repository, _push_scope(repository), source, progress).run(
+            digest=digest, size_bytes=size_bytes, mount_from=mount_from
+        )
+
+    # -- lists ----------------------------------------------------------------------------------------
+
+    def tags(self, name: Reference) -> list[str]:
+        """All tags of a repository; NotFound in Docker's words."""
+        found: list[str] = []
+        for page in self._pages(f"/v2/{name.repository}/tags/list", _pull_scope(name.repository), name):
+            found += [tag for tag in page.get("tags") or [] if isinstance(tag, str)]
+        return found
+
+    def repositories(self) -> list[str]:
+        """The catalog, where the registry has one."""
+        found: list[str] = []
+        for page in self._pages("/v2/_catalog", "registry:catalog:*", None):
+            found += [name for name in page.get("repositories") or [] if isinstance(name, str)]
+        return found
+
+    def _pages(self, target: str, scope: str, name: Reference | None) -> Iterator[dict]:
+        target = f"{target}?n={_PAGE_ENTRIES}"
+        seen = set()
+        for _ in range(_MOST_PAGES):
+            seen.add(target)
+            answer = self._fetch(target, scope, _MOST_LIST_BYTES)
+            if answer.status != 200:
+                found = answer.refusal()
+                raise of_pull(found, name.familiar_name, name.familiar) if name else of_request(found)
+            link = answer.header("Link")
+            yield _object(answer.body, answer.url)
+            start, _, rest = link.partition("<")
+            following, _, relation = rest.partition(">")
+            if start.strip() or not following or 'rel="next"' not in relation.replace("rel=next", 'rel="next"'):
+                return
+            parts = urlsplit(following)
+            target = f"{parts.path or target.partition('?')[0]}?{parts.query}"
+            if target in seen:
+                raise DataLoss(f"the registry {self.registry} goes in circles: its list leads to {following[:200]!r} again")
+        raise DataLoss(f"the registry {self.registry} gives a list of more than {_MOST_PAGES} pages: refused")
+
+    def referrers(self, repository: str, digest: str, artifact_type: str = "") -> list[Descriptor]:
+        """What refers to a manifest; by the referrers' tag where the registry has no such endpoint."""
+        query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
+        scope, accept = _pull_scope(repository), {"Accept": media.OCI_INDEX}
+        answer = self._fetch(f"/v2/{repository}/referrers/{digest}{query}", scope, documents.MAX_MANIFEST_BYTES, accept)
+        if answer.status == 404:
+            answer.finish()
+            tag = digest.replace(":", "-")
+            answer = self._fetch(f"/v2/{repository}/manifests/{tag}", scope, documents.MAX_MANIFEST_BYTES, accept)
+            if answer.status == 404:
+                answer.finish()
+                return []
+        if answer.status != 200:
+            raise of_request(answer.refusal())
+        index = documents.parse(answer.body, media.OCI_INDEX)
+        return [entry for entry in index.manifests if not artifact_type or entry.artifact_type == artifact_type]
+
+    # -- the registry as a whole ------------------------------------------------------------------------
+
+    def login(self) -> str:
+        """Tries the credentials; Unauthorized in Docker's words if they are not taken. Returns the identity token, or ''."""
+        try:
+            answer = self._session.request("GET", self._session.endpoint(pull=False), "/v2/")
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+        if answer.status == 404:
+            answer.finish()
+            raise NotFound(f"{self.registry} answers, but it is no registry: GET /v2/ is not found there")
+        if answer.status != 200:
+            found = answer.refusal()
+            raise of_request(Refusal(401, found.code or "UNAUTHORIZED", found.message) if found.status == 401 else found)
+        answer.finish()
+        return ""
+
+    def search(self, term: str, limit: int) -> list[dict]:
+        """The registry's index: v1's search, as Docker has it. Entries as the registry gives them."""
+        if not 1 <= limit <= 100:
+            raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")
+        endpoint = Endpoint("https", _SEARCH_HOST) if self.registry == DOCKER_HUB else self._session.endpoint(pull=True)
+        try:
+            answer = self._session.fetch("GET", endpoint, f"/v1/search?{urlencode({'q': term, 'n': limit})}", _MOST_LIST_BYTES)
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+        if answer.status != 200:
+            raise of_request(answer.refusal())
+        results = _object(answer.body, answer.url).get("results")
+        return [entry for entry in results if isinstance(entry, dict)][:limit] if isinstance(results, list) else []
+
+    # -- shared ---------------------------------------------------------------------------------------
+
+    def _ask(self, method: str, target: str, scope: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Answer:
+        try:
+            return self._session.request(method, self._session.endpoint(pull=False), target, scope=scope, headers=headers, body=body)
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+
+    def _fetch(self, target: str, scope: str, limit_bytes: int, headers: dict[str, str] | None = None) -> Answer:
+        endpoint = self._mirror or self._session.endpoint(pull=True)
+        try:
+            return self._session.fetch("GET", endpoint, target, limit_bytes, scope=scope, headers=headers)
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+
+
+def _pull_scope(repository: str) -> str:
+    return f"repository:{repository}:pull"
+
+
+def _push_scope(repository: str) -> str:
+    return f"repository:{repository}:pull,push"
+
+
+def _blob(repository: str, digest: str) -> str:
+    return f"/v2/{repository}/blobs/{digest}"
+
+
+def _object(raw: bytes, url: str) -> dict:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise DataLoss(f"{url} answered with something else than JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataLoss(f"{url} answered with JSON that is not an object")
+    return value

@@ -1,0 +1,471 @@
+"""Requests to one registry: authenticated, redirected, tried again. One `Session` may be used by many threads.
+
+A registry is not trusted: answers have bounds in size and time, redirects in number; what a person logged in with
+goes to the registry itself and to the token server that it names over TLS, and nowhere else.
+"""
+
+import http.client
+import json
+import logging
+import random
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+from urllib.parse import urlencode, urljoin, urlsplit
+
+from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, SystemFailure, Unauthorized, Unavailable
+from berth.registry.client import challenge
+from berth.registry.client.challenge import Credentials
+from berth.registry.client.connections import Connections
+from berth.registry.client.failures import RETRIED, Refusal, of_request, refusal
+from berth.registry.client.settings import Endpoint, Settings
+
+log = logging.getLogger("berth.registry")
+
+_MOST_REDIRECTS = 10
+_MOST_ERROR_BYTES = 64 << 10
+_MOST_TOKEN_BYTES = 1 << 20
+_LONGEST_WAIT_S = 30.0
+_SLOW_WINDOW_S = 20.0
+_REDIRECTS = (301, 302, 303, 307, 308)
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+
+
+class Stream(Protocol):
+    """A body that is made while it is sent."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Interrupted(Exception):
+    """The connection broke or the registry said `later`: the same request may do better."""
+
+    def __init__(self, why: str, wait_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+class Answer:
+    """A response whose body waits to be read. Read it to its end or `close` it."""
+
+    def __init__(self, session: "Session", connection: http.client.HTTPConnection, response: http.client.HTTPResponse, url: str, verify: bool) -> None:
+        self._session = session
+        self._connection: http.client.HTTPConnection | None = connection
+        self._response = response
+        self._verify = verify
+        self._window_start_s = time.monotonic()
+        self._window_bytes = 0
+        self.url = url
+        self.status = response.status
+        self.body = b""  # once `Session.fetch` has read it
+
+    def header(self, name: str) -> str:
+        return self._response.getheader(name) or ""
+
+    def readinto(self, view: memoryview) -> int:
+        """Bytes of the body, 0 at its end. Interrupted where it breaks off, stalls or trickles."""
+        try:
+            count = self._response.readinto(view)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            raise self._session.interrupted(error, "the answer broke off") from None
+        if not count:
+            left = self._response.length
+            self._finish()
+            if left:
+                raise Interrupted(f"the answer broke off {left} bytes before its end")
+            return 0
+        self._session.check()
+        self._check_speed(count)
+        return count
+
+    def _check_speed(self, count: int) -> None:
+        self._window_bytes += count
+        now_s = time.monotonic()
+        if now_s - self._window_start_s < _SLOW_WINDOW_S:
+            return
+        speed = self._window_bytes / (now_s - self._window_start_s)
+        self._window_start_s, self._window_bytes = now_s, 0
+        if speed < self._session.settings.slowest_bytes_s:
+            self.close()
+            raise Interrupted(f"the registry sends only {speed:.0f} bytes a second")
+
+    def read_all(self, limit_bytes: int) -> bytes:
+        """The whole body; DataLoss if it is larger than `limit_bytes`."""
+        if (self._response.length or 0) > limit_bytes:
+            self.close()
+            raise DataLoss(f"{self.url} answered with {self._response.length} bytes; more than {limit_bytes} is refused")
+        parts, size, view = [], 0, memoryview(bytearray(64 << 10))
+        deadline_s = time.monotonic() + self._session.settings.timeout_s * 4
+        while count := self.readinto(view):
+            size += count
+            if size > limit_bytes:
+                self.close()
+                raise DataLoss(f"{self.url} answered with more than {limit_bytes} bytes: refused")
+            if time.monotonic() > deadline_s:
+                self.close()
+                raise Interrupted("the answer does not come to an end")
+            parts.append(bytes(view[:count]))
+        return b"".join(parts)
+
+    def finish(self) -> None:
+        """Reads a body nobody wants, so that the connection can be used again."""
+        try:
+            self.read_all(_MOST_ERROR_BYTES)
+        except (Interrupted, DataLoss):
+            self.close()
+
+    def _finish(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._response.length or self._response.will_close:
+            self._session.connections.drop(connection)
+        else:
+            parts = urlsplit(self.url)
+            self._session.connections.give(connection, parts.scheme, parts.netloc, verify=self._verify)
+
+    def close(self) -> None:
+        """The connection is ended if the body has not been."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._session.connections.drop(connection)
+
+    def refusal(self) -> Refusal:
+        """What this answer, which is no success, says."""
+        try:
+            body = self.read_all(_MOST_ERROR_BYTES)
+        except (Interrupted, DataLoss):
+            body = b""
+        return refusal(self.status, self.header("Content-Type"), body)
+
+
+class Session:
+    """registry: as in references. credentials: None for nobody. cancelled: set when nobody wants the result any more."""
+
+    def __init__(
+        self, registry: str, settings: Settings, credentials: Credentials | None = None, cancelled: threading.Event | None = None
+    ) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.credentials = credentials or Credentials()
+        self.connections = Connections(settings)
+        self._cancelled = cancelled or threading.Event()
+        self._lock = threading.Lock()
+        self._tokens: dict[tuple[str, str], tuple[str, float]] = {}  # (host, scope) -> Authorization, good until
+        self._answering: dict[bool, Endpoint] = {}
+
+    def close(self) -> None:
+        """Ends every connection; a request under way fails with Cancelled or Unavailable."""
+        self.connections.close()
+
+    def check(self) -> None:
+        """Raises Cancelled once nobody waits."""
+        if self._cancelled.is_set():
+            raise Cancelled("the transfer was cancelled")
+
+    def interrupted(self, error: Exception, what: str) -> Exception:
+        """A fault of a connection as what to do about it."""
+        if self._cancelled.is_set() or self.connections.closed:
+            return Cancelled("the transfer was cancelled")
+        return Interrupted(f"{what}: {_reason(error)}")
+
+    # -- requests -----------------------------------------------------------------------------------
+
+    def request(
+        self, method: str, endpoint: Endpoint, target: str, *, scope: str = "", headers: dict[str, str] | None = None, body: bytes = b"",
+        follow: bool = True, again: bool = True,
+    ) -> Answer:  # fmt: skip
+        """One request, tried again while that may help. target: a path below the endpoint, or a URL it gave.
+
+        Answers of any status come back, but for those that say `later` to the end (Unavailable). again: False for
+        requests that must not happen twice.
+        """
+        what = f"{method} {endpoint.url(target) if target.startswith('/') else target}"
+        return self.persist(lambda: self.once(method, endpoint, target, scope=scope, headers=headers, body=body, follow=follow), what, again=again)
+
+    def fetch(
+        self, method: str, endpoint: Endpoint, target: str, limit_bytes: int, *, scope: str = "", headers: dict[str, str] | None = None
+    ) -> Answer:
+        """`request`, and with status 200 its whole body, tried again where that breaks off; DataLoss above `limit_bytes`."""
+
+        def work() -> Answer:
+            answer = self.once(method, endpoint, target, scope=scope, headers=headers)
+            if answer.status == 200:
+                answer.body = answer.read_all(limit_bytes)
+            return answer
+
+        return self.persist(work, f"{method} {endpoint.url(target) if target.startswith('/') else target}")
+
+    def persist(self, work: Callable[[], Answer], what: str, *, again: bool = True) -> Answer:
+        """Calls `work` until it is not Interrupted and its answer is not of the kind to ask again; waits longer each time."""
+        attempt = 0
+        while True:
+            attempt += 1
+            last = not again or attempt >= self.settings.attempts
+            try:
+                answer = work()
+                if answer.status not in RETRIED or last:
+                    return answer
+                wait_s, why = _retry_after_s(answer.header("Retry-After")), f"status {answer.status}"
+                answer.finish()
+            except Interrupted as error:
+                if last:
+                    raise Unavailable(f"{what}: {error}{f' (tried {attempt} times)' if attempt > 1 else ''}") from None
+                wait_s, why = error.wait_s, str(error)
+            log.info("%s: %s; attempt %d of %d", what, why, attempt, self.settings.attempts)
+            self.pause(attempt, wait_s)
+
+    def pause(self, attempt: int, least_s: float = 0.0) -> None:
+        """Waits before attempt + 1: twice as long each time, with some chance in it, so that clients spread. Cancelled if so."""
+        wait_s = max(least_s, self.settings.back_off_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        self._cancelled.wait(min(wait_s, _LONGEST_WAIT_S))
+        self.check()
+
+    def once(
+        self, method: str, endpoint: Endpoint, target: str, *, scope: str = "", headers: dict[str, str] | None = None,
+        body: bytes | Stream = b"", size_bytes: int | None = None, follow: bool = True,
+    ) -> Answer:  # fmt: skip
+        """One request with its redirects and, where the registry asks for it, a token. A Stream of unknown size goes out in chunks."""
+        url = self.absolute(endpoint, target)
+        asked = False
+        hops = 0
+        while True:
+            ours = urlsplit(url).netloc == endpoint.host and urlsplit(url).scheme == endpoint.scheme
+            sent = dict(headers or {})
+            if ours and (authorization := self._authorization(endpoint.host, scope)):
+                sent["Authorization"] = authorization
+            answer = self._exchange(method, url, sent, body, size_bytes, endpoint.verify)
+            if answer.status == 401 and ours and not asked:
+                header = answer.header("WWW-Authenticate")
+                answer_refusal = answer.refusal()
+                if not self._authenticate(endpoint, challenge.parse(header), scope):
+                    raise RefusedAnswer(answer_refusal)
+                asked = True
+                if not isinstance(body, bytes):
+                    raise Interrupted("the registry wants a new token")
+                continue
+            if answer.status in _REDIRECTS and follow and method in ("GET", "HEAD"):
+                hops += 1
+                if hops > _MOST_REDIRECTS:
+                    answer.close()
+                    raise Unavailable(f"{self.absolute(endpoint, target)}: more than {_MOST_REDIRECTS} redirects, the last to {url}")
+                url = self._redirected(answer, endpoint)
+                continue
+            return answer
+
+    def absolute(self, endpoint: Endpoint, target: str) -> str:
+        """A path below the endpoint, or a URL, as a URL that can be asked for."""
+        url = endpoint.url(target) if target.startswith("/") and not target.startswith("//") else urljoin(endpoint.url("/"), target)
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or _CONTROL.search(url):
+            raise Unavailable(f"the registry {self.registry} names {url[:200]!r}, which is no address to ask")
+        return url
+
+    def _redirected(self, answer: Answer, endpoint: Endpoint) -> str:
+        location = answer.header("Location")
+        answer.finish()
+        url = urljoin(answer.url, location)
+        if not location or _CONTROL.search(url) or urlsplit(url).scheme not in ("http", "https"):
+            raise Unavailable(f"{answer.url} redirects to {location[:200]!r}, which is no address to ask")
+        if urlsplit(url).scheme == "http" and endpoint.scheme == "https" and endpoint.verify:
+            raise Unavailable(f"{answer.url} redirects from https to {url[:200]!r}: refused, for what comes from there is not protected")
+        return url
+
+    def _exchange(self, method: str, url: str, headers: dict[str, str], body: bytes | Stream, size_bytes: int | None, verify: bool) -> Answer:
+        parts = urlsplit(url)
+        while True:
+            self.check()
+            try:
+                connection, used = self.connections.take(parts.scheme, parts.netloc, verify=verify)
+            except (OSError, http.client.HTTPException) as error:
+                self.check()
+                raise unreachable(f"{method} {url}", error) from None
+            try:
+                _send(connection, method, url, headers, body, size_bytes, self.connections.proxied(parts.scheme, parts.netloc), self.settings.agent)
+                return Answer(self, connection, connection.getresponse(), url, verify)
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
+                self.connections.drop(connection)
+                if used and isinstance(body, bytes):
+                    continue  # it was closed while it waited; that says nothing of this request
+                raise self.interrupted(error, "no answer") from None
+            except (OSError, http.client.HTTPException) as error:
+                self.connections.drop(connection)
+                raise self.interrupted(error, "no answer") from None
+            except BaseException:
+                self.connections.drop(connection)
+                raise
+
+    # -- who we are -----------------------------------------------------------------------------------
+
+    def _authorization(self, host: str, scope: str) -> str:
+        if self.credentials.registry_token:
+            return f"Bearer {self.credentials.registry_token}"
+        with self._lock:
+            value, until_s = self._tokens.get((host, scope)) or self._tokens.get((host, "*")) or ("", 0.0)
+        return value if time.monotonic() < until_s else ""
+
+    def _authenticate(self, endpoint: Endpoint, challenges: list[challenge.Challenge], scope: str) -> bool:
+        """Answers a challenge; whether it is worth asking again."""
+        for one in challenges:
+            if one.scheme == "bearer" and one.parameters.get("realm"):
+                asked = " ".join(dict.fromkeys([*scope.split(), *one.parameters.get("scope", "").split()]))
+                token, until_s = self._fetch_token(endpoint, one.parameters["realm"], one.parameters.get("service", ""), asked)
+                with self._lock:
+                    self._tokens[(endpoint.host, scope)] = (f"Bearer {token}", until_s)
+                return True
+            if one.scheme == "basic" and self.credentials.username:
+                with self._lock:
+                    known = self._tokens.get((endpoint.host, "*"))
+                    self._tokens[(endpoint.host, "*")] = (self.credentials.basic, float("inf"))
+                return known is None
+        return False
+
+    def _fetch_token(self, endpoint: Endpoint, realm: str, service: str, scope: str) -> tuple[str, float]:
+        realm = self.absolute(endpoint, realm)
+        parts = urlsplit(realm)
+        safe = parts.scheme == "https" or not endpoint.verify or endpoint.scheme == "http"
+        if not safe and self.credentials:
+            raise Unauthorized(f"the registry {self.registry} wants the password sent to {realm} without TLS: refused")
+        verify = not self.settings.is_insecure(parts.netloc)
+        scopes = [("scope", word) for word in scope.split()]
+        headers: dict[str, str] = {}
+        if self.credentials.identity_token:
+            fields = [
+                ("grant_type", "refresh_token"), ("service", service), ("client_id", self.settings.agent),
+                ("refresh_token", self.credentials.identity_token), ("scope", scope),
+            ]  # fmt: skip
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            answer = self._ask_token("POST", realm, headers, urlencode(fields).encode(), verify)
+        else:
+            fields = [("service", service)] if service else []
+            if self.credentials.username:
+                fields.append(("account", self.credentials.username))
+                headers["Authorization"] = self.credentials.basic
+            query = urlencode(fields + scopes)
+            url = f"{realm}{'&' if parts.query else '?'}{query}" if query else realm
+            answer = self._ask_token("GET", url, headers, b"", verify)
+        return self._read_token(answer, realm)
+
+    def _ask_token(self, method: str, url: str, headers: dict[str, str], body: bytes, verify: bool) -> Answer:
+        return self.persist(lambda: self._exchange(method, url, headers, body, None, verify), f"{method} {url.partition('?')[0]}")
+
+    def _read_token(self, answer: Answer, realm: str) -> tuple[str, float]:
+        if answer.status != 200:
+            found = answer.refusal()
+            if answer.status in (400, 401, 403):
+                raise RefusedAnswer(Refusal(401, "UNAUTHORIZED", found.message if found.code else "incorrect username or password"))
+            raise of_request(found)
+        try:
+            value = json.loads(answer.read_all(_MOST_TOKEN_BYTES))
+            token, until_s = challenge.token_of(value)
+        except (ValueError, AttributeError, RecursionError):
+            token, until_s = "", 0.0
+        except Interrupted as error:
+            raise Unavailable(f"{realm}: {error}") from None
+        if not token or _CONTROL.search(token):
+            raise Unauthorized(f"the token server {realm} answered without a token")
+        return token, until_s
+
+    # -- which address answers --------------------------------------------------------------------------
+
+    def endpoint(self, *, pull: bool) -> Endpoint:
+        """The first address that answers at all; for a registry with one address, that one, unasked."""
+        with self._lock:
+            if pull in self._answering:
+                return self._answering[pull]
+        choices = [one for one in self.settings.endpoints(self.registry, pull=pull) if not one.mirror]
+        found = choices[0] if len(choices) == 1 else self._first_answering(choices)
+        with self._lock:
+            self._answering[pull] = found
+        return found
+
+    def _first_answering(self, choices: list[Endpoint]) -> Endpoint:
+        failure: BerthError | None = None
+        for one in choices:
+            try:
+                answer = self._exchange("GET", one.url("/v2/"), {}, b"", None, one.verify)
+                answer.finish()
+                return one
+            except Interrupted as error:
+                failure = failure or Unavailable(f"Get {one.url('/v2/')!r}: {error}")
+            except Unavailable as error:
+                failure = failure or error
+        raise failure or Unavailable(f"the registry {self.registry} has no address")
+
+
+class RefusedAnswer(Exception):
+    """The registry knows who asks, or will not be told, and says no."""
+
+    def __init__(self, found: Refusal) -> None:
+        super().__init__(str(found))
+        self.refusal = found
+
+
+def _send(
+    connection: http.client.HTTPConnection, method: str, url: str, headers: dict[str, str], body: bytes | Stream, size_bytes: int | None,
+    proxied: dict[str, str] | None, agent: str,
+) -> None:  # fmt: skip
+    parts = urlsplit(url)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.putrequest(method, url if proxied is not None else path, skip_accept_encoding=True)
+    except (http.client.InvalidURL, ValueError) as error:
+        raise InvalidParameter(f"{url[:200]!r} is no address to ask: {error}") from None
+    for name, value in {"User-Agent": agent, "Accept-Encoding": "identity", **(proxied or {}), **headers}.items():
+        connection.putheader(name, value)
+    if isinstance(body, bytes):
+        if body or method in ("POST", "PUT", "PATCH"):
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body or None)
+        return
+    if size_bytes is None:
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders(_pieces(body), encode_chunked=True)
+    else:
+        connection.putheader("Content-Length", str(size_bytes))
+        connection.endheaders(_pieces(body), encode_chunked=False)
+
+
+def _pieces(stream: Stream) -> Iterable[bytes]:
+    while data := stream.read(1 << 20):
+        yield data
+
+
+def _retry_after_s(text: str) -> float:
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "nothing came for too long"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the registry closed the connection without an answer"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection was closed before the end"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def unreachable(what: str, error: Exception) -> Exception:
+    """Why no connection came about: an error that trying again would not change, or Interrupted."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Unavailable(
+            f"{what}: the registry's certificate is not trusted: {error.verify_message}; put the authority's certificate into "
+            f"certs.d/REGISTRY/ca.crt, or name the registry in insecure-registries"
+        )  # fmt: skip
+    if isinstance(error, ssl.SSLError):
+        return Unavailable(f"{what}: no TLS there: {error.reason or error}; a registry without TLS must stand in insecure-registries")
+    if isinstance(error, ConnectionRefusedError):
+        return Unavailable(f"{what}: dial: connection refused")
+    if type(error).__name__ == "gaierror":
+        return Unavailable(f"{what}: no such host: {_reason(error)}")
+    if isinstance(error, OSError) and "Tunnel" in str(error):
+        return Unavailable(f"{what}: the proxy refused: {error}")
+    if isinstance(error, OSError | http.client.HTTPException):
+        return Interrupted(f"no connection: {_reason(error)}")
+    return SystemFailure(f"{what}: {error}")

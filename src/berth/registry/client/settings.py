@@ -1,0 +1,132 @@
+"""How to reach registries: mirrors, insecure ones, certificates, proxies, limits. Pure, but for looking at files."""
+
+import ipaddress
+import os
+from urllib.parse import urlsplit
+
+from berth.errors import InvalidParameter
+
+DOCKER_HUB = "docker.io"
+_HUB_ADDRESS = "registry-1.docker.io"
+CERTIFICATE_DIRECTORIES = ("/etc/berth/certs.d", "/etc/docker/certs.d")
+
+
+class Endpoint:
+    """One address a registry may answer at. mirror: of Docker Hub, for pulls only; verify: certificates are checked."""
+
+    __slots__ = ("base", "host", "mirror", "scheme", "verify")
+
+    def __init__(self, scheme: str, host: str, base: str = "", *, verify: bool = True, mirror: bool = False) -> None:
+        self.scheme = scheme
+        self.host = host  # with the port, as people write it
+        self.base = base  # path before /v2/
+        self.verify = verify
+        self.mirror = mirror
+
+    def url(self, path: str) -> str:
+        return f"{self.scheme}://{self.host}{self.base}{path}"
+
+
+class Settings:
+    """What daemon.json and the environment say. insecure: host[:port] or networks, of registries without (checked) TLS."""
+
+    def __init__(
+        self, *, mirrors: list[str] | None = None, insecure: list[str] | None = None, max_downloads: int = 3, max_uploads: int = 5,
+        attempts: int = 5, timeout_s: float = 30.0, back_off_s: float = 0.5, slowest_bytes_s: int = 1024,
+        certificate_directories: tuple[str, ...] = CERTIFICATE_DIRECTORIES, environment: dict[str, str] | None = None, agent: str = "berth",
+    ) -> None:  # fmt: skip
+        self.mirrors = [_mirror(text) for text in mirrors or []]
+        self.insecure = list(insecure or [])
+        self._networks = [network for text in self.insecure if (network := _network(text))]
+        self.max_downloads = max_downloads
+        self.max_uploads = max_uploads
+        self.attempts = attempts
+        self.timeout_s = timeout_s
+        self.back_off_s = back_off_s
+        self.slowest_bytes_s = slowest_bytes_s
+        self.certificate_directories = certificate_directories
+        self.environment = dict(os.environ if environment is None else environment)
+        self.agent = agent
+
+    def endpoints(self, registry: str, *, pull: bool) -> list[Endpoint]:
+        """Where to ask for this registry, in order."""
+        if registry == DOCKER_HUB:
+            return [*(self.mirrors if pull else []), Endpoint("https", _HUB_ADDRESS)]
+        if self.is_insecure(registry):
+            return [Endpoint("https", registry, verify=False), Endpoint("http", registry)]
+        return [Endpoint("https", registry)]
+
+    def is_insecure(self, registry: str) -> bool:
+        """Named in `insecure-registries`, or on this machine's loopback, as with Docker."""
+        host = registry.rpartition(":")[0] if registry.rpartition(":")[2].isdigit() else registry
+        if registry in self.insecure or host in self.insecure or host == "localhost":
+            return True
+        try:
+            address = ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            return False
+        return address.is_loopback or any(address in network for network in self._networks)
+
+    def proxy(self, scheme: str, host: str) -> str:
+        """The proxy's URL for a request, or ''; HTTPS_PROXY, HTTP_PROXY and NO_PROXY in either case, as Go reads them."""
+        name = f"{scheme}_proxy"
+        found = self.environment.get(name.upper()) or self.environment.get(name) or ""
+        bare = urlsplit(f"//{host}").hostname or ""
+        if not found or bare == "localhost" or _is_loopback(bare) or self._is_direct(bare):
+            return ""
+        return found if "://" in found else f"http://{found}"
+
+    def _is_direct(self, host: str) -> bool:
+        rules = self.environment.get("NO_PROXY") or self.environment.get("no_proxy") or ""
+        for rule in (word.strip().lower() for word in rules.split(",")):
+            network = _network(rule) if "/" in rule else None
+            name = rule.partition(":")[0].lstrip("*").lstrip(".")
+            if rule == "*" or (network and _within(host, network)) or (name and (host == name or host.endswith(f".{name}"))):
+                return True
+        return False
+
+    def certificates(self, registry: str) -> tuple[list[str], list[tuple[str, str]]]:
+        """(files of authorities, (certificate, key) pairs) of certs.d/REGISTRY, as Docker lays them out."""
+        authorities, pairs = [], []
+        for directory in (f"{parent}/{registry}" for parent in self.certificate_directories):
+            try:
+                names = sorted(os.listdir(directory))
+            except OSError:
+                continue
+            authorities += [f"{directory}/{name}" for name in names if name.endswith(".crt")]
+            for name in names:
+                if not name.endswith(".cert"):
+                    continue
+                key = f"{name.removesuffix('.cert')}.key"
+                if key not in names:
+                    raise InvalidParameter(f"{directory}/{name} has no {key} beside it; a client certificate needs its key")
+                pairs.append((f"{directory}/{name}", f"{directory}/{key}"))
+        return authorities, pairs
+
+
+def _mirror(text: str) -> Endpoint:
+    parts = urlsplit(text if "://" in text else f"https://{text}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise InvalidParameter(f"registry mirror {text!r}: give an http or https URL without user, query or fragment")
+    return Endpoint(parts.scheme, parts.netloc, parts.path.rstrip("/"), mirror=True)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def _within(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    try:
+        return ipaddress.ip_address(host) in network
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

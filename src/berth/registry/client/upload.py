@@ -1,0 +1,184 @@
+"""Sends a blob: not at all where it is there, mounted where another repository has it, else as a stream that resumes."""
+
+import hashlib
+from collections.abc import Callable
+from typing import IO
+from urllib.parse import quote, urlsplit
+
+from berth.errors import BerthError, DataLoss, Unavailable
+from berth.registry.client.failures import RETRIED, of_request
+from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session
+from berth.registry.client.settings import Endpoint
+
+Progress = Callable[[int], None]
+Source = Callable[[int], IO[bytes]]  # the blob from an offset on; the same bytes each time
+
+
+class Upload:
+    """Of one blob into `repository`. source: called again, with the offset reached, after a cut."""
+
+    def __init__(self, session: Session, endpoint: Endpoint, repository: str, scope: str, source: Source, progress: Progress | None = None) -> None:
+        self._session = session
+        self._endpoint = endpoint
+        self._path = f"/v2/{repository}/blobs/uploads/"
+        self._scope = scope
+        self._source = source
+        self._progress = progress or (lambda count: None)
+
+    def run(self, *, digest: str = "", size_bytes: int | None = None, mount_from: str = "") -> tuple[str, int, bool]:
+        """-> digest, size, whether it was mounted. digest '': it is not known before the bytes are read."""
+        answer = self._start(digest, mount_from)
+        if answer.status == 201:
+            answer.finish()
+            return digest, size_bytes or 0, True
+        location = self._location(answer)
+        answer.finish()
+        return self._send(location, digest, size_bytes)
+
+    def _start(self, digest: str, mount_from: str) -> Answer:
+        target = self._path
+        scope = self._scope
+        if digest and mount_from:
+            target += f"?mount={quote(digest, safe=':')}&from={quote(mount_from, safe='')}"
+            scope = f"{scope} repository:{mount_from}:pull"
+        answer = self._request("POST", target, scope)
+        if answer.status in (401, 403) and mount_from:  # no right to the other repository is no reason not to send
+            answer.finish()
+            answer = self._request("POST", self._path, self._scope)
+        if answer.status not in (201, 202):
+            raise of_request(answer.refusal())
+        if answer.status == 201 and not mount_from:
+            answer.close()
+            raise Unavailable(f"the registry {self._session.registry} says a blob is there that nobody has sent")
+        return answer
+
+    def _request(self, method: str, target: str, scope: str) -> Answer:
+        try:
+            return self._session.request(method, self._endpoint, target, scope=scope)
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+
+    def _location(self, answer: Answer) -> str:
+        location = answer.header("Location")
+        if not location:
+            answer.close()
+            raise Unavailable(f"the registry {self._session.registry} started an upload without saying where")
+        return self._session.absolute(self._endpoint, location)
+
+    def _send(self, location: str, digest: str, size_bytes: int | None) -> tuple[str, int, bool]:
+        body = _Body(self._source, self._progress)
+        attempt = 0
+        try:
+            while True:
+                before = body.reached
+                try:
+                    location = self._patch(location, body, size_bytes)
+                    break
+                except Interrupted as broken:
+                    attempt = 1 if body.reached > before else attempt + 1
+                    if attempt >= self._session.settings.attempts:
+                        raise Unavailable(f"upload to {self._session.registry}: {broken} (tried {attempt} times)") from None
+                    self._session.pause(attempt, broken.wait_s)
+                    location = self._resume(location, body)
+            have = body.digest
+            if digest and have != digest:
+                raise DataLoss(f"blob {digest} on disk has digest {have}; load or pull the image again")
+            self._finish(location, have)
+            return have, body.reached, False
+        except BaseException:
+            self._abandon(location)
+            raise
+        finally:
+            body.close()
+
+    def _patch(self, location: str, body: "_Body", size_bytes: int | None) -> str:
+        headers = {"Content-Type": "application/octet-stream"}
+        start = body.reached
+        if size_bytes is not None and size_bytes > start:
+            headers["Content-Range"] = f"{start}-{size_bytes - 1}"
+        left = None if size_bytes is None else size_bytes - start
+        try:
+            answer = self._session.once("PATCH", self._endpoint, location, scope=self._scope, headers=headers, body=body, size_bytes=left)
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+        if answer.status in RETRIED:
+            answer.finish()
+            raise Interrupted(f"status {answer.status}")
+        if answer.status not in (202, 204, 201):
+            raise of_request(answer.refusal())
+        location = self._location(answer)
+        answer.finish()
+        return location
+
+    def _resume(self, location: str, body: "_Body") -> str:
+        """Asks how far the registry has got, and takes the source up there."""
+        answer = self._request("GET", location, self._scope)
+        if answer.status == 404:
+            answer.finish()
+            answer = self._start("", "")
+            location = self._location(answer)
+            answer.finish()
+            body.restart(0)
+            return location
+        if answer.status not in (202, 204):
+            raise of_request(answer.refusal())
+        end = answer.header("Range").rpartition("-")[2]
+        location = self._location(answer) if answer.header("Location") else location
+        answer.finish()
+        reached = int(end) + 1 if end.isascii() and end.isdigit() and len(end) < 19 else 0
+        body.restart(0 if reached == 1 else reached)  # `0-0` is how registries say that nothing has come
+        return location
+
+    def _finish(self, location: str, digest: str) -> None:
+        joint = "&" if urlsplit(location).query else "?"
+        answer = self._request("PUT", f"{location}{joint}digest={quote(digest, safe='')}", self._scope)
+        if answer.status not in (201, 202, 204):
+            raise of_request(answer.refusal())
+        answer.finish()
+
+    def _abandon(self, location: str) -> None:
+        """Best effort: registries clean up by themselves, later."""
+        try:
+            self._session.once("DELETE", self._endpoint, location, scope=self._scope).finish()
+        except (BerthError, Interrupted, RefusedAnswer, OSError):
+            pass
+
+
+class _Body:
+    """The source as a body to send, hashed from its first byte however often it is taken up again."""
+
+    def __init__(self, source: Source, progress: Progress) -> None:
+        self._source = source
+        self._progress = progress
+        self._stream: IO[bytes] | None = None
+        self._hasher = hashlib.sha256()
+        self._hashed = 0
+        self.reached = 0
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hasher.hexdigest()}"
+
+    def read(self, size: int, /) -> bytes:
+        if self._stream is None:
+            self._stream = self._source(self.reached)
+        data = self._stream.read(size)
+        fresh = self.reached + len(data) - self._hashed
+        if fresh > 0:
+            self._hasher.update(data[len(data) - fresh :])
+            self._hashed += fresh
+            self._progress(fresh)
+        self.reached += len(data)
+        return data
+
+    def restart(self, offset: int) -> None:
+        """The next byte to send is `offset`, which lies before or at what was read."""
+        self.close()
+        if offset > self._hashed:
+            raise Unavailable(f"the registry claims to have {offset} bytes of a blob of which {self._hashed} were sent")
+        self.reached = offset
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
