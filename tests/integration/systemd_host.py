@@ -21,6 +21,8 @@ from typing import Any
 
 sys.path.insert(0, f"{sys.argv[1]}/src")
 
+from service_host import service
+
 from berth.errors import BerthError
 from berth.linux import cgroup, cgroup_systemd, dbus
 
@@ -375,7 +377,7 @@ def whole_container() -> dict:
 
 FEATURES: tuple[Callable[[], dict], ...] = (
     scope, names, again_after_failure, refused, annotated, over_the_bus, speed, whole_container, user, user_over_the_bus,
-    without_systemd,
+    without_systemd, service,
 )  # fmt: skip
 
 
@@ -386,7 +388,7 @@ def main(chosen: list[str]) -> None:
             continue
         began = time.monotonic()
         print(feature.__name__, file=sys.stderr, flush=True)  # seen if the machine has to be ended
-        faulthandler.dump_traceback_later(40, exit=True)
+        faulthandler.dump_traceback_later(60, exit=True)
         try:
             findings[feature.__name__] = feature()
         except Exception:

@@ -5,60 +5,32 @@ v2_host.py runs inside of it and reports what other tools saw; here it is judged
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
+import guest
 import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]  # the first test waits for the whole machine
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_VMLAB = _REPOSITORY.parent / "shared/vmlab/vmlab"
 _GUEST = "/mnt/berth"
-_GUEST_PYTHON = "3.13"
 _MEBI = 1 << 20
 _REMAPPED_FROM = 200_000
-
-
-def _wheels(into: Path) -> None:
-    """The engine's compiled dependency for the guest's Python, as the guest has no network."""
-    cache = Path(tempfile.gettempdir()) / f"berth-test-wheels-{os.getuid()}-py{_GUEST_PYTHON}"
-    if not list(cache.glob("httptools-*.whl")):
-        with tempfile.TemporaryDirectory() as new:
-            command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--no-deps", "--dest", new]
-            command += ["--python-version", _GUEST_PYTHON, "--platform", "manylinux2014_x86_64", "httptools"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                pytest.skip(f"no httptools wheel for Python {_GUEST_PYTHON}: {done.stderr.strip()[-300:]}")
-            cache.mkdir(mode=0o700, exist_ok=True)
-            for wheel in Path(new).glob("*.whl"):
-                shutil.copy(wheel, cache / wheel.name)
-    if cache.stat().st_uid != os.getuid():
-        pytest.skip(f"{cache} belongs to somebody else")
-    for wheel in cache.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(into)
 
 
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Any]:
     """What v2_host.py printed."""
-    if not _VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({_VMLAB})")
+    if not guest.VMLAB.exists():
+        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({guest.VMLAB})")
     if os.geteuid() != 0:
         pytest.skip("vmlab needs root")
     with tempfile.TemporaryDirectory(prefix="berth-v2.") as directory:
         shared = Path(directory)
-        shutil.copytree(_REPOSITORY / "src", shared / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(Path(__file__).with_name("v2_host.py"), shared)
-        (shared / "wheels").mkdir()
-        _wheels(shared / "wheels")
-        command = [str(_VMLAB), "run", "--via", "uml", "--timeout", "300", "--share", f"{shared}:{_GUEST}:ro", "--"]
+        guest.share(shared, "v2_host.py")
+        command = [str(guest.VMLAB), "run", "--via", "uml", "--timeout", "300", "--share", f"{shared}:{_GUEST}:ro", "--"]
         command.append(f"python3 {_GUEST}/v2_host.py {_GUEST}")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -84,16 +84,20 @@ def test_refused(engine: Engine) -> None:
         assert text in engine.docker("create", *options, "bb", "true", code=1).stderr
 
 
-def test_drivers_that_are_not_read_back(engine: Engine, tmp_path: Path) -> None:
+def test_what_is_sent_away_can_be_read_here_too(engine: Engine, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "syslog"))
         server.settimeout(10)
         options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=unixgram://{tmp_path}/syslog", "--log-opt", "tag={{.Name}}",
                    "--log-opt", "syslog-format=rfc5424", "--log-opt", "syslog-facility=local0", "--name", "tosyslog")  # fmt: skip
-        identity = finished(engine, *options, command=("sh", "-c", "echo hello"))
-        message = server.recv(1000)
-        assert message.startswith(b"<134>1 ")
-        assert message.endswith(b" tosyslog - hello\n")
+        identity = finished(engine, *options, command=("sh", "-c", "echo hello; echo more >&2"))
+        messages = sorted(server.recv(1000) for _ in range(2))
+        assert [message[:7] for message in messages] == [b"<131>1 ", b"<134>1 "]
+        assert [message.partition(b" tosyslog - ")[2] for message in messages] == [b"more\n", b"hello\n"]
+        read_back = engine.docker("logs", identity)
+        assert (read_back.stdout, read_back.stderr) == ("hello\n", "more\n")
+        engine.rm(identity)
+        identity = finished(engine, *options, "--log-opt", "cache-disabled=true", command=("echo", "hello"))
     for name in (identity, finished(engine, "--log-driver", "none", command=("echo", "x"))):
         assert "configured logging driver does not support reading" in engine.docker("logs", name, code=1).stderr
         engine.rm(name)

@@ -5,18 +5,16 @@ systemd_host.py runs inside of it and reports what systemctl and the cgroup file
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import guest
 import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(200)]  # the first test waits for the whole machine
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_VMLAB = Path(os.environ.get("BERTH_VMLAB") or _REPOSITORY.parent / "shared/vmlab/vmlab")
 _GUEST = "/mnt/berth"
 _MEBI = 1 << 20
 _LIMITS = {
@@ -34,16 +32,15 @@ _SHOWN = {
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Any]:
     """What systemd_host.py printed."""
-    if not _VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({_VMLAB})")
+    if not guest.VMLAB.exists():
+        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({guest.VMLAB})")
     if os.geteuid() != 0:
         pytest.skip("vmlab needs root")
     with tempfile.TemporaryDirectory(prefix="berth-systemd.") as directory:
         shared = Path(directory)
-        shutil.copytree(_REPOSITORY / "src", shared / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(Path(__file__).with_name("systemd_host.py"), shared)
+        guest.share(shared, "systemd_host.py", "service_host.py", "v2_host.py")
         # The full machine: user-mode-linux under systemd stops altogether now and then, timers and all.
-        command = [str(_VMLAB), "run", "--systemd", "--timeout", "170", "--share", f"{shared}:{_GUEST}:ro"]
+        command = [str(guest.VMLAB), "run", "--systemd", "--timeout", "170", "--share", f"{shared}:{_GUEST}:ro"]
         command += ["--", f"python3 {_GUEST}/systemd_host.py {_GUEST}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -195,3 +192,76 @@ def test_a_whole_container(findings: dict[str, Any]) -> None:
     assert (found["shown"]["ActiveState"], found["shown"]["Delegate"], found["shown"]["TasksMax"]) == ("active", "yes", "20")
     assert (found["shown"]["MemoryMax"], found["updated"]) == (str(64 * _MEBI), str(128 * _MEBI))
     assert (found["left"], found["gone"]) == ("", True)
+
+
+# -- berth system service ------------------------------------------------------------------------
+
+
+def test_the_service_is_started_by_its_first_client(findings: dict[str, Any]) -> None:
+    found = _of(findings, "service")
+    assert found["before"] == {"code": 3, "text": "berth.socket: not installed\nberth.service: not installed"}
+    assert found["install"]["code"] == 0, found["install"]
+    assert found["installed"] == {"code": 0, "text": "berth.socket: installed, active\nberth.service: installed, inactive"}
+    assert found["enabled"] == ["enabled", "enabled"]
+    assert found["socket"] == [0, 1000, "0o660"]
+    assert found["states before"] == ["active", "inactive"]
+    assert found["first request"] == "OK"
+    assert found["states after"] == ["active", "active"]
+    assert found["running status"] == {"code": 0, "text": "berth.socket: installed, active\nberth.service: installed, active"}
+    assert found["group"] == "OK"
+    assert found["others"] != 0
+    assert (found["unit"]["Type"], found["unit"]["SubState"]) == ("notify", "running")  # it said that it is ready
+
+
+def test_containers_do_not_end_with_the_service(findings: dict[str, Any]) -> None:
+    found = _of(findings, "service")
+    assert found["run"]["code"] == 0, found["run"]
+    assert found["container group"] == f"0::/berth/{found['run']['text']}"
+    assert found["oom score"] == "0"  # and not the -500 of the unit
+    for step in ("restart", "killed", "reload", "stop"):
+        assert found[step]["same container"], step
+    assert found["restart"]["done"]["code"] == found["stop"]["done"]["code"] == 0
+    assert found["restart"]["new engine"]
+    assert found["killed"]["new engine"]  # Restart=on-failure
+    assert found["exec"] == {"code": 0, "text": "well"}
+    assert found["limit"] == str(64 * _MEBI)  # systemd leaves the group of the container alone
+    number, whole = found["lines"]
+    assert number > 10
+    assert whole
+    assert found["lives"]  # also when the service is uninstalled
+
+
+def test_the_service_reloads_and_stops(findings: dict[str, Any]) -> None:
+    found = _of(findings, "service")
+    assert found["reload"]["done"]["code"] == 0
+    assert found["reload"]["labels"] == ["rack=7"]
+    assert found["reload"]["same engine"]
+    assert found["stop"]["states"] == ["inactive", "inactive"]
+    assert not found["stop"]["socket file"]
+    assert found["stop"]["status"] == {"code": 3, "text": "berth.socket: installed, inactive\nberth.service: installed, inactive"}
+    assert "API listening on fd://" in found["journal"]
+    assert "configuration reloaded: log_level, labels" in found["journal"]
+    assert "Traceback" not in found["journal"]
+
+
+def test_the_service_is_uninstalled(findings: dict[str, Any]) -> None:
+    found = _of(findings, "service")
+    assert found["uninstall"]["code"] == 0, found["uninstall"]
+    assert found["left"] == [False, False, False]
+    assert (found["left units"], found["wanted by"]) == ("", [])
+    assert found["after"] == found["before"]
+
+
+def test_journald(findings: dict[str, Any]) -> None:
+    found = _of(findings, "service")["journald"]
+    assert found["run"]["code"] == 0, found["run"]
+    entries = {entry["MESSAGE"]: entry for entry in found["entries"]}
+    assert set(entries) == {"to standard output", "to standard error", "no line end"}
+    assert [entries[text]["PRIORITY"] for text in ("to standard output", "to standard error")] == ["6", "3"]
+    assert "CONTAINER_PARTIAL_MESSAGE" in entries["no line end"]
+    for entry in entries.values():
+        assert (entry["CONTAINER_ID_FULL"], entry["CONTAINER_ID"]) == (found["id"], found["id"][:12])
+        assert (entry["CONTAINER_TAG"], entry["SYSLOG_IDENTIFIER"], entry["RACK"]) == ("to-journal/x", "to-journal/x", "7")
+        assert entry["IMAGE_NAME"] == "bb"
+    assert found["logs"]["code"] == 0
+    assert sorted(found["logs"]["text"].replace("end", "end\n").split("\n"))[-3:] == ["no line end", "to standard error", "to standard output"]

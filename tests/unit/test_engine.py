@@ -463,6 +463,12 @@ def test_container_names(name: str, good: bool) -> None:
         validate.name(name)
 
 
+def test_a_lowered_oom_score_of_the_engine_is_not_the_containers() -> None:
+    assert "oomScoreAdj" not in specified()["process"]  # writing it would need CAP_SYS_RESOURCE where the engine's is raised
+    assert specified(own_oom_score=-500)["process"]["oomScoreAdj"] == 0
+    assert specified({}, {"OomScoreAdj": 300}, own_oom_score=-500)["process"]["oomScoreAdj"] == 300
+
+
 def test_a_device_with_its_rule() -> None:
     entry = validate.device_entries({"PathOnHost": "/dev/null", "PathInContainer": "/dev/nil", "CgroupPermissions": "r"})[0]
     status = os.stat("/dev/null")

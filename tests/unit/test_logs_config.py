@@ -26,6 +26,8 @@ START = "failed to initialize logging driver: "
         ("syslog", {"syslog-address": "udp://a:b:c"}, 'parse "udp://a:b:c": invalid port ":c" after host'),
         ("syslog", {"syslog-facility": "foo"}, "invalid syslog facility"),
         ("syslog", {"syslog-format": "foo"}, "Invalid syslog format"),
+        ("syslog", {"cache-disabled": "foo"}, "invalid value for option cache-disabled: foo"),
+        ("journald", {"cache-max-size": "foo"}, "failed to initialize logging driver: invalid value for max-size: foo: invalid size: 'foo'"),
         ("json-file", {"max-size": "abc"}, START + "invalid size: 'abc'"),
         ("json-file", {"max-size": "0"}, START + "max-size must be a positive number"),
         ("json-file", {"max-size": "1m", "max-file": "0"}, START + "max-file cannot be less than 1"),
@@ -94,11 +96,27 @@ def test_messages() -> None:
     message = logconfig.message(record("syslog", {"syslog-address": "tcp://[::1]:99", "syslog-facility": "local3"}), "/c")
     assert message
     assert (message["scheme"], message["address"], message["facility"], message["tag"]) == ("tcp", "[::1]:99", 19, "0123456789ab")
+    assert message["copy"] == {"path": "/c/container-cached.log", "max_bytes": 20_000_000, "max_files": 5, "compress": True}
+    options = {"cache-max-size": "1m", "cache-max-file": "1", "cache-compress": "false"}
+    message = logconfig.message(record("syslog", options), "/c")
+    assert message
+    assert message["copy"] == {"path": "/c/container-cached.log", "max_bytes": 1_000_000, "max_files": 1, "compress": False}
+    assert "copy" not in (logconfig.message(record("syslog", {"cache-disabled": "true"}), "/c") or {})
     message = logconfig.message(record("journald", {"labels": "app", "tag": "t", "mode": "non-blocking"}), "/c")
     assert message
     assert message["fields"]["APP"] == "web"
     assert message["fields"]["SYSLOG_IDENTIFIER"] == message["fields"]["CONTAINER_TAG"] == "t"
     assert not message["waits"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "options", "kept"),
+    [("json-file", {"cache-disabled": "true"}, "json-file"), ("local", {}, "local"), ("none", {}, ""), ("syslog", {}, "local"),
+     ("journald", {"cache-disabled": "false"}, "local"), ("journald", {"cache-disabled": "1"}, "")],
+)  # fmt: skip
+def test_what_is_kept_here(driver: str, options: dict[str, str], kept: str) -> None:
+    assert logconfig.kept_as(record(driver, options)) == kept
+    assert bool(logconfig.path_of(record(driver, options), "/c")) == bool(kept)
 
 
 @pytest.mark.parametrize(

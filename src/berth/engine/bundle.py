@@ -22,13 +22,13 @@ class Facts:
 
     machine: as `uname -m`; bounding: the engine's own capability bounding set, as a mask; apparmor,
     selinux, cgroup_version, landlock_abi: what the kernel has; id_maps: (uid, gid) mappings for a user
-    namespace, or None; init: path of the program for --init; namespaces_of: pids to share with.
+    namespace, or None; init: path of the program for --init; shared_pids: to share namespaces with; own_oom_score: the engine's.
     """
 
     def __init__(
         self, *, machine: str, bounding: int, apparmor: bool, selinux: bool, cgroup_version: int, landlock_abi: int,
         id_maps: tuple[list[dict], list[dict]] | None, init: str, shared_pids: dict[str, int], user: ResolvedUser,
-        directory: str, devices: list[dict],
+        directory: str, devices: list[dict], own_oom_score: int = 0,
     ) -> None:  # fmt: skip
         self.machine = machine
         self.bounding = bounding
@@ -42,6 +42,7 @@ class Facts:
         self.user = user
         self.directory = directory
         self.devices = devices
+        self.own_oom_score = own_oom_score
 
 
 def specification(identity: str, config: dict, host: dict, facts: Facts) -> dict:
@@ -223,8 +224,9 @@ def _process(
     }  # fmt: skip
     if config.get("Tty") and all(size):
         process["consoleSize"] = {"height": size[0], "width": size[1]}
-    if host.get("OomScoreAdj"):
-        process["oomScoreAdj"] = host["OomScoreAdj"]
+    # Whoever starts the engine may have lowered its own, as our systemd unit does: that is not for containers.
+    if host.get("OomScoreAdj") or facts.own_oom_score < 0:
+        process["oomScoreAdj"] = host.get("OomScoreAdj") or 0
     if security["apparmor"] not in ("", "unconfined"):
         process["apparmorProfile"] = security["apparmor"]
     if security["label"]:

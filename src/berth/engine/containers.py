@@ -260,15 +260,15 @@ class ContainerService(Restoring):
         return LogStream(self._reader(container), Wanted(), None, form)
 
     async def logs(self, container: Container, wanted: Wanted, form: Form) -> LogStream:
-        """The log as `form` has it; NotImplementedHere for a driver that keeps none here."""
-        if logconfig.driver_of(container.record) not in logconfig.READABLE:
+        """The log as `form` has it; NotImplementedHere where none is kept here."""
+        if not logconfig.kept_as(container.record):
             raise logconfig.unreadable()
         connection = await self._connect(container) if wanted.follow and container.record.running else None
         return LogStream(self._reader(container), wanted, connection, form)
 
     def _reader(self, container: Container) -> LogReader | None:
         path = logconfig.path_of(container.record, self.directory(container))
-        return LogReader(path, logconfig.driver_of(container.record)) if path else None
+        return LogReader(path, logconfig.kept_as(container.record)) if path else None
 
     async def _connect(self, container: Container) -> MonitorConnection | None:
         """Another connection to the monitor; None once that is gone."""

@@ -17,6 +17,11 @@ def start_ticks(pid: int) -> int:
         return 0
 
 
+def own_oom_score() -> int:
+    """The engine's oom_score_adj, which what it starts inherits."""
+    return int(_read("/proc/self/oom_score_adj") or 0)
+
+
 def make_bind_sources(host: dict) -> None:
     """`-v` makes a missing source directory, `--mount` only when told to."""
     sources = [bundle.split_bind(text)[0] for text in host.get("Binds") or []]

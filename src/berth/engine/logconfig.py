@@ -12,14 +12,15 @@ from berth.errors import InvalidParameter, NotImplementedHere
 
 DEFAULT_DRIVER = "json-file"
 DRIVERS = ("journald", "json-file", "local", "none", "syslog")
-READABLE = ("json-file", "local")
+FILE_DRIVERS = ("json-file", "local")
 
 # Docker's json-file grows without end unless told otherwise; ours turns, so that no log fills a disk.
 _DEFAULT_MAX_BYTES, _DEFAULT_MAX_FILES = 20_000_000, 5
 _MAX_FILES = 1000
 
 _ATTRIBUTES = {"labels", "labels-regex", "env", "env-regex", "tag"}
-_EVERYWHERE = {"mode", "max-buffer-size"}
+_CACHE = "cache-"
+_EVERYWHERE = {"mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 _OPTIONS = {
     "json-file": _ATTRIBUTES | {"max-size", "max-file", "compress"},
     "local": {"max-size", "max-file", "compress"},
@@ -54,6 +55,8 @@ def checked(config: dict | None) -> dict:
     if driver == "none":
         return {"Type": driver, "Config": options}
     _check_mode(options)
+    if options.get("cache-disabled", "") not in ("", *_TRUE, *_FALSE):
+        raise InvalidParameter(f"invalid value for option cache-disabled: {options['cache-disabled']}")
     for key in options:
         if key not in _OPTIONS[driver] | _EVERYWHERE:
             raise InvalidParameter(_UNKNOWN.get(driver, f"unknown log opt '{{}}' for {driver} log driver").format(key))
@@ -64,6 +67,7 @@ def checked(config: dict | None) -> dict:
             raise InvalidParameter("Invalid syslog format")
     try:
         file_limits(driver, options)
+        _cache_limits(options)
         _tag(options.get("tag", ""), dict.fromkeys(_tag_fields(None), ""))
         for key in ("labels-regex", "env-regex"):
             _pattern(options.get(key, ""))
@@ -90,10 +94,20 @@ def driver_of(record: Record) -> str:
     return (record.host.get("LogConfig") or {}).get("Type") or DEFAULT_DRIVER
 
 
+def kept_as(record: Record) -> str:
+    """The driver in whose format a container's log is here: `local` for the copy of one that is sent away; '' for none."""
+    driver = driver_of(record)
+    options = (record.host.get("LogConfig") or {}).get("Config") or {}
+    if driver in FILE_DRIVERS:
+        return driver
+    return "" if driver == "none" or options.get("cache-disabled") in _TRUE else "local"
+
+
 def path_of(record: Record, directory: str) -> str:
-    """Where a container's log is; '' for a driver that keeps none here."""
-    names = {"json-file": f"{record.id}-json.log", "local": "container.log"}
-    return f"{directory}/{names[driver_of(record)]}" if driver_of(record) in names else ""
+    """Where a container's log is; '' where none is kept here."""
+    if driver_of(record) in FILE_DRIVERS:
+        return f"{directory}/{record.id}-json.log" if driver_of(record) == "json-file" else f"{directory}/container.log"
+    return f"{directory}/container-cached.log" if kept_as(record) else ""
 
 
 def message(record: Record, directory: str) -> dict | None:
@@ -103,9 +117,10 @@ def message(record: Record, directory: str) -> dict | None:
         return None
     options = (record.host.get("LogConfig") or {}).get("Config") or {}
     found: dict = {"driver": driver, "attrs": attributes(record)}
-    if driver in READABLE:
-        max_bytes, max_files, compress = file_limits(driver, options)
-        return found | {"path": path_of(record, directory), "max_bytes": max_bytes, "max_files": max_files, "compress": compress}
+    if driver in FILE_DRIVERS:
+        return found | _file(path_of(record, directory), file_limits(driver, options))
+    if kept_as(record):
+        found["copy"] = _file(path_of(record, directory), _cache_limits(options))
     found |= {"tag": _tag(options.get("tag") or "{{.ID}}", _tag_fields(record)), "waits": options.get("mode") != "non-blocking"}
     if driver == "journald":
         fields = {
@@ -132,9 +147,18 @@ def size_bytes(text: str, unit: int = 1000) -> int:
     return int(float(found[1]) * unit ** (" kmgtp".index(found[2].lower() or " ")))
 
 
+def _file(path: str, limits: tuple[int, int, bool]) -> dict:
+    return {"path": path, "max_bytes": limits[0], "max_files": limits[1], "compress": limits[2]}
+
+
+def _cache_limits(options: dict[str, str]) -> tuple[int, int, bool]:
+    """Of the copy that is kept of what is sent away."""
+    return file_limits("local", {key.removeprefix(_CACHE): value for key, value in options.items() if key.startswith(_CACHE)})
+
+
 def file_limits(driver: str, options: dict[str, str]) -> tuple[int, int, bool]:
     """Bytes of a file (0: without end), number of files, whether older ones are compressed."""
-    if driver not in READABLE:
+    if driver not in FILE_DRIVERS:
         return 0, 1, False
     max_bytes = _max_size(driver, options["max-size"]) if "max-size" in options else _DEFAULT_MAX_BYTES
     # As with Docker, who gives json-file a size and no number gets one file.
@@ -269,5 +293,5 @@ def syslog_address(text: str) -> tuple[str, str]:
 
 
 def unreadable() -> NotImplementedHere:
-    """What `logs` of a driver that does not read back is told."""
+    """What `logs` of a container whose log is not kept here is told."""
     return NotImplementedHere("configured logging driver does not support reading")

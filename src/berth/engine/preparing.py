@@ -86,7 +86,7 @@ class Preparing(Registry):
             machine=self.host.machine, bounding=self.host.bounding, apparmor=self.host.apparmor,
             selinux=self.host.selinux, cgroup_version=self.host.hosts.version, landlock_abi=self.host.landlock_abi,
             id_maps=remap, init=self.host.init, shared_pids=shared, user=user,
-            directory=f"{self._data}/{identity}", devices=devices,
+            directory=f"{self._data}/{identity}", devices=devices, own_oom_score=hostfiles.own_oom_score(),
         )  # fmt: skip
 
 

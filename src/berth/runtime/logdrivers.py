@@ -22,7 +22,7 @@ def open_log(settings: dict | None) -> jsonlog.Lines | None:
 def _open(settings: dict) -> jsonlog.Lines:
     driver = settings["driver"]
     if driver in FILE_DRIVERS:
-        file = LogFile(settings["path"], settings["max_bytes"], settings["max_files"], compress=settings["compress"])
+        file = _file(settings)
         if driver == "local":
             return locallog.LocalLog(file)
         attrs = settings["attrs"]
@@ -32,7 +32,33 @@ def _open(settings: dict) -> jsonlog.Lines:
     # Imported by the few monitors that need them: all others share what the launcher has.
     from berth.runtime import journald, syslog
 
-    return (syslog.SyslogLog if driver == "syslog" else journald.JournaldLog)(settings)
+    sent = (syslog.SyslogLog if driver == "syslog" else journald.JournaldLog)(settings)
+    try:
+        return CopiedLog(_file(settings["copy"]), sent) if "copy" in settings else sent
+    except OSError:
+        return sent  # a full disk keeps no container from starting; it has no copy then
+
+
+def _file(settings: dict) -> LogFile:
+    return LogFile(settings["path"], settings["max_bytes"], settings["max_files"], compress=settings["compress"])
+
+
+class CopiedLog(locallog.LocalLog):
+    """A log that is sent away, and kept here as by the driver `local`, so that `logs` has something to read."""
+
+    __slots__ = ("_sent",)
+
+    def __init__(self, file: LogFile, sent: jsonlog.Lines) -> None:
+        super().__init__(file)
+        self._sent = sent
+
+    def _put(self, stream: str, batch: bytes, now_ns: int) -> None:
+        super()._put(stream, batch, now_ns)
+        self._sent._put(stream, batch, now_ns)
+
+    def close(self) -> None:
+        super().close()
+        self._sent.close()
 
 
 def _reason(error: OSError) -> str:
