@@ -27,7 +27,7 @@ def run(*command: str, data: bytes | None = None) -> dict[str, Any]:
     out = f"/run/service-host.{os.getpid()}"
     with open(out, "w+b") as file:
         given: dict[str, Any] = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
-        code = subprocess.run(command, stdout=file, stderr=file, check=False, timeout=60, **given).returncode
+        code = subprocess.run(command, stdout=file, stderr=file, check=False, timeout=120, **given).returncode
     return {"code": code, "text": pathlib.Path(out).read_text(errors="replace").strip()}
 
 
@@ -44,7 +44,7 @@ def main_pid() -> int:
     return int(show("berth.service", "MainPID")["MainPID"])
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     """The condition's value once it is one, or the last."""
     end = time.monotonic() + timeout_s
     while not (found := condition()) and time.monotonic() < end:

@@ -253,7 +253,7 @@ def as_user(action: Callable[[], dict]) -> dict:
     here, there = os.pipe()
     pid = os.fork()
     if pid == 0:
-        faulthandler.dump_traceback_later(30, exit=True)
+        faulthandler.dump_traceback_later(100, exit=True)
         try:
             os.setgroups([])
             os.setresgid(USER, USER, USER)
@@ -388,7 +388,7 @@ def main(chosen: list[str]) -> None:
             continue
         began = time.monotonic()
         print(feature.__name__, file=sys.stderr, flush=True)  # seen if the machine has to be ended
-        faulthandler.dump_traceback_later(60, exit=True)
+        faulthandler.dump_traceback_later(150, exit=True)
         try:
             findings[feature.__name__] = feature()
         except Exception:

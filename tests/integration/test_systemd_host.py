@@ -13,7 +13,7 @@ from typing import Any
 import guest
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(200)]  # the first test waits for the whole machine
+pytestmark = [pytest.mark.root, pytest.mark.timeout(430)]  # the first test waits for the whole machine
 
 _GUEST = "/mnt/berth"
 _MEBI = 1 << 20
@@ -40,7 +40,7 @@ def findings() -> dict[str, Any]:
         shared = Path(directory)
         guest.share(shared, "systemd_host.py", "service_host.py", "v2_host.py")
         # The full machine: user-mode-linux under systemd stops altogether now and then, timers and all.
-        command = [str(guest.VMLAB), "run", "--systemd", "--timeout", "170", "--share", f"{shared}:{_GUEST}:ro"]
+        command = [str(guest.VMLAB), "run", "--systemd", "--timeout", "400", "--share", f"{shared}:{_GUEST}:ro"]
         command += ["--", f"python3 {_GUEST}/systemd_host.py {_GUEST}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
