@@ -1,40 +1,53 @@
-"""Exec: one more program in a running container."""
+"""Exec: one more program in a running container, and what became of those that an earlier engine started."""
 
 import asyncio
 import json
+import logging
 import os
 import secrets
+import signal
 import socket
+import time
 
 from berth import errors
-from berth.engine import bundle, rootfiles, state, users
+from berth.engine import bundle, execfiles, rootfiles, state, users
 from berth.engine.containers import Container, ContainerService
 from berth.engine.hostfiles import start_ticks
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
+from berth.engine.proctree import kill_tree
 from berth.engine.running import RESTARTING_TEXT
 from berth.engine.tasks import Tasks
 from berth.runtime import frames
 
+log = logging.getLogger("berth.containers")
+
 _KEPT_AFTER_END_S = 300
+_FILE_KEPT_AFTER_ASKED_S = 3  # for a client whose answer the engine did not live to send
+_FIRST_RETRY_S, _MAX_RETRY_S = 0.005, 1.0
+_EXIT_CODE_KILLED = 137
 
 
 class Exec:
-    """config: Docker's ExecConfig; kept for a while after its end, so that its exit code can be asked for."""
+    """config: Docker's ExecConfig; kept for a while after its end, so that its exit code can be asked for.
 
-    def __init__(self, container: Container, config: dict) -> None:
-        self.id = secrets.token_hex(32)
+    probe: of a health check; one that outlives its engine is ended, since nobody else would when its time is up.
+    """
+
+    def __init__(self, container: Container, config: dict, *, identity: str = "", probe: bool = False) -> None:
+        self.id = identity or secrets.token_hex(32)
         self.container = container
         self.config = config
+        self.probe = probe
         self.running = False
         self.pid = 0
         self.exit_code: int | None = None
         self.control: MonitorConnection | None = None
         self.ended = asyncio.Event()
-        self.size = (0, 0)
+        self.asked = False  # for its exit code
 
 
 class ExecService:
-    """All execs of the engine's life."""
+    """All execs of the engine's life, and those that an earlier engine left running or untold."""
 
     def __init__(
         self, containers: ContainerService, launcher: Launcher, tasks: Tasks, seccomp_cache: str
@@ -44,6 +57,7 @@ class ExecService:
         self._tasks = tasks
         self._seccomp_cache = seccomp_cache
         self._by_id: dict[str, Exec] = {}
+        containers.on_found.append(self._take_over)
 
     def find(self, identity: str) -> Exec:
         """By whole id, or NotFound in Docker's words."""
@@ -52,13 +66,13 @@ class ExecService:
         except KeyError:
             raise errors.NotFound(f"No such exec instance: {identity}") from None
 
-    def create(self, container: Container, config: dict) -> Exec:
+    def create(self, container: Container, config: dict, *, probe: bool = False) -> Exec:
         """Registers what is to be run; it starts with `start`."""
         self._check_running(container)
         command = config.get("Cmd") or []
         if not command or not all(isinstance(word, str) and "\0" not in word for word in command):
             raise errors.InvalidParameter("No exec command specified")
-        exec_ = Exec(container, config)
+        exec_ = Exec(container, config, probe=probe)
         self._by_id[exec_.id] = exec_
         container.execs.append(exec_.id)
         self.publish(exec_, f"exec_create: {_shown(command)}")
@@ -80,19 +94,23 @@ class ExecService:
         except errors.BerthError as error:
             exec_.running = False
             exec_.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 126
+            self._remove_file(exec_)
             self._forget_later(exec_)
             raise
 
     async def _launch(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
         record = exec_.container.record
         pidfd = self._open_pidfd(record.pid, record.pid_start_ticks)
+        kept_fds = self._create_file(exec_)
         pairs = [socket.socketpair(), socket.socketpair()]
         try:
             message = self._message(exec_, size)
             message["attach"] = [0, wants]
-            self._launcher.send(message, [pidfd, *(theirs.fileno() for _, theirs in pairs)])
+            message["keep"] = execfiles.name_of(exec_.id) if kept_fds else ""
+            self._launcher.send(message, [pidfd, *kept_fds, *(theirs.fileno() for _, theirs in pairs)])
         finally:
-            os.close(pidfd)
+            for fd in (pidfd, *kept_fds):
+                os.close(fd)
             for _, theirs in pairs:
                 theirs.close()
         control = await MonitorConnection.of_socket(pairs[0][0])
@@ -187,28 +205,112 @@ class ExecService:
             raise errors.Conflict(f"container {container.record.id} is not running")
 
     async def _watch(self, exec_: Exec, control: MonitorConnection) -> None:
+        report = None
         async for kind, payload in control.frames():
             if kind == frames.EXITED:
-                exec_.exit_code = json.loads(payload)["exit_code"]
-        if exec_.exit_code is None:
-            exec_.exit_code = 137
+                report = json.loads(payload)
         control.close()
         exec_.control = None
+        if report is None:  # the monitor was killed, or it had written its last line when we connected
+            kept = execfiles.read(self._directory(exec_), exec_.id)
+            report = kept.report if kept else None
+        self._ended(exec_, report)
+
+    def _ended(self, exec_: Exec, report: dict | None) -> None:
+        exec_.exit_code = report["exit_code"] if report else _EXIT_CODE_KILLED
         exec_.running = False
         exec_.ended.set()
         self.publish(exec_, "exec_die", {"exitCode": str(exec_.exit_code)})
+        execfiles.note_told(self._directory(exec_), exec_.id)
         self._forget_later(exec_)
 
-    def _forget_later(self, exec_: Exec) -> None:
+    def _forget_later(self, exec_: Exec, after_s: float = _KEPT_AFTER_END_S) -> None:
         if exec_.id in exec_.container.execs:
             exec_.container.execs.remove(exec_.id)
-        asyncio.get_running_loop().call_later(_KEPT_AFTER_END_S, self._by_id.pop, exec_.id, None)
+        asyncio.get_running_loop().call_later(after_s, self.drop, exec_)
 
     def drop(self, exec_: Exec) -> None:
         """Forgets one whose exit code nobody will ask for."""
         self._by_id.pop(exec_.id, None)
+        self._remove_file(exec_)
         if exec_.id in exec_.container.execs:
             exec_.container.execs.remove(exec_.id)
+
+    # -- over the engine's end ------------------------------------------------------------------------
+
+    def _directory(self, exec_: Exec) -> str:
+        return self._containers.state_directory(exec_.container)
+
+    def _create_file(self, exec_: Exec) -> list[int]:
+        """The descriptor of the exec's file for its monitor; none where it cannot be made: then it is not kept."""
+        try:
+            return [execfiles.create(self._directory(exec_), exec_.id, exec_.config, probe=exec_.probe)]
+        except OSError as error:
+            log.warning("exec %s would be lost with the engine: %s", exec_.id, error)
+            return []
+
+    def _remove_file(self, exec_: Exec) -> None:
+        execfiles.remove(self._directory(exec_), exec_.id)
+
+    async def _take_over(self, container: Container) -> None:
+        """Finds the execs of an earlier engine; tells of those that have ended, in the order of their ends."""
+        directory = self._containers.state_directory(container)
+        ended: list[tuple[int, Exec, dict | None]] = []
+        for identity in execfiles.identities(directory):
+            held = execfiles.is_held(directory, identity)
+            kept = execfiles.read(directory, identity)
+            if kept is None:
+                execfiles.remove(directory, identity)
+                continue
+            exec_ = Exec(container, kept.config, identity=identity, probe=kept.probe)
+            self._by_id[identity] = exec_
+            if kept.report:
+                exec_.pid, exec_.exit_code = kept.report.get("pid", 0), kept.report["exit_code"]
+            if kept.told:
+                exec_.exit_code = _EXIT_CODE_KILLED if exec_.exit_code is None else exec_.exit_code
+                ended_s = kept.report["finished_ns"] / 1e9 if kept.report else 0
+                self._forget_later(exec_, max(0.0, min(ended_s + _KEPT_AFTER_END_S - time.time(), _KEPT_AFTER_END_S)))
+            elif held:
+                exec_.running = True
+                container.execs.append(identity)
+                if not await self._reconnect(exec_):
+                    self._tasks.spawn(self._reconnect_later(exec_))
+            else:
+                ended.append((kept.report["finished_ns"] if kept.report else 0, exec_, kept.report))
+        for _, exec_, report in sorted(ended, key=lambda entry: entry[0]):
+            self._ended(exec_, report)
+
+    async def _reconnect_later(self, exec_: Exec) -> None:
+        """Its monitor has not seen yet that the engine before is gone, or starts the program just now, or ends."""
+        wait_s = _FIRST_RETRY_S
+        while not await self._reconnect(exec_):
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _MAX_RETRY_S)
+
+    async def _reconnect(self, exec_: Exec) -> bool:
+        """Whether it is known by now what became of it."""
+        directory = self._directory(exec_)
+        if not execfiles.is_held(directory, exec_.id):
+            kept = execfiles.read(directory, exec_.id)
+            if kept and kept.report:
+                exec_.pid = kept.report.get("pid", 0)
+            self._ended(exec_, kept.report if kept else None)
+            return True
+        try:
+            control = await MonitorConnection.of_directory(directory, execfiles.socket_of(exec_.id))
+        except OSError:
+            return False
+        try:
+            report = await await_started(control)
+        except errors.BerthError:  # it has ended meanwhile
+            control.close()
+            return False
+        exec_.pid, exec_.control = report["pid"], control
+        if exec_.probe:
+            await asyncio.to_thread(kill_tree, exec_.pid)
+            await control.send_signal(signal.SIGKILL)
+        self._tasks.spawn(self._watch(exec_, control))
+        return True
 
     async def resize(self, exec_: Exec, rows: int, columns: int) -> None:
         if exec_.control is None:
@@ -217,6 +319,9 @@ class ExecService:
 
     def inspect(self, exec_: Exec) -> dict:
         """GET /exec/{id}/json."""
+        if exec_.exit_code is not None and not exec_.asked:
+            exec_.asked = True
+            asyncio.get_running_loop().call_later(_FILE_KEPT_AFTER_ASKED_S, self._remove_file, exec_)
         config = exec_.config
         command = config["Cmd"]
         return {

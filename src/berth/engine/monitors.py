@@ -82,13 +82,13 @@ class MonitorConnection:
         return cls(reader, writer)
 
     @classmethod
-    async def of_directory(cls, directory: str) -> "MonitorConnection":
-        """Connects to `monitor.sock` in a directory; OSError if nobody listens."""
+    async def of_directory(cls, directory: str, name: str = "monitor.sock") -> "MonitorConnection":
+        """Connects to a monitor's socket in a container's run directory; OSError if nobody listens."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            await _connect(sock, f"/proc/self/fd/{fd}/monitor.sock")
+            await _connect(sock, f"/proc/self/fd/{fd}/{name}")
         except BaseException:
             sock.close()
             raise

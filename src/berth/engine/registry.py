@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from berth import errors
@@ -92,6 +92,7 @@ class Registry:
         self._by_name: dict[str, Container] = {}
         self._warmed_s = 0.0
         self.on_running: list[Callable[[Container], None]] = []  # told of each run, and of those found running
+        self.on_found: list[Callable[[Container], Awaitable[None]]] = []  # told of each when the engine starts, before its end is
 
     # -- looking up -----------------------------------------------------------------------------
 

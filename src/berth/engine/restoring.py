@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 
 from berth import errors
 from berth.engine import health, hostfiles, restarts, state
@@ -26,6 +27,9 @@ class Restoring(Running):
         for _, _, text in self._database.read("SELECT id, name, record FROM containers"):
             container = Container(Record.from_json(text))
             self._by_id[container.record.id] = self._by_name[container.record.name] = container
+        for container in sorted(self.all(), key=self._end_ns):  # their events in the order of what happened
+            for told in self.on_found:
+                await told(container)
             message = await self._reunite(container)
             if message:
                 mended.append(f"container {container.record.id[:SHORT]}: {message}")
@@ -36,6 +40,10 @@ class Restoring(Running):
                 await asyncio.to_thread(self._remove_orphans, orphans)
                 mended.append(f"{len(orphans)} directories of removed containers in {base}")
         return mended
+
+    def _end_ns(self, container: Container) -> int:
+        report = self._kept_report(container)
+        return int(report["finished_ns"]) if report else time.time_ns()
 
     def _starts_with_engine(self, container: Container) -> bool:
         record = container.record

@@ -53,6 +53,9 @@ class Monitor:
         self.hosts = hosts
         self.is_exec = message["kind"] == "exec"
         self.init_pidfd = fds.pop(0) if self.is_exec else -1
+        # An exec's own file, see engine.execfiles, and whose connection tells whether the engine lives.
+        self.kept_fd = fds.pop(0) if self.is_exec and message["keep"] else -1
+        self.engine_fd = fds[0] if self.is_exec and fds else -1
         wants = message["attach"]
         self.connections = {
             fd: Connection(sockets.socket(fileno=fd), want) for fd, want in zip(fds, wants, strict=True)
@@ -85,7 +88,7 @@ class Monitor:
 
     def _start(self) -> None:
         self._open_log()
-        self._listen()
+        self._listen(self.message["socket"])
         child_fds = self._make_pipes()
         try:
             assert self.starter is not None
@@ -122,8 +125,7 @@ class Monitor:
                 pass  # a full disk: the next output tries again
         return self.log
 
-    def _listen(self) -> None:
-        name = self.message["socket"]
+    def _listen(self, name: str) -> None:
         if not name:
             return
         # Through a descriptor: a path below a long --exec-root may not fit into sun_path (108 bytes).
@@ -158,7 +160,7 @@ class Monitor:
 
     def _report_failure(self, error: BaseException) -> None:
         payload = json.dumps(errors.to_wire(error)).encode()
-        self._unlink_socket()
+        self._clear_away()
         self._tell_all(frames.encode(frames.FAILED, payload))
         self._flush_all(_DRAIN_TIMEOUT_MS)
 
@@ -278,8 +280,23 @@ class Monitor:
             self._send(connection, frames.encode(frames.LOG))
 
     def _drop(self, connection: Connection) -> None:
-        self.connections.pop(connection.sock.fileno(), None)
+        fd = connection.sock.fileno()
+        self.connections.pop(fd, None)
         connection.sock.close()
+        if self.is_exec and not self.exit_frame and self.pidfd >= 0:
+            self._go_on_without(fd, connection)
+
+    def _go_on_without(self, fd: int, connection: Connection) -> None:
+        """An exec whose engine is gone waits for the next one; input can come from nobody else than who is gone."""
+        if connection.wants & frames.WANT_STDIN and not self.stdin_closing:
+            self.stdin_closing = self.terminal_fd < 0
+            self._write_stdin()
+        if fd == self.engine_fd and self.kept_fd >= 0:
+            self.engine_fd = -1
+            try:
+                self._listen(f"{self.message['keep']}.sock")
+            except OSError:
+                self.listener = None  # the container's directory is being removed
 
     def _write_stdin(self) -> None:
         if self.stdin_fd < 0:
@@ -405,6 +422,8 @@ class Monitor:
 
     def _keep(self, report: dict) -> None:
         """The exit status on disk, whole or not at all, before anybody hears of it."""
+        if self.kept_fd >= 0:
+            self._keep_exec(report)
         path = self.message["exit_path"]
         if not path:
             return
@@ -417,6 +436,15 @@ class Monitor:
             os.rename(temporary, path)
         except OSError:
             pass  # the container's directory is being removed, or the disk is full: the frame still goes out
+
+    def _keep_exec(self, report: dict) -> None:
+        """The lock goes with the descriptor: after the line."""
+        try:
+            os.write(self.kept_fd, json.dumps({**report, "pid": self.pid}).encode() + b"\n")
+        except OSError:
+            pass  # a full run directory: the frame still goes out
+        os.close(self.kept_fd)
+        self.kept_fd = -1
 
     def _flush_all(self, timeout_ms: int | None) -> None:
         """Sends what waits to readers that read; once all stall for `timeout_ms` they are given up."""
@@ -445,10 +473,19 @@ class Monitor:
         if self.listener:
             self.listener.close()
             self.listener = None
-            try:
-                os.unlink(f"{self.message['state_dir']}/{self.message['socket']}")
-            except OSError:
-                pass
+            self._unlink(self.message["socket"] or f"{self.message['keep']}.sock")
+
+    def _clear_away(self) -> None:
+        """What never ran leaves nothing."""
+        self._unlink_socket()
+        if self.kept_fd >= 0:
+            self._unlink(self.message["keep"])
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(f"{self.message['state_dir']}/{name}")
+        except OSError:
+            pass
 
 
 def _close(fd: int) -> None:

@@ -1,0 +1,142 @@
+"""Execs over an engine that is killed: they go on, their exit codes and events are there, once each.
+
+Whether a program runs is seen in /proc, what berth says of it is read with curl.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+from harness import Engine, all_pids, read, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+
+def get(engine: Engine, path: str) -> dict:
+    command = ["curl", "-sS", "--fail", "--unix-socket", f"{engine.exec}/berth.sock", f"http://d{path}"]
+    return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout))
+
+
+def exec_ids(engine: Engine, identity: str) -> list[str]:
+    return list(get(engine, f"/containers/{identity}/json")["ExecIDs"] or [])
+
+
+def running(command: str) -> list[int]:
+    """Processes whose arguments end with `command`."""
+    return [pid for pid in all_pids() if read(f"/proc/{pid}/cmdline").replace("\0", " ").strip().endswith(command)]
+
+
+def waiting_exec(engine: Engine, identity: str, word: str, code: int) -> tuple[str, int]:
+    """A detached exec that exits with `code` once /WORD is there; its id and its pid."""
+    before = set(exec_ids(engine, identity))
+    script = f"until [ -e /{word} ]; do sleep 0.02; done; : {secrets.token_hex(4)}; exit {code}"
+    engine.docker("exec", "-d", identity, "sh", "-c", script)
+    wait_until(lambda: len(running(script)) == 1, "no exec")
+    (found,) = set(exec_ids(engine, identity)) - before
+    return found, running(script)[0]
+
+
+def exec_ends(engine: Engine, since: str) -> list[tuple[str, str]]:
+    form = "{{.Actor.Attributes.execID}} {{.Actor.Attributes.exitCode}}"
+    seen = engine.docker("events", "--since", since, "--until", str(time.time()), "--filter", "event=exec_die", "--format", form).stdout
+    return [(line.split()[0], line.split()[1]) for line in seen.splitlines()]
+
+
+def let_end(container: int, *waits: tuple[str, int]) -> None:
+    """Makes the files that execs wait for, one after the other, from outside: no engine need run."""
+    for word, pid in waits:
+        with open(f"/proc/{container}/root/{word}", "w"):
+            pass
+        wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), f"the exec that waits for {word}")  # type: ignore[misc]
+
+
+def test_it_goes_on_and_its_end_is_told(own_engine: Engine) -> None:
+    engine = own_engine
+    identity = engine.up()
+    found, pid = waiting_exec(engine, identity, "go", 7)
+    engine.kill()
+    engine.start()
+    seen = get(engine, f"/exec/{found}/json")
+    assert (seen["Running"], seen["ExitCode"], seen["Pid"]) == (True, None, pid)
+    assert seen["ProcessConfig"]["entrypoint"] == "sh"
+    assert exec_ids(engine, identity) == [found]
+    since = str(time.time())
+    engine.docker("exec", identity, "touch", "/go")
+    wait_until(lambda: (found, "7") in exec_ends(engine, since), "no exec_die")
+    seen = get(engine, f"/exec/{found}/json")
+    assert (seen["Running"], seen["ExitCode"]) == (False, 7)
+    assert exec_ids(engine, identity) == []
+    assert [code for name, code in exec_ends(engine, since) if name == found] == ["7"]
+
+
+def test_ends_that_no_engine_saw(own_engine: Engine) -> None:
+    """Told once, in order, and before the end of the container; known to the engine after that too."""
+    engine = own_engine
+    identity = engine.up()
+    first, first_pid = waiting_exec(engine, identity, "one", 8)
+    second, second_pid = waiting_exec(engine, identity, "two", 9)
+    third, _ = waiting_exec(engine, identity, "never", 10)
+    container = engine.pid(identity)
+    engine.kill()
+    let_end(container, ("two", second_pid), ("one", first_pid))
+    os.kill(container, signal.SIGKILL)
+    wait_until(lambda: os.path.exists(f"{engine.data}/containers/{identity}/exit.json"), "no exit status")
+    wait_until(lambda: not os.path.exists(f"{engine.exec}/containers/{identity}/exec-{third}.sock"), "the monitor of the third")
+    since = str(time.time())
+    engine.start()
+    told = exec_ends(engine, since)
+    assert told == [(second, "9"), (first, "8"), (third, "137")]
+    ends = engine.docker("events", "--since", since, "--until", str(time.time()), "--format", "{{.Action}}").stdout.split()
+    assert ends == ["exec_die", "exec_die", "exec_die", "die"]
+    for again in (False, True):
+        codes = [get(engine, f"/exec/{name}/json")["ExitCode"] for name in (first, second, third)]
+        assert (again, codes) == (again, [8, 9, 137])
+        since = str(time.time())
+        engine.kill()
+        engine.start()
+        assert exec_ends(engine, since) == []
+
+
+def test_input_ends_with_the_engine_and_a_terminal_stays(own_engine: Engine) -> None:
+    engine = own_engine
+    identity = engine.up()
+    script = "cat >/got; exit 5"
+    with subprocess.Popen(["docker", "exec", "-i", identity, "sh", "-c", script], env=engine.env, stdin=subprocess.PIPE) as client:
+        assert client.stdin
+        client.stdin.write(b"some")
+        client.stdin.flush()
+        wait_until(lambda: read(f"{engine.data}/containers/{identity}/upper/got") == "some", "no input")
+        (found,) = exec_ids(engine, identity)
+        engine.kill()
+    body = json.dumps({"Cmd": ["sh", "-c", "trap 'stty size >/size; exit 3' WINCH; touch /ready; while :; do sleep 0.05; done"], "Tty": True})
+    engine.start()
+    wait_until(lambda: get(engine, f"/exec/{found}/json")["ExitCode"] == 5, "the end of one whose input has ended")
+
+    def post(path: str, body: str) -> str:
+        command = ["curl", "-sS", "--fail", "-X", "POST", "--unix-socket", f"{engine.exec}/berth.sock", f"http://d{path}",
+                   "-H", "Content-Type: application/json", "-d", body]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    terminal = json.loads(post(f"/containers/{identity}/exec", body))["Id"]
+    post(f"/exec/{terminal}/start", '{"Detach": true, "Tty": true}')
+    upper = f"{engine.data}/containers/{identity}/upper"
+    wait_until(lambda: os.path.exists(f"{upper}/ready"), "no terminal")
+    engine.kill()
+    engine.start()
+    post(f"/exec/{terminal}/resize?h=33&w=77", "")
+    wait_until(lambda: get(engine, f"/exec/{terminal}/json")["ExitCode"] == 3, "the end after a resize")
+    assert read(f"{upper}/size") == "33 77\n"
+
+
+@pytest.mark.parametrize("command", [("nosuch",), ("true",)])
+def test_one_that_is_over_leaves_no_file(engine: Engine, up: Callable[..., str], command: tuple[str, ...]) -> None:
+    """The file of an exec goes when it could not start; otherwise some time after its exit code was asked for."""
+    identity = up()
+    engine.docker("exec", identity, *command, code=None)
+    directory = f"{engine.exec}/containers/{identity}"
+    wait_until(lambda: not [name for name in os.listdir(directory) if name.startswith("exec-")], "files of an exec", 30)
