@@ -13,8 +13,8 @@ from berth.engine import archive
 from berth.errors import InvalidParameter
 from berth.linux import libc
 from berth.store import tarwriter
-from berth.store.tar import Unpacker
 from berth.store.tarwriter import TarWriter, joined
+from berth.store.unpacking import Unpacker
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from berth.errors import BerthError, DataLoss, InvalidParameter
-from berth.store import tar
+from berth.store.trees import remove_tree
+from berth.store.unpacking import Unpacker
 
 AS_ROOT = os.geteuid() == 0
 ME = (os.geteuid(), os.getegid())
@@ -86,7 +87,7 @@ def unpack(root: Path) -> Callable[..., int]:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         seen: list[bytes] = []
         try:
-            unpacker = tar.Unpacker(fd, whiteouts=whiteouts)
+            unpacker = Unpacker(fd, whiteouts=whiteouts)
             unpacker.unpack(io.BytesIO(data), seen.append)
             assert b"".join(seen) == data, "the observer sees every byte, for the digest"
             return unpacker.size_bytes
@@ -437,7 +438,7 @@ def test_remove_tree(root: Path, tmp_path: Path) -> None:
     fd = os.open(root, os.O_RDONLY)
     try:
         for name in ("d", "l", "absent"):
-            tar.remove_tree(fd, name)
+            remove_tree(fd, name)
     finally:
         os.close(fd)
     assert os.listdir(root) == []
@@ -455,7 +456,7 @@ def test_a_tree_deeper_than_the_stack_is_removed(tmp_path):
     os.close(fd)
     top = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        tar.remove_tree(top, "d")
+        remove_tree(top, "d")
         assert os.listdir(top) == []
     finally:
         os.close(top)

@@ -158,7 +158,7 @@ def _to_standard_output(pieces: "Iterator[bytes]") -> int:
 
 def _unpack(reader: "_PiecesReader", source: Place, path: str) -> None:
     from berth.errors import BerthError
-    from berth.store.tar import Unpacker
+    from berth.store.unpacking import Unpacker
 
     directory, change = destination(source, _local_target(path))
     root = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

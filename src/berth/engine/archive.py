@@ -16,8 +16,8 @@ from berth.engine.registry import Container
 from berth.engine.rootview import Maps, RootViews
 from berth.linux import libc
 from berth.store.compression import open_stream
-from berth.store.tar import Ids, Unpacker
 from berth.store.tarwriter import TarWriter, on_kernel_filesystem
+from berth.store.unpacking import Ids, Unpacker
 
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
 _MAX_LINKS = 40

@@ -5,7 +5,7 @@ import os
 from berth import errors
 from berth.engine import bundle, validate
 from berth.engine.state import Record
-from berth.store.tar import remove_tree
+from berth.store.trees import remove_tree
 
 
 def start_ticks(pid: int) -> int:

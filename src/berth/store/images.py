@@ -21,7 +21,8 @@ from berth.store import archive, hello
 from berth.store.compression import open_stream
 from berth.store.database import Database, Statement
 from berth.store.layout import Layout
-from berth.store.tar import Unpacker, remove_tree
+from berth.store.trees import remove_tree
+from berth.store.unpacking import Unpacker
 
 _HELLO = "hello:latest"
 _EMPTY_TAR = f"sha256:{hashlib.sha256(bytes(1024)).hexdigest()}"

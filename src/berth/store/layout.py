@@ -11,7 +11,7 @@ import os
 import tempfile
 from typing import IO
 
-from berth.store.tar import remove_tree
+from berth.store.trees import remove_tree
 
 _COPY_BYTES = 1 << 20
 

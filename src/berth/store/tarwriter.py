@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from berth.linux import libc
-from berth.store.tar import Ids, same_ids
+from berth.store.unpacking import Ids, same_ids
 
 _COPY_BYTES = 1 << 20
 _BLOCK = 512
