@@ -1,6 +1,7 @@
 """Small work on the host's files for a container: what it is given, and what is left of it."""
 
 import os
+import time
 
 from berth import errors
 from berth.engine import bundle, validate
@@ -20,6 +21,26 @@ def start_ticks(pid: int) -> int:
 def own_oom_score() -> int:
     """The engine's oom_score_adj, which what it starts inherits."""
     return int(_read("/proc/self/oom_score_adj") or 0)
+
+
+def parent(pid: int) -> int:
+    """The pid of a process's parent; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return 0
+
+
+def boot_id() -> str:
+    """Names the time since the host was booted."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def booted_ns() -> int:
+    """When the host was booted, in nanoseconds since the epoch."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def make_bind_sources(host: dict) -> None:
@@ -64,10 +85,11 @@ def write_etc_files(record: Record, directory: str, owner: list[int]) -> None:
     for name, text in (("hostname", f"{host_name}\n"), ("hosts", hosts), ("resolv.conf", resolv)):
         path = f"{directory}/{name}"
         if not os.path.exists(path):
-            with open(path, "w") as file:
+            with open(f"{path}.new", "w") as file:  # one that exists is whole: an engine may be killed here
                 file.write(text)
-            os.chmod(path, 0o644)
-            os.chown(path, *owner)
+            os.chmod(f"{path}.new", 0o644)
+            os.chown(f"{path}.new", *owner)
+            os.rename(f"{path}.new", path)
 
 
 def _read(path: str) -> str:

@@ -16,6 +16,8 @@ from berth.linux import cgroup
 log = logging.getLogger("berth.containers")
 
 _STARTS_AT_ONCE = 4
+_EXIT_CODE_UNKNOWN = 255  # as dockerd has it
+_HOST_RESTARTED = "the host was restarted while the container ran; how its program ended is not known"
 
 
 class Restoring(Running):
@@ -24,19 +26,27 @@ class Restoring(Running):
     async def restore(self) -> list[str]:
         """Reads all records and finds out what became of them; returns what was mended, in words."""
         mended = []
-        for _, _, text in self._database.read("SELECT id, name, record FROM containers"):
-            container = Container(Record.from_json(text))
+        incomplete = self._database.incomplete
+        for identity, name, text in self._database.read("SELECT id, name, record FROM containers"):
+            try:
+                container = Container(Record.from_json(text))
+            except ValueError as error:
+                mended.append(f"container {identity[:SHORT]} ({name}) is dropped: its record is damaged ({error})")
+                self._database.write_now(("DELETE FROM containers WHERE id = ?", (identity,)))
+                incomplete = True
+                continue
             self._by_id[container.record.id] = self._by_name[container.record.name] = container
         for container in sorted(self.all(), key=self._end_ns):  # their events in the order of what happened
             for told in self.on_found:
                 await told(container)
-            message = await self._reunite(container)
-            if message:
-                mended.append(f"container {container.record.id[:SHORT]}: {message}")
+            messages = [await self._reunite(container), await self._removed_by_rm(container)]
+            mended += [f"container {container.record.id[:SHORT]}: {message}" for message in messages if message]
         self._tasks.spawn(self._start_by_policy([c for c in self.all() if self._starts_with_engine(c)]))
         for base in (self._data, self._exec):
             orphans = [f"{base}/{name}" for name in os.listdir(base) if name not in self._by_id]
-            if orphans:
+            if orphans and base == self._data and incomplete:
+                mended += await asyncio.to_thread(self._put_aside, orphans)
+            elif orphans:
                 await asyncio.to_thread(self._remove_orphans, orphans)
                 mended.append(f"{len(orphans)} directories of removed containers in {base}")
         return mended
@@ -44,6 +54,14 @@ class Restoring(Running):
     def _end_ns(self, container: Container) -> int:
         report = self._kept_report(container)
         return int(report["finished_ns"]) if report else time.time_ns()
+
+    async def _removed_by_rm(self, container: Container) -> str:
+        """One of --rm whose client or engine did not live to see it run or go: removed now, as dockerd does."""
+        record = container.record
+        if not record.auto_remove or record.active or record.status == state.REMOVING:
+            return ""
+        await self._forget(container)
+        return "removed, as --rm has it"
 
     def _starts_with_engine(self, container: Container) -> bool:
         record = container.record
@@ -72,12 +90,23 @@ class Restoring(Running):
 
     def _remove_orphans(self, paths: list[str]) -> None:
         for path in paths:
-            name = os.path.basename(path)
-            if len(name) == 64:
-                group = cgroup.open_cgroup(f"/berth/{name}", self.host.hosts)
-                group.kill()
-                group.remove()
+            self._end_group(os.path.basename(path))
         hostfiles.remove_directories(paths)
+
+    def _end_group(self, name: str) -> None:
+        if len(name) == 64:
+            group = cgroup.open_cgroup(f"/berth/{name}", self.host.hosts)
+            group.kill()
+            group.remove()
+
+    def _put_aside(self, paths: list[str]) -> list[str]:
+        """For directories whose records may be among those lost: what runs in them cannot be reached any more."""
+        mended = []
+        for path in paths:
+            name = os.path.basename(path)
+            self._end_group(name)
+            mended.append(f"container {name[:SHORT]} is in no record: its files are kept in {self._images.layout.put_aside(path)}")
+        return mended
 
     def _note_start(self, record: Record) -> None:
         """A start that the engine before did not live to write down: by policy, or else by a person."""
@@ -98,6 +127,15 @@ class Restoring(Running):
         await self._ended(container, report)
         return True
 
+    async def _host_restarted(self, container: Container) -> None:
+        """The container has ended with the host. What follows is no restart after a failure: policies start it as they do at boot."""
+        report = self._kept_report(container) or {
+            "exit_code": _EXIT_CODE_UNKNOWN, "finished_ns": max(hostfiles.booted_ns(), container.record.started_ns),
+            "oom_killed": False, "error": _HOST_RESTARTED,
+        }  # fmt: skip
+        container.cancelled = True
+        await self._ended(container, report)
+
     async def _reunite(self, container: Container) -> str:
         """Finds the monitor of a container that may run, or else what it left on disk."""
         record = container.record
@@ -111,6 +149,9 @@ class Restoring(Running):
                 self._tasks.spawn(self._restart_when_due(container))
             if not record.running:
                 return ""
+            if record.boot_id not in ("", hostfiles.boot_id()):
+                await self._host_restarted(container)
+                return f"ended with the host, which was restarted; exit code {record.exit_code}"
             await self._monitor_lost(container)
             return f"ended meanwhile with exit code {record.exit_code}"
         was_running = record.running
@@ -118,6 +159,7 @@ class Restoring(Running):
             self._note_start(record)
         record.pid, record.started_ns = report["pid"], report["started_ns"]
         record.pid_start_ticks = hostfiles.start_ticks(record.pid)
+        record.boot_id = hostfiles.boot_id()
         if health.check_of(record.config) and not record.health:
             record.health = health.fresh(None)
         container.control = connection

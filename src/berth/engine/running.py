@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import socket
 import time
 
@@ -21,7 +22,9 @@ log = logging.getLogger("berth.containers")
 
 RESTARTING_TEXT = "Container {} is restarting, wait until the container is running"
 _KILLED_MONITOR = "the container's monitor was killed, and the container with it"
+_UNREACHABLE_MONITOR = "the container's monitor could not be reached, its socket is gone: ended"
 _EXIT_CODE_KILLED = 137
+_LAST_WORDS_S = 5.0
 _MAX_TIMEOUT_S = 1 << 31
 
 
@@ -56,6 +59,7 @@ class Running(Preparing):
         record.move(state.RUNNING)
         record.pid, record.started_ns = report["pid"], report["started_ns"]
         record.pid_start_ticks = hostfiles.start_ticks(record.pid)
+        record.boot_id = hostfiles.boot_id()
         record.exit_code, record.error, record.oom_killed = 0, "", False
         record.health = health.fresh(record.health) if health.check_of(record.config) else None
         container.ended.clear()
@@ -119,13 +123,15 @@ class Running(Preparing):
         container.monitor_gone.set()
 
     async def _monitor_lost(self, container: Container) -> None:
-        """The monitor was killed: its last words may be on disk; if not, the container is ended here."""
+        """The monitor was killed or cannot be reached: its last words may be on disk; if not, the container is ended here."""
         report = self._kept_report(container)
         if report is None:
-            self._kill_leftovers(container)
-            report = {
+            monitor = self._kill_leftovers(container)
+            if monitor:
+                await asyncio.to_thread(_await_end, monitor)  # it may have something to say after all
+            report = self._kept_report(container) or {
                 "exit_code": _EXIT_CODE_KILLED, "finished_ns": time.time_ns(), "oom_killed": False,
-                "error": _KILLED_MONITOR,
+                "error": _UNREACHABLE_MONITOR if monitor else _KILLED_MONITOR,
             }  # fmt: skip
         await asyncio.to_thread(self._remove_group, container)
         await self._ended(container, report)
@@ -137,15 +143,17 @@ class Running(Preparing):
         except (OSError, ValueError):
             return None
 
-    def _kill_leftovers(self, container: Container) -> None:
-        """SIGKILL to the first program, if the pid still is that process, and to all in its cgroup."""
-        record = container.record
+    def _kill_leftovers(self, container: Container) -> int:
+        """SIGKILL to the first program, if the pid still is that process, and to all in its cgroup -> pid of its monitor or 0."""
+        record, monitor = container.record, 0
         if record.pid and hostfiles.start_ticks(record.pid) == record.pid_start_ticks:
+            monitor = hostfiles.parent(record.pid)
             try:
                 os.kill(record.pid, 9)
             except ProcessLookupError:
                 pass
         self._group(container).kill()
+        return monitor if monitor > 1 else 0
 
     def _remove_group(self, container: Container) -> None:
         group = self._group(container)
@@ -350,6 +358,18 @@ class Running(Preparing):
     async def _remove_files(self, container: Container) -> None:
         await container.monitor_gone.wait()
         await asyncio.to_thread(hostfiles.remove_directories, [self.directory(container), self.state_directory(container)])
+
+
+def _await_end(pid: int) -> None:
+    """Until a process has ended, within reason."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([pidfd], [], [], _LAST_WORDS_S)
+    finally:
+        os.close(pidfd)
 
 
 def _resolve(waiters: list[asyncio.Future[int]], exit_code: int) -> None:

@@ -75,7 +75,7 @@ class Engine:
 
     async def bring_up(self) -> None:
         """Makes disk, database and what runs agree."""
-        mended = await asyncio.to_thread(self.images.reconcile)
+        mended = [*self.database.mended, *await asyncio.to_thread(self.images.reconcile)]
         mended += await self.containers.restore()
         for text in mended:
             log.warning("mended after an unclean end: %s", text)
@@ -178,8 +178,9 @@ class Engine:
                 return file.read().strip()
         except OSError:
             identity = str(uuid.uuid4())
-            with open(path, "w") as file:
+            with open(f"{path}.new", "w") as file:
                 file.write(identity)
+            os.rename(f"{path}.new", path)
             return identity
 
 

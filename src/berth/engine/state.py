@@ -69,6 +69,7 @@ class Record:
         self.restart_delay_ms = 0
         self.restart_due_ns = 0
         self.stopped_by_hand = False
+        self.boot_id = ""  # of the host, as it was at the last start
         self.health: dict | None = None  # Docker's Health
 
     @property

@@ -1,7 +1,8 @@
 """The engine's SQLite database: records that must survive a kill of the engine or a loss of power.
 
 One connection, used by one thread of its own, so that a slow disk holds up a write and not the event
-loop. Reads come from the services' memory; the database is read once, at start-up.
+loop. Reads come from the services' memory; the database is read once, at start-up. What is written goes into a
+second copy as well (journal.py), from which a damaged database is made anew (checked.py).
 """
 
 import asyncio
@@ -11,6 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from berth.errors import DataLoss
+from berth.store.checked import Opened, open_checked
+from berth.store.journal import Statement
+
+__all__ = ["Database", "Statement"]
 
 _T = TypeVar("_T")
 
@@ -21,10 +26,9 @@ CREATE TABLE IF NOT EXISTS layers (
     chain TEXT PRIMARY KEY, diff TEXT NOT NULL, parent TEXT NOT NULL, blob TEXT NOT NULL, size_bytes INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL) STRICT;
 """
-_VERSION = 1
-
-Statement = tuple[str, Sequence[object]]
+_VERSION = 2  # 2 counts its changes, in a table of one row
 
 
 class Database:
@@ -33,21 +37,15 @@ class Database:
     def __init__(self, path: str) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
-        self._connection = self._thread.submit(self._open).result()
+        opened = self._thread.submit(self._open).result()
+        self._connection, self._journal, self._sequence = opened.connection, opened.journal, opened.sequence
+        self.mended, self.incomplete = opened.mended, opened.incomplete  # see checked.Opened
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Opened:
         try:
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=True)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _VERSION:
-                raise DataLoss(f"{self._path} was written by a newer berth (schema {version}); install that one again")
-            connection.executescript(_SCHEMA)
-            connection.execute(f"PRAGMA user_version={_VERSION}")
-            return connection
+            return open_checked(self._path, _SCHEMA, _VERSION)
         except sqlite3.DatabaseError as error:
-            raise DataLoss(f"{self._path} cannot be read: {error}; move it away to start with an empty one") from error
+            raise DataLoss(f"{self._path} cannot be read: {error}; move it away to have it made from DATA_ROOT/records") from error
 
     def read(self, query: str, *parameters: object) -> list[tuple]:
         """All rows, at once; for start-up."""
@@ -69,8 +67,12 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             for statement, parameters in statements:
                 self._connection.execute(statement, parameters)
+            self._connection.execute("UPDATE changes SET sequence = ?", (self._sequence + 1,))
+        self._sequence += 1
+        self._journal.append(self._sequence, statements, self._connection)
 
     def close(self) -> None:
         """Waits for writes that were asked for, then closes."""
         self._thread.submit(self._connection.close).result()
         self._thread.shutdown()
+        self._journal.close()

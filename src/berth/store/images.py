@@ -368,28 +368,47 @@ class ImageStore:
 
     def reconcile(self) -> list[str]:
         """Makes disk and database agree after a crash; returns what was mended, in words."""
-        self.layout.empty_tmp()
-        mended = []
-        lost = [chain for chain in self._layers if not os.path.isdir(self.layout.layer(chain))]
+        unfinished = self.layout.empty_tmp()
+        mended = [f"{unfinished} unfinished files in {self.layout.tmp} are removed"] if unfinished else []
         for image in list(self._images.values()):
-            if any(chain in lost for chain in (layer.chain for layer in self.layers_of(image))):
+            if reason := self._lack(image):
                 self._untag(self.names_of(image.id))
                 self._database.write_now(("DELETE FROM images WHERE id = ?", (image.id,)))
                 del self._images[image.id]
-                mended.append(f"image {_short(image.id)} is dropped: a layer's directory is gone")
+                mended.append(f"image {_short(image.id)} is dropped: {reason}; load or import it again")
+        dangling = [name for name, identity in self._tags.items() if identity not in self._images]
+        if dangling:
+            self._untag(dangling)
+            mended.append(f"tags of images that are not there: {', '.join(dangling)}")
         used = {layer.chain for image in self._images.values() for layer in self.layers_of(image)}
         for chain in [chain for chain in self._layers if chain not in used]:
             self._database.write_now(("DELETE FROM layers WHERE chain = ?", (chain,)))
             del self._layers[chain]
-        known = {chain.removeprefix("sha256:") for chain in self._layers}
-        for name in os.listdir(self.layout.layers):
-            if name not in known:
-                _remove_path(f"{self.layout.layers}/{name}")
-                mended.append(f"layer {name[:12]} is removed: no image uses it")
+        chains = {chain.removeprefix("sha256:") for chain in self._layers}
         blobs = {layer.blob.removeprefix("sha256:") for layer in self._layers.values()}
-        for name in os.listdir(self.layout.content):
-            if name not in blobs:
-                os.unlink(f"{self.layout.content}/{name}")
+        return mended + self._clear(self.layout.layers, chains, "layer") + self._clear(self.layout.content, blobs, "blob")
+
+    def _lack(self, image: Image) -> str:
+        """What an image needs and does not have, or ''."""
+        if f"sha256:{hashlib.sha256(image.raw).hexdigest()}" != image.id:
+            return "its configuration is damaged"
+        chain = image.chain
+        while chain:
+            layer = self._layers.get(chain)
+            if layer is None or not os.path.isdir(self.layout.layer(chain)):
+                return f"layer {_short(chain)} is gone"
+            chain = layer.parent
+        return ""
+
+    def _clear(self, directory: str, known: set[str], word: str) -> list[str]:
+        """Removes what no image uses; keeps it where its record may be one of those lost."""
+        mended = []
+        for name in os.listdir(directory):
+            if name not in known and self._database.incomplete:
+                mended.append(f"{word} {name[:12]} is in no record: kept in {self.layout.put_aside(f'{directory}/{name}')}")
+            elif name not in known:
+                _remove_path(f"{directory}/{name}")
+                mended.append(f"{word} {name[:12]} is removed: no image uses it")
         return mended
 
 

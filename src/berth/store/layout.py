@@ -4,6 +4,7 @@
       content/sha256/<hex>    blobs as they came, immutable, named by their digest
       layers/<chain hex>/     unpacked layers, lower directories of overlayfs
       tmp/                    what is still being written; emptied at start-up
+      aside/                  what no record names although records have been lost: for a person to look at
 """
 
 import hashlib
@@ -20,6 +21,7 @@ class Layout:
     """The directories below one data root; made if missing."""
 
     def __init__(self, data_root: str) -> None:
+        self._root = data_root
         self.content = f"{data_root}/content/sha256"
         self.layers = f"{data_root}/layers"
         self.tmp = f"{data_root}/tmp"
@@ -34,14 +36,28 @@ class Layout:
         """Path of an unpacked layer."""
         return f"{self.layers}/{chain.removeprefix('sha256:')}"
 
-    def empty_tmp(self) -> None:
-        """Removes what an earlier engine left half-written; nothing else uses the directory by then."""
+    def empty_tmp(self) -> int:
+        """Removes what an earlier engine left half-written -> how many; nothing else uses the directory by then."""
         fd = os.open(self.tmp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in os.listdir(fd):
+            names = os.listdir(fd)
+            for name in names:
                 remove_tree(fd, name)
+            return len(names)
         finally:
             os.close(fd)
+
+    def put_aside(self, path: str) -> str:
+        """Moves a file or directory to `aside`, below the name of the directory it was in -> where it is now."""
+        parent = f"{self._root}/aside/{os.path.basename(os.path.dirname(path))}"
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        target = f"{parent}/{os.path.basename(path)}"
+        number = 0
+        while os.path.lexists(target):
+            number += 1
+            target = f"{parent}/{os.path.basename(path)}.{number}"
+        os.rename(path, target)
+        return target
 
     def new_file(self) -> IO[bytes]:
         """A file to write in, with a name; for `keep_blob` or `unlink`."""
