@@ -324,14 +324,19 @@ def test_configuration_file_and_reload(tmp_path: Path, rootfs_tar: str) -> None:
         os.kill(engine.process.pid, signal.SIGHUP)
         # the data root is a flag too: dockerd refuses such a file, and so do we
         wait_until(lambda: "specified both as a flag and in the configuration file: data-root" in engine.log(), "the refusal")
-        file.write_text(json.dumps({"labels": ["rack=8"], "debug": True, "group": "root", "runtimes": {"x": {"path": "/bin/x"}}, "default-shm-size": "16m"}))
+        file.write_text(json.dumps({"labels": ["rack=8"], "debug": True, "group": "root", "runtimes": {"x": {"path": "/bin/x"}}, "default-shm-size": "16m",
+                                    "registry-mirrors": ["https://mirror.example"], "log-driver": "local", "mtu": 1400}))
         os.kill(engine.process.pid, signal.SIGHUP)
         wait_until(lambda: "only the next start of the engine will see it: group" in engine.log(), "the reload")
         assert engine.docker("info", "-f", "{{.Labels}} {{.Debug}} {{index .Runtimes \"x\"}}").stdout.startswith("[rack=8] true {{/bin/x ")
         assert "16384" in engine.sh("df -k /dev/shm")
         until = str(int(time.time()) + 1)  # of a span Docker's CLI keeps whole seconds
-        events = engine.docker("events", "--since", "1h", "--until", until, "--filter", "type=daemon", "--format", "{{.Action}}").stdout
-        assert events == "reload\n"
+        events = engine.docker("events", "--since", "1h", "--until", until, "--filter", "type=daemon", "--format", "{{json .}}").stdout
+        event = json.loads(events)
+        assert event["Action"] == "reload"
+        assert {"debug": "true", "labels": '["rack=8"]', "registry-mirrors": '["https://mirror.example/"]'}.items() <= event["Actor"]["Attributes"].items()
+        assert engine.docker("info", "-f", "{{.LoggingDriver}} {{.RegistryConfig.Mirrors}}").stdout == "local [https://mirror.example/]\n"
+        assert "mtu has no effect" in engine.log()
     finally:
         engine.finish()
 
@@ -347,13 +352,38 @@ def test_validate(tmp_path: Path, certificates: str) -> None:
     code, said = validate("--debug", "-l", "loud", value={"debug": True, "nonsense": 1})
     assert code == 1
     assert "directives don't match any configuration option: nonsense" in said
-    assert "both as a flag and in the configuration file: debug (from file: true)" in said
+    assert "both as a flag and in the configuration file: debug: (from flag: true, from file: true)" in said
     assert "--log-level: loud is not one of" in validate("-l", "loud")[1]
     assert "is not one of berth" in validate(value={"default-runtime": "gone"})[1]
     assert "No such file" in validate(value={"tls": True, "tlscert": "/nowhere/cert.pem"})[1]
     good = {"tlsverify": True, "tlscacert": f"{certificates}/ca.pem", "tlscert": f"{certificates}/server.pem", "tlskey": f"{certificates}/server-key.pem"}
     assert validate(value=good) == (0, "configuration OK\n")
+    assert validate(value={"bip": "10.9.0.1/24"}) == (0, "bip has no effect: berth has no networks of its own yet\nconfiguration OK\n")
+    assert "log-driver and log-opts: unknown log opt 'x'" in validate("--log-opt", "x=1", value={"log-driver": "json-file"})[1]
+    assert validate("--log-opt", "max-size=1m", "--dns", "10.0.0.1", "--default-ulimit", "nofile=9:10", "--init")[0] == 0
     assert not os.path.exists(tmp_path / "data")
+
+
+@pytest.mark.skipif(not shutil.which("dockerd"), reason="needs Debian's docker.io")
+def test_the_words_for_flag_and_file_are_dockerds(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({
+        "debug": True, "labels": ["a=b"], "hosts": ["unix:///tmp/x", "fd://"], "log-opts": {"max-size": "1m", "max-file": "2"},
+        "registry-mirrors": ["https://a"], "shutdown-timeout": 5,
+    }))  # fmt: skip
+    flags = ("--config-file", str(file), "--debug=false", "--label", "c=d", "-H", f"unix://{tmp_path}/y", "--log-opt", "max-size=3m",
+             "--registry-mirror", "https://b/", "--shutdown-timeout", "7")  # fmt: skip
+
+    def said(*command: str) -> str:
+        roots = ("--data-root", f"{tmp_path}/data", "--exec-root", f"{tmp_path}/exec")
+        environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}
+        done = subprocess.run([*command, *roots, *flags], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        return done.stderr.partition(f"with file {file}: ")[2].strip()
+
+    dockers = said("dockerd")
+    assert dockers.startswith("the following directives are specified both as a flag and in the configuration file: debug: (from flag: ")
+    assert said(sys.executable, "-m", "berth.cli.engine_main") == dockers
 
 
 def test_an_engine_that_takes_its_containers_with_it(rootfs_tar: str) -> None:

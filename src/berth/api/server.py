@@ -24,7 +24,7 @@ from berth.http.tls import TlsProtocol
 log = logging.getLogger("berth.engine")
 
 
-async def serve(options: Options, ready_fd: int, reread: Callable[[], Options]) -> None:
+async def serve(options: Options, ready_fd: int, reread: Callable[[], tuple[Options, list[str]]]) -> None:
     """Runs an engine. ready_fd: gets a line once requests are served, or -1; reread: the options anew, for SIGHUP. Raises BerthError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -84,9 +84,12 @@ async def _serve(
     return await asyncio.get_running_loop().create_server(accepted, sock=listener.sock, backlog=1024)
 
 
-def _reload(engine: Engine, reread: Callable[[], Options]) -> None:
+def _reload(engine: Engine, reread: Callable[[], tuple[Options, list[str]]]) -> None:
     try:
-        engine.reload(reread())
+        options, notes = reread()
+        for note in notes:
+            log.warning("%s", note)
+        engine.reload(options)
     except BerthError as error:
         log.error("configuration not reloaded, the old one stays: %s", error)
 

@@ -1,5 +1,6 @@
 """The engine's options, and the host facts that start-up looks up once."""
 
+import json
 import os
 import shutil
 from typing import Any
@@ -21,7 +22,9 @@ class Options:
         add_runtime: list[str] | None = None, init_path: str = "", group: str = "", tls: bool | None = None,
         tlsverify: bool = False, tlscacert: str = "", tlscert: str = "", tlskey: str = "", labels: list[str] | None = None,
         metrics_addr: str = "", live_restore: bool = True, shutdown_timeout_s: int = 15,
-        container_defaults: dict[str, Any] | None = None,
+        container_defaults: dict[str, Any] | None = None, log_format: str = "text", seccomp_profile: str = "builtin",
+        registry_mirrors: list[str] | None = None, insecure_registries: list[str] | None = None,
+        max_concurrent_downloads: int = 3, max_concurrent_uploads: int = 5, max_download_attempts: int = 5,
     ) -> None:  # fmt: skip
         self.data_root = os.path.abspath(data_root)
         self.exec_root = os.path.abspath(exec_root)
@@ -44,6 +47,13 @@ class Options:
         self.live_restore = live_restore
         self.shutdown_timeout_s = shutdown_timeout_s
         self.container_defaults = container_defaults or {}
+        self.log_format = log_format
+        self.seccomp_profile = seccomp_profile
+        self.registry_mirrors = registry_mirrors or []
+        self.insecure_registries = insecure_registries or []
+        self.max_concurrent_downloads = max_concurrent_downloads
+        self.max_concurrent_uploads = max_concurrent_uploads
+        self.max_download_attempts = max_download_attempts
 
     def adopt(self, new: "Options") -> tuple[list[str], list[str]]:
         """Takes over what can change in a running engine. Names of what did, and of what would need another start."""
@@ -54,7 +64,28 @@ class Options:
         return live, [name for name in changed if name not in _LIVE]
 
 
-_LIVE = ("log_level", "labels", "default_runtime", "add_runtime", "live_restore", "shutdown_timeout_s", "container_defaults")
+    def reload_attributes(self) -> dict[str, str]:
+        """Of the event `daemon reload`, named and written as dockerd's."""
+        return {
+            "debug": _json(self.log_level == "debug"), "default-ipc-mode": self.container_defaults.get("IpcMode", "private"),
+            "default-runtime": self.default_runtime, "default-shm-size": str(self.container_defaults.get("ShmSize", 64 << 20)),
+            "insecure-registries": _json(self.insecure_registries), "labels": _json(self.labels),
+            "live-restore": _json(self.live_restore), "max-concurrent-downloads": str(self.max_concurrent_downloads),
+            "max-concurrent-uploads": str(self.max_concurrent_uploads), "max-download-attempts": str(self.max_download_attempts),
+            "registry-mirrors": _json(self.registry_mirrors), "runtimes": " ".join(self.add_runtime),
+            "shutdown-timeout": str(self.shutdown_timeout_s),
+        }  # fmt: skip
+
+
+_LIVE = frozenset((
+    "log_level", "labels", "default_runtime", "add_runtime", "live_restore", "shutdown_timeout_s", "container_defaults",
+    "seccomp_profile", "registry_mirrors", "insecure_registries", "max_concurrent_downloads", "max_concurrent_uploads",
+    "max_download_attempts",
+))  # fmt: skip
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def from_settings(settings: dict[str, Any]) -> Options:
@@ -64,8 +95,13 @@ def from_settings(settings: dict[str, Any]) -> Options:
         "userns-remap": "userns_remap", "default-runtime": "default_runtime", "init-path": "init_path", "group": "group", "tls": "tls",
         "tlsverify": "tlsverify", "tlscacert": "tlscacert", "tlscert": "tlscert", "tlskey": "tlskey", "labels": "labels",
         "metrics-addr": "metrics_addr", "live-restore": "live_restore", "shutdown-timeout": "shutdown_timeout_s",
+        "log-format": "log_format", "registry-mirrors": "registry_mirrors", "insecure-registries": "insecure_registries",
+        "max-concurrent-downloads": "max_concurrent_downloads", "max-concurrent-uploads": "max_concurrent_uploads",
+        "max-download-attempts": "max_download_attempts",
     }  # fmt: skip
     values = {known[key]: value for key, value in settings.items() if key in known}
+    if "seccomp-profile" in settings:
+        values["seccomp_profile"] = settings["seccomp-profile"]["name"]
     if settings.get("debug"):
         values["log_level"] = "debug"
     values["add_runtime"] = [f"{name}={path}" for name, path in settings.get("runtimes", {}).items()]

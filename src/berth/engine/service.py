@@ -13,7 +13,7 @@ from berth.engine import logconfig, views
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
-from berth.engine.config import LOG_LEVELS
+from berth.engine.config_values import LOG_LEVELS, registry_info
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
@@ -90,7 +90,7 @@ class Engine:
         log.info("configuration reloaded: %s", ", ".join(live) or "nothing changed")
         if later:
             log.warning("changed, but only the next start of the engine will see it: %s", ", ".join(later))
-        self.events.publish("daemon", "reload", self.identity(), {"name": platform.node(), "changed": ",".join(live)})
+        self.events.publish("daemon", "reload", self.identity(), {"name": platform.node(), **self.options.reload_attributes()})
 
     async def stop_containers(self) -> None:
         """For an engine that is told to (live-restore false): nothing goes on after it."""
@@ -144,10 +144,11 @@ class Engine:
             "CpuCfsQuota": "cpu" in have, "CPUShares": "cpu" in have, "CPUSet": "cpuset" in have, "PidsLimit": "pids" in have,
             "IPv4Forwarding": True, "Debug": self.options.log_level == "debug", "NFd": len(os.listdir("/proc/self/fd")),
             "OomKillDisable": not v2, "NGoroutines": 0, "SystemTime": views.rfc3339(time.time_ns()),
-            "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "CgroupVersion": str(hosts.version),
+            "LoggingDriver": self.options.container_defaults.get("LogConfig", {}).get("Type", logconfig.DEFAULT_DRIVER),
+            "CgroupDriver": "cgroupfs", "CgroupVersion": str(hosts.version),
             "NEventsListener": 0, "KernelVersion": platform.release(), "OperatingSystem": _os_name(), "OSVersion": "",
             "OSType": "linux", "Architecture": self.host.machine, "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": []},
+            "RegistryConfig": registry_info(self.options.registry_mirrors, self.options.insecure_registries),
             "NCPU": os.cpu_count() or 1, "MemTotal": memory_kib * 1024, "GenericResources": None,
             "DockerRootDir": self.options.data_root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
             "Name": platform.node(), "Labels": self.options.labels, "ExperimentalBuild": False, "ServerVersion": VERSION,
@@ -164,7 +165,7 @@ class Engine:
     def _security_options(self) -> list[str]:
         found = ["name=apparmor"] if self.host.apparmor else []
         found += ["name=selinux"] if self.host.selinux else []
-        found.append("name=seccomp,profile=builtin")
+        found.append(f"name=seccomp,profile={self.options.seccomp_profile}")
         found += ["name=userns"] if self.host.remap else []
         found += [f"name=landlock,abi={self.host.landlock_abi}"] if self.host.landlock_abi else []
         found += ["name=cgroupns"]

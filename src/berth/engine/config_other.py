@@ -1,0 +1,70 @@
+"""Keys of dockerd's daemon.json that change nothing here, and those that berth refuses because nothing would be worse.
+
+A key goes to IDLE where berth lacks what it is about, so that leaving it aside lets nobody in and loses
+nothing: its value is checked and a word said. What keeps somebody out or somewhere is REFUSED. Whoever
+gives berth the thing moves the key to config.KEYS.
+"""
+
+from typing import Any
+
+from berth.engine import config_values as check
+from berth.engine.config_values import Check, Mistake
+
+_NETWORK = "berth has no networks of its own yet"
+_PULL = "berth pulls from no registry yet"
+_BUILD = "berth does not build yet"
+_SWARM = "berth is in no swarm"
+_CONTAINERD = "berth runs containers without containerd"
+
+IDLE: dict[str, tuple[Check, str]] = {
+    **dict.fromkeys((
+        "allow-direct-routing", "icc", "ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "userland-proxy",
+    ), (check.boolean, _NETWORK)),
+    **dict.fromkeys(("bridge", "bridge-accept-fwmark", "firewall-backend", "userland-proxy-path"), (check.string, _NETWORK)),
+    **dict.fromkeys(("bip", "bip6", "fixed-cidr", "fixed-cidr-v6"), (check.subnet, _NETWORK)),
+    **dict.fromkeys(("default-gateway", "default-gateway-v6", "host-gateway-ip", "ip"), (check.address, _NETWORK)),
+    **dict.fromkeys(("mtu", "network-control-plane-mtu", "network-diagnostic-port"), (check.whole_number, _NETWORK)),
+    "host-gateway-ips": (check.addresses, _NETWORK), "default-address-pools": (check.a_list, _NETWORK),
+    "default-network-opts": (check.an_object, _NETWORK),
+    **dict.fromkeys(("http-proxy", "https-proxy", "no-proxy"), (check.string, _PULL)), "proxies": (check.string_map, _PULL),
+    "allow-nondistributable-artifacts": (check.strings, _PULL),
+    "builder": (check.an_object, _BUILD), "cdi-spec-dirs": (check.strings, "berth has no CDI devices"),
+    "node-generic-resources": (check.strings, _SWARM), "swarm-default-advertise-addr": (check.string, _SWARM),
+    **dict.fromkeys(
+        ("containerd", "containerd-namespace", "containerd-plugin-namespace", "containerd-plugins-namespace"), (check.string, _CONTAINERD)
+    ),
+    "cri-containerd": (check.boolean, _CONTAINERD), "experimental": (check.boolean, "berth has no experimental features to switch on"),
+    "features": (check.an_object, "berth has none of dockerd's features to switch"),
+    "min-api-version": (check.string, "berth serves every version from 1.22"),
+    "raw-logs": (check.boolean, "berth's log has full times and no colours anyway"),
+}  # fmt: skip
+
+REFUSED: dict[str, str] = {
+    "authorization-plugins": "berth has no authorization plugins, and whom they keep out would come in",
+    "selinux-enabled": "berth gives containers a label where --security-opt label=... asks for one, and no other",
+    "storage-opts": "berth's storage has no options, and a limit that is not kept would not be noticed",
+    "oom-score-adjust": "say OOMScoreAdjust= in the engine's systemd unit instead",
+    "cpu-rt-period": "berth sets no real-time limits for all containers together",
+    "cpu-rt-runtime": "berth sets no real-time limits for all containers together",
+    "rootless": "this version of berth runs as root",
+    "api-cors-header": "Docker has removed it too; put a proxy in front of the engine",
+    "graph": "Docker has removed it too; use data-root",
+    "cluster-store": "Docker has removed it too", "cluster-store-opts": "Docker has removed it too",
+    "cluster-advertise": "Docker has removed it too", "disable-legacy-registry": "Docker has removed it too",
+}  # fmt: skip
+
+
+def _refused(words: str) -> Check:
+    def check_(value: object) -> None:
+        if value not in (False, 0, "", [], {}, None):
+            raise Mistake(f"is not honoured: {words}")
+
+    return check_
+
+
+CHECKS: dict[str, Check] = {key: entry[0] for key, entry in IDLE.items()} | {key: _refused(words) for key, words in REFUSED.items()}
+
+
+def notes(settings: dict[str, Any]) -> list[str]:
+    """What to tell whoever wrote keys that change nothing."""
+    return [f"{key} has no effect: {IDLE[key][1]}" for key in settings if key in IDLE]
