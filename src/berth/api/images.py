@@ -10,6 +10,7 @@ from berth import errors
 from berth.api.request import parse_filters
 from berth.api.threads import in_thread_with_body, send_written
 from berth.engine import views
+from berth.engine.images import publish, publish_removed
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -79,18 +80,15 @@ class Images:
         name = f"{repository}:{tag}" if tag else repository
         await asyncio.to_thread(self._engine.images.tag, exchange.parameters["name"], name)
         image = self._engine.images.find(name)
-        self._engine.events.publish("image", "tag", image.id, {"name": reference.parse(name).familiar})
+        publish(self._engine.events, image, "tag", reference.parse(name).familiar)
         exchange.respond(201)
 
     async def image_remove(self, exchange: Exchange) -> None:
         name = exchange.parameters["name"]
-        identity = self._engine.images.find(name).id
+        image = self._engine.images.find(name)
         in_use = self._engine.containers.images_in_use()
         removed = await asyncio.to_thread(lambda: self._engine.images.remove(name, force=exchange.flag("force"), in_use=in_use))
-        for item in removed:
-            action = "untag" if "Untagged" in item else "delete"
-            if action == "untag" or item.get("Deleted") == identity:
-                self._engine.events.publish("image", action, identity, {"name": next(iter(item.values()))})
+        publish_removed(self._engine.events, image, removed)
         exchange.respond(200, removed)
 
     async def image_create(self, exchange: Exchange) -> None:
@@ -117,7 +115,9 @@ class Images:
         image = await in_thread_with_body(
             exchange.body, lambda stream: images.import_filesystem(stream, name, message, config, machine)
         )
-        self._engine.events.publish("image", "import", image.id, {"name": name or image.id})
+        if name:
+            publish(self._engine.events, image, "tag", reference.parse(name).familiar)
+        publish(self._engine.events, image, "import")
         exchange.start_stream("application/json")
         await exchange.send_json({"status": image.id})
         exchange.end_stream()
@@ -125,9 +125,10 @@ class Images:
     async def image_load(self, exchange: Exchange) -> None:
         loaded = await in_thread_with_body(exchange.body, self._engine.images.load)
         exchange.start_stream("application/json")
+        for identity in dict.fromkeys(identity for _, identity in loaded):
+            publish(self._engine.events, self._engine.images.find(identity), "load")
         for name, identity in loaded:
             text = f"Loaded image: {name}\n" if name else f"Loaded image ID: {identity}\n"
-            self._engine.events.publish("image", "load", identity, {"name": name or identity})
             await exchange.send_json({"stream": text})
         exchange.end_stream()
 
@@ -135,10 +136,12 @@ class Images:
         names = [exchange.parameters["name"]] if "name" in exchange.parameters else exchange.query_lists.get("names", [])
         if not names:
             raise errors.InvalidParameter("no image named: query parameter 'names' is empty")
-        for name in names:
-            self._engine.images.saved_names(name)
+        identities = dict.fromkeys(identity for name in names for _, identity in self._engine.images.saved_names(name))
+        saved = [self._engine.images.find(identity) for identity in identities]
         exchange.start_stream("application/x-tar")
         await send_written(exchange, lambda out: self._engine.images.save(names, out))
+        for image in saved:
+            publish(self._engine.events, image, "save")
         exchange.end_stream()
 
 

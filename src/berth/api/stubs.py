@@ -5,6 +5,7 @@ group is asked last, so that a group which serves one of these paths takes it fr
 """
 
 from berth import errors
+from berth.engine import networks
 from berth.http.exchange import Exchange, Handler
 from berth.http.routing import Route
 
@@ -45,7 +46,7 @@ class Stubs:
 
     def routes(self) -> list[Route]:
         found: list[Route] = [
-            ("POST", "/auth", self.auth), ("GET", "/plugins", self.plugins), ("POST", "/build/prune", self.build_prune),
+            ("POST", "/auth", self.auth), ("GET", "/plugins", self.plugins),
             ("DELETE", "/networks/{id}", self.network), ("POST", "/networks/{id}/connect", self.network),
             ("POST", "/networks/{id}/disconnect", self.network),
             ("PUT", "/volumes/{name}", self.volume), ("DELETE", "/volumes/{name}", self.volume),
@@ -72,18 +73,15 @@ class Stubs:
         raise errors.NotFound(f'plugin "{exchange.parameters["name"]}" not found')
 
     async def network(self, exchange: Exchange) -> None:
-        name = exchange.parameters["id"]
-        if name not in ("none", "host"):
-            raise errors.NotFound(f"network {name} not found")
+        name = networks.find(exchange.parameters["id"])
+        if not name:
+            raise errors.NotFound(f"network {exchange.parameters['id']} not found")
         if exchange.method == "DELETE":
             raise errors.Forbidden(f"{name} is a pre-defined network and cannot be removed")
         raise errors.Forbidden(f"container cannot be connected to or disconnected from the network {name}: choose it with --network")
 
     async def volume(self, exchange: Exchange) -> None:
         raise errors.NotFound(f"get {exchange.parameters['name']}: no such volume")
-
-    async def build_prune(self, exchange: Exchange) -> None:
-        exchange.respond(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
 
 
 def _refusal(error: errors.BerthError) -> Handler:

@@ -6,7 +6,7 @@ from typing import Any
 
 from berth import errors
 from berth.api.request import parse_filters
-from berth.engine import events, views
+from berth.engine import events, networks, views
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -36,13 +36,16 @@ class System:
         exchange.respond(200, self._engine.info())
 
     async def networks(self, exchange: Exchange) -> None:
-        exchange.respond(200, [_network(name) for name in ("host", "none")])
+        exchange.respond(200, [self._network(name) for name in networks.DRIVERS])
 
     async def network_inspect(self, exchange: Exchange) -> None:
-        name = exchange.parameters["name"]
-        if name not in ("host", "none"):
-            raise errors.NotFound(f"network {name} not found")
-        exchange.respond(200, _network(name))
+        name = networks.find(exchange.parameters["name"])
+        if not name:
+            raise errors.NotFound(f"network {exchange.parameters['name']} not found")
+        exchange.respond(200, self._network(name))
+
+    def _network(self, name: str) -> dict[str, Any]:
+        return networks.payload(name, [container.record for container in self._engine.containers.all()], views.ZERO_TIME)
 
     async def volumes(self, exchange: Exchange) -> None:
         exchange.respond(200, {"Volumes": [], "Warnings": None})
@@ -75,12 +78,3 @@ class System:
         finally:
             bus.forget(listener)
         exchange.end_stream()
-
-
-def _network(name: str) -> dict[str, Any]:
-    return {
-        "Name": name, "Id": name, "Created": views.ZERO_TIME, "Scope": "local", "Driver": {"none": "null"}.get(name, name),
-        "EnableIPv6": False, "IPAM": {"Driver": "default", "Options": None, "Config": []}, "Internal": False,
-        "Attachable": False, "Ingress": False, "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": {},
-        "Options": {}, "Labels": {},
-    }  # fmt: skip

@@ -23,6 +23,7 @@ class UsageEndpoints:
             ("GET", "/system/df", self.disk_usage),
             ("POST", "/containers/prune", self.prune_containers), ("POST", "/images/prune", self.prune_images),
             ("POST", "/networks/prune", self.prune_networks), ("POST", "/volumes/prune", self.prune_volumes),
+            ("POST", "/build/prune", self.prune_builds),
         ]  # fmt: skip
 
     async def top(self, exchange: Exchange) -> None:
@@ -55,11 +56,21 @@ class UsageEndpoints:
 
     async def prune_networks(self, exchange: Exchange) -> None:
         _filters(exchange)
+        self._pruned("network")
         exchange.respond(200, {"NetworksDeleted": None})  # none and host stay
 
     async def prune_volumes(self, exchange: Exchange) -> None:
         _filters(exchange)
+        self._pruned("volume")
         exchange.respond(200, {"VolumesDeleted": None, "SpaceReclaimed": 0})
+
+    async def prune_builds(self, exchange: Exchange) -> None:
+        self._pruned("builder")
+        exchange.respond(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
+
+    def _pruned(self, kind: str) -> None:
+        """The event of a prune that had nothing to remove."""
+        self._engine.events.publish(kind, "prune", "", {"reclaimed": "0"})
 
 
 def _filters(exchange: Exchange) -> dict[str, list[str]]:

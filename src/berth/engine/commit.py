@@ -11,6 +11,8 @@ from berth.engine import changes as differences
 from berth.engine import payload, state
 from berth.engine.archive import inside
 from berth.engine.containers import ContainerService
+from berth.engine.events import EventBus
+from berth.engine.images import publish
 from berth.engine.registry import Container
 from berth.engine.rootview import RootViews
 from berth.engine.tasks import to_its_end
@@ -30,10 +32,11 @@ _IMAGE_FIELDS = (
 class Commits:
     """Looks at containers' changes; makes images of them."""
 
-    def __init__(self, containers: ContainerService, roots: RootViews, images: ImageStore) -> None:
+    def __init__(self, containers: ContainerService, roots: RootViews, images: ImageStore, events: EventBus) -> None:
         self._containers = containers
         self._roots = roots
         self._images = images
+        self._events = events
 
     async def changes(self, container: Container) -> list[tuple[str, int]]:
         """(path, kind) of all that differs from the image."""
@@ -82,6 +85,8 @@ class Commits:
         image = await to_its_end(lambda: self._images.add_layer(
             parent, layer, config=image_config(config, record.config), author=author, comment=comment, created_by=command, name=familiar,
         ))  # fmt: skip
+        if familiar:
+            publish(self._events, image, "tag", familiar)
         self._containers.publish(container, "commit", {"comment": comment, "imageID": image.id, "imageRef": familiar})
         return image
 

@@ -15,6 +15,7 @@ from berth.models import durations
 _HISTORY = 1024
 _QUEUE = 1024
 _FUZZY_EVENTS = frozenset(("health_status", "exec_create", "exec_start"))
+_NAMES = frozenset(("container", "daemon", "network", "plugin", "volume", "node", "service", "secret", "config"))
 _RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T(\d{2})(?::(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?)?)?(Z|[+-]\d{2}:\d{2})?", re.ASCII)
 _UNIX = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
 
@@ -131,11 +132,8 @@ def _matches(event: dict, key: str, values: list[str]) -> bool:
     if key == "image":
         name = attributes.get("name" if event["Type"] == "image" else "image", "")
         return bool({actor, name, _without_tag(actor), _without_tag(name)} & set(values))
-    if key in ("container", "daemon", "network", "plugin", "volume"):
-        if key == "container" and event["Type"] != "container":
-            return any(attributes.get("container", "\0").startswith(value) for value in values)
-        mine = (actor, attributes.get("name", "")) if event["Type"] == key else ()
-        return any(text.startswith(value) for value in values for text in mine)
+    if key in _NAMES:  # of an object of any type: dockerd compares without looking which
+        return any(text.startswith(value) for value in values for text in (actor, attributes.get("name", "")))
     return True
 
 

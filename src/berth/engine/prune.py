@@ -10,6 +10,7 @@ from berth import errors
 from berth.engine import views
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
+from berth.engine.images import publish_removed
 from berth.engine.registry import Container
 from berth.store.images import ImageStore
 
@@ -110,10 +111,11 @@ class Housekeeping:
                 continue
             try:
                 # All its names go with it, so it is asked for by its id and with force.
-                removed += await asyncio.to_thread(self._images.remove, image.id, force=True, in_use=in_use)
+                gone = await asyncio.to_thread(self._images.remove, image.id, force=True, in_use=in_use)
             except (errors.Conflict, errors.NotFound):
                 continue
-            self._events.publish("image", "delete", image.id, {"name": image.id})
+            publish_removed(self._events, image, gone)
+            removed += gone
         reclaimed = sum(sizes.get(item.get("Deleted", ""), 0) for item in removed)
         self._events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         return removed, reclaimed

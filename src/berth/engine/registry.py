@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from berth import errors
-from berth.engine import bundle, views
+from berth.engine import bundle, networks, views
 from berth.engine.events import EventBus
 from berth.engine.monitors import Launcher, MonitorConnection
 from berth.engine.shown import Shown, with_field
@@ -187,6 +187,11 @@ class Registry:
         record = container.record
         attributes = {**(record.config.get("Labels") or {}), "image": record.image_name, "name": record.name, **(extra or {})}
         self._events.publish("container", action, record.id, attributes)
+
+    def publish_network(self, container: Container, action: str) -> None:
+        """`connect` or `disconnect` of the network that the container is in while it runs; as Docker, also for `none`."""
+        if found := networks.event(container.record):
+            self._events.publish("network", action, *found)
 
 
 def _entry(record: Record, image_name: str) -> dict:

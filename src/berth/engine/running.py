@@ -66,6 +66,7 @@ class Running(Preparing):
         container.control = connection
         container.monitor_gone.clear()
         await self.save(container)
+        self.publish_network(container, "connect")
         self.publish(container, "start")
         self._tasks.spawn(self._watch(container, connection))
         self._tell_running(container)
@@ -97,6 +98,8 @@ class Running(Preparing):
 
     async def _start_failed(self, container: Container, error: errors.BerthError) -> None:
         record = container.record
+        self.publish_network(container, "connect")
+        self.publish_network(container, "disconnect")
         record.error = str(error)
         record.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 128
         if record.status == state.RESTARTING:
@@ -180,6 +183,7 @@ class Running(Preparing):
             self.publish(container, "oom")
         ran_s = max(0, record.finished_ns - record.started_ns) // 1_000_000_000
         self.publish(container, "die", {"exitCode": str(record.exit_code), "execDuration": str(ran_s)})
+        self.publish_network(container, "disconnect")
         if record.auto_remove:
             await self._forget(container)
         else:

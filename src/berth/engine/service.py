@@ -58,7 +58,7 @@ class Engine:
         self.archives = Archives(self.roots)
         self.housekeeping = Housekeeping(self.containers, self.images, self.events)
         self.usage = Usage(self.containers)
-        self.commits = Commits(self.containers, self.roots, self.images)
+        self.commits = Commits(self.containers, self.roots, self.images, self.events)
         self.execs = ExecService(self.containers, self.launcher, tasks, cache)
         self.health = HealthService(self.containers, self.execs, tasks)
         self.ooms = OomWatcher(self.containers, tasks)

@@ -6,7 +6,7 @@ Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, Ima
 import calendar
 import time
 
-from berth.engine import defaults, health, logconfig, state
+from berth.engine import defaults, health, logconfig, networks, state
 from berth.engine.bundle import PROPAGATIONS, user_binds
 from berth.engine.state import Record
 from berth.models.units import duration
@@ -78,25 +78,13 @@ def summary(record: Record, image_name: str) -> dict:
         "Command": " ".join(command_of(record)), "Created": record.created_ns // 1_000_000_000, "Ports": [],
         "Labels": record.config.get("Labels") or {}, "State": record.status, "Status": status_text(record),
         "HostConfig": {"NetworkMode": network_mode(record)},
-        "NetworkSettings": {"Networks": _networks(record)}, "Mounts": mount_points(record),
+        "NetworkSettings": {"Networks": networks.endpoint(record)}, "Mounts": mount_points(record),
     }  # fmt: skip
 
 
 def network_mode(record: Record) -> str:
     """The mode as Docker shows it."""
     return record.host.get("NetworkMode") or "default"
-
-
-def _networks(record: Record) -> dict:
-    mode = network_mode(record)
-    name = "none" if mode == "default" else mode
-    if name.startswith("container:"):
-        return {}
-    return {name: {
-        "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
-        "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
-        "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
-    }}  # fmt: skip
 
 
 def mount_points(record: Record) -> list[dict]:
@@ -144,7 +132,7 @@ def inspect(record: Record, *, directory: str, execs: list[str], platform: str, 
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
             "SecondaryIPv6Addresses": None, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
             "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
-            "Networks": _networks(record),
+            "Networks": networks.endpoint(record),
         },
     }  # fmt: skip
 

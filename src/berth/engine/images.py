@@ -1,0 +1,19 @@
+"""Events of images, as Docker sends them."""
+
+from berth.engine.events import EventBus
+from berth.store.images import Image
+
+
+def publish(events: EventBus, image: Image, action: str, name: str = "") -> None:
+    """name: what `tag` gave; every other action of an image has its id there. Its labels are attributes, for filters."""
+    labels = (image.config.get("config") or {}).get("Labels") or {}
+    events.publish("image", action, image.id, {**labels, "name": name or image.id})
+
+
+def publish_removed(events: EventBus, image: Image, removed: list[dict[str, str]]) -> None:
+    """removed: Docker's list of what was untagged and deleted. A deleted image has no labels any more."""
+    for item in removed:
+        if "Untagged" in item:
+            publish(events, image, "untag")
+        elif item["Deleted"] == image.id:
+            events.publish("image", "delete", image.id, {"name": image.id})
