@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from dockerd import HAVE_DOCKERD, Dockerd
 from harness import BUSYBOX, Engine, make_rootfs_tar
 from oci import Oci
 
@@ -31,6 +32,16 @@ def engine(rootfs_tar: str) -> Iterator[Engine]:
     running.docker("import", rootfs_tar, "bb")
     yield running
     running.finish()
+
+
+@pytest.fixture(scope="session")
+def real() -> Iterator[Dockerd]:
+    """Debian's dockerd with the same image `bb`, for tests that ask both the same."""
+    if not HAVE_DOCKERD:
+        pytest.skip("needs Debian's docker.io")
+    daemon = Dockerd()
+    yield daemon
+    daemon.finish()
 
 
 @pytest.fixture(scope="session")

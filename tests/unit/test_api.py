@@ -8,7 +8,7 @@ pytest.importorskip("httptools", reason="the HTTP parser of the engine")
 
 from berth import errors
 from berth.api import images, request, routes, streams
-from berth.engine import events
+from berth.engine import events, imagelist
 from berth.http.exchange import Exchange
 from berth.http.routing import match
 
@@ -127,10 +127,10 @@ def test_event_filters(filters: dict, expected: bool) -> None:
 
 @pytest.mark.parametrize(
     ("name", "pattern", "expected"),
-    [("debian:12", "debian", True), ("debian:12", "debian:1*", True), ("debian:12", "deb", False), ("a/b:1", "a/*", True), ("a/b:1", "b", False)],
+    [("debian:12", "debian", True), ("debian:12", "debian:1*", True), ("debian:12", "deb", False), ("a/b:1", "a/*", True), ("a/b:1", "*", False), ("a/b:1", "*/*:1", True), ("ab:1", "[^x]b", True), ("ab:1", "a[b-c]:?", True), ("ab:1", r"a\b", True), ("a/b:1", "b", False)],
 )
 def test_reference_filter(name: str, pattern: str, expected: bool) -> None:
-    assert images.reference_matches(name, pattern) is expected
+    assert imagelist.reference_matches(name, pattern) is expected
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ NETWORK = event("network", "connect", "n1", name="none", container="abcdef")
         (HEALTH, {"event": ["health_status", "die"]}, True), (HEALTH, {"event": ["health_status: un"]}, False), (HEALTH, {"image": ["debian"]}, True),
         (HEALTH, {"image": ["debian:12"]}, True), (HEALTH, {"image": ["deb"]}, False), (TAG, {"image": ["host:5000/debian"]}, True),
         (TAG, {"image": ["sha256:1"]}, True), (TAG, {"image": ["host"]}, False), (HEALTH, {"container": ["we"]}, True),
-        (HEALTH, {"container": ["eb"]}, False), (NETWORK, {"container": ["abcd"]}, True), (TAG, {"container": ["host"]}, False),
-        (NETWORK, {"network": ["n1"]}, True), (HEALTH, {"network": ["abc"]}, False), (HEALTH, {"daemon": ["abc"]}, False), (HEALTH, {"scope": ["local"]}, True),
+        (HEALTH, {"container": ["eb"]}, False), (NETWORK, {"container": ["abcd"]}, False), (TAG, {"container": ["host"]}, True),
+        (NETWORK, {"network": ["n1"]}, True), (HEALTH, {"network": ["abc"]}, True), (HEALTH, {"daemon": ["abcd"]}, False), (HEALTH, {"scope": ["local"]}, True),
         (HEALTH, {"scope": ["swarm"]}, False), (HEALTH, {"unknown": ["x"]}, True), (HEALTH, {"type": []}, True), (HEALTH, {"type": ["image", "container"]}, True),
     ],
 )  # fmt: skip

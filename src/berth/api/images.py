@@ -1,15 +1,14 @@
 """Image endpoints: list, inspect, history, import, load, save, tag, remove."""
 
 import asyncio
-import fnmatch
 import json
 import shlex
 from typing import Any
 
-from berth import errors
+from berth import API_VERSION, errors
 from berth.api.request import parse_filters
 from berth.api.threads import in_thread_with_body, send_written
-from berth.engine import views
+from berth.engine import imagelist, views
 from berth.engine.images import publish, publish_removed
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
@@ -34,30 +33,27 @@ class Images:
         ]  # fmt: skip
 
     async def image_list(self, exchange: Exchange) -> None:
-        images = self._engine.images
         filters = parse_filters(exchange.query.get("filters", ""))
-        payloads = []
-        for image in images.all():
-            labels = (image.config.get("config") or {}).get("Labels") or {}
-            names = images.names_of(image.id)
-            if filters.get("reference"):
-                names = [n for n in names if any(reference_matches(n, pattern) for pattern in filters["reference"])]
-                if not names:
-                    continue
-            if filters.get("dangling"):
-                if (filters["dangling"][0] in ("true", "1")) == bool(names):
-                    continue
-            if not all((labels.get(v.partition("=")[0]) == v.partition("=")[2]) if "=" in v else v in labels for v in filters.get("label", [])):
-                continue
-            users = sum(c.record.image_id == image.id for c in self._engine.containers.all())
-            payloads.append(views.image_summary(image.id, image.config, names, images.size_bytes(image), users))
-        exchange.respond(200, payloads)
+        version = tuple(map(int, (exchange.version or API_VERSION).split(".")))
+        if exchange.query.get("filter") and version < (1, 41):
+            filters.setdefault("reference", []).append(exchange.query["filter"])
+        found = imagelist.summaries(
+            self._engine.images, filters, shared_size=exchange.flag("shared-size"), intermediate=exchange.flag("all")
+        )
+        if version < (1, 43):
+            for payload in found:
+                if not payload["RepoTags"]:
+                    payload |= {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
+        exchange.respond(200, found)
 
     async def image_inspect(self, exchange: Exchange) -> None:
         images = self._engine.images
         image = images.find(exchange.parameters["name"])
-        layers = [layer.diff for layer in images.layers_of(image)]
-        exchange.respond(200, views.image_inspect(image.id, image.config, images.names_of(image.id), images.size_bytes(image), layers))
+        exchange.respond(200, views.image_inspect(
+            image.id, image.config, images.names_of(image.id), size_bytes=images.size_bytes(image),
+            layers=[layer.diff for layer in images.layers_of(image)], directories=images.lower_directories(image),
+            parent=images.parent_of(image.id), tagged_ns=images.tagged_ns(image.id),
+        ))  # fmt: skip
 
     async def image_history(self, exchange: Exchange) -> None:
         images = self._engine.images
@@ -71,8 +67,12 @@ class Images:
                 "Size": size, "Comment": entry.get("comment", ""),
             })  # fmt: skip
         found.reverse()
-        if found:
-            found[0] |= {"Id": image.id, "Tags": images.names_of(image.id) or None}
+        identity = image.id
+        for item in found:  # each step down is an image of its own, as long as one is known
+            item |= {"Id": identity, "Tags": images.names_of(identity) or None}
+            identity = images.parent_of(identity)
+            if not identity:
+                break
         exchange.respond(200, found)
 
     async def image_tag(self, exchange: Exchange) -> None:
@@ -87,7 +87,9 @@ class Images:
         name = exchange.parameters["name"]
         image = self._engine.images.find(name)
         in_use = self._engine.containers.images_in_use()
-        removed = await asyncio.to_thread(lambda: self._engine.images.remove(name, force=exchange.flag("force"), in_use=in_use))
+        removed = await asyncio.to_thread(lambda: self._engine.images.remove(
+            name, force=exchange.flag("force"), in_use=in_use, prune=not exchange.flag("noprune")
+        ))
         publish_removed(self._engine.events, image, removed)
         exchange.respond(200, removed)
 
@@ -146,11 +148,6 @@ class Images:
 
 
 # -- pure helpers -----------------------------------------------------------------------------------------
-
-
-def reference_matches(name: str, pattern: str) -> bool:
-    """Docker's `reference` filter: a shell pattern on the name, with or without the tag."""
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition(":")[0], pattern)
 
 
 _CHANGES = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")

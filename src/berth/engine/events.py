@@ -56,9 +56,9 @@ class EventBus:
             "time": now_ns // 1_000_000_000, "timeNano": now_ns,
         }  # fmt: skip
         if kind in ("container", "image"):  # what clients before API 1.22 read
-            event |= {"status": action, "id": actor}
-        if kind == "container":
-            event["from"] = attributes.get("image", "")
+            event |= {"status": action, **({"id": actor} if actor else {})}
+        if kind == "container" and attributes.get("image"):
+            event["from"] = attributes["image"]
         self.history.append(event)
         self.counts[kind, action.partition(":")[0]] += 1
         for listener in list(self._listeners):

@@ -5,9 +5,10 @@ import datetime
 import os
 import re
 import time
+from collections import Counter
 
 from berth import errors
-from berth.engine import views
+from berth.engine import imagelist, views
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.images import publish_removed
@@ -49,20 +50,9 @@ class Housekeeping:
         return {layer.chain: layer.size_bytes for image in self._images.all() for layer in self._images.layers_of(image)}
 
     def _image_payloads(self) -> list[dict]:
-        used: dict[str, int] = {}
-        images = self._images.all()
-        for image in images:
-            for layer in self._images.layers_of(image):
-                used[layer.chain] = used.get(layer.chain, 0) + 1
-        users = [container.record.image_id for container in self._containers.all()]
-        found = []
-        for image in images:
-            layers = self._images.layers_of(image)
-            payload = views.image_summary(
-                image.id, image.config, self._images.names_of(image.id), self._images.size_bytes(image), users.count(image.id)
-            )
-            found.append({**payload, "SharedSize": sum(layer.size_bytes for layer in layers if used[layer.chain] > 1)})
-        return found
+        users = Counter(container.record.image_id for container in self._containers.all())
+        found = imagelist.summaries(self._images, {}, shared_size=True)
+        return [{**payload, "Containers": users[payload["Id"]]} for payload in found]
 
     async def _container_payload(self, container: Container) -> dict:
         payload = views.summary(container.record, self._containers.image_name(container.record))
@@ -101,9 +91,10 @@ class Housekeeping:
         sizes = self._layers()
         removed: list[dict[str, str]] = []
         for image in self._images.all():
-            if dangling and self._images.names_of(image.id):
-                continue
-            labels = (image.config.get("config") or {}).get("Labels") or {}
+            names = self._images.names_of(image.id)
+            if (dangling and names) or (not names and self._images.children_of(image.id)):
+                continue  # one that others were made of goes with the last of them
+            labels = imagelist.labels_of(image)
             if views.created_s(image.config) > until_s or not labels_match(labels, filters):
                 continue
             in_use = self._containers.images_in_use()

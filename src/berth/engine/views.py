@@ -3,12 +3,12 @@
 Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, ImageInspect, ImageSummary.
 """
 
-import calendar
 import time
 
-from berth.engine import defaults, health, logconfig, networks, state
+from berth.engine import defaults, events, health, logconfig, networks, state
 from berth.engine.bundle import PROPAGATIONS, user_binds
 from berth.engine.state import Record
+from berth.errors import InvalidParameter
 from berth.models.units import duration
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -142,33 +142,43 @@ def _log_path(record: Record, directory: str) -> str:
     return logconfig.path_of(record, directory) if record.started_ns and logconfig.driver_of(record) == "json-file" else ""
 
 
-def image_summary(image_id: str, config: dict, names: list[str], size_bytes: int, containers: int) -> dict:
-    """An element of GET /images/json."""
+def image_summary(image_id: str, config: dict, names: list[str], size_bytes: int, parent: str) -> dict:
+    """An element of GET /images/json; nobody has counted containers and shared bytes."""
     return {
-        "Id": image_id, "ParentId": "", "RepoTags": names or [], "RepoDigests": [], "Created": created_s(config),
+        "Id": image_id, "ParentId": parent, "RepoTags": names, "RepoDigests": [], "Created": created_s(config),
         "Size": size_bytes, "SharedSize": -1, "VirtualSize": size_bytes,
-        "Labels": (config.get("config") or {}).get("Labels"), "Containers": containers,
+        "Labels": (config.get("config") or {}).get("Labels"), "Containers": -1,
     }  # fmt: skip
 
 
-def image_inspect(image_id: str, config: dict, names: list[str], size_bytes: int, layers: list[str]) -> dict:
-    """GET /images/{name}/json."""
+def image_inspect(
+    image_id: str, config: dict, names: list[str], *, size_bytes: int, layers: list[str], directories: list[str], parent: str, tagged_ns: int
+) -> dict:
+    """GET /images/{name}/json. directories: of the unpacked layers, topmost first."""
+    data = {"UpperDir": directories[0]} if directories else {}
+    if len(directories) > 1:
+        data["LowerDir"] = ":".join(directories[1:])
+    variant = {"Variant": config["variant"]} if config.get("variant") else {}
     return {
-        "Id": image_id, "RepoTags": names, "RepoDigests": [], "Parent": "",
+        "Id": image_id, "RepoTags": names, "RepoDigests": [], "Parent": parent,
         "Comment": next((h.get("comment", "") for h in reversed(config.get("history") or [])), ""),
         "Created": config.get("created") or ZERO_TIME, "DockerVersion": config.get("docker_version") or "",
-        "Author": config.get("author") or "", "Config": {**_CONFIG_DEFAULTS, **(config.get("config") or {})},
-        "Architecture": config.get("architecture") or "", "Variant": config.get("variant") or "",
+        "Author": config.get("author") or "", "Config": {**_CONFIG_DEFAULTS, "Env": None, "Labels": None, **(config.get("config") or {})},
+        "Architecture": config.get("architecture") or "", **variant,
         "Os": config.get("os") or "linux", "Size": size_bytes, "VirtualSize": size_bytes,
-        "GraphDriver": {"Name": "overlay2", "Data": {}},
-        "RootFS": {"Type": "layers", "Layers": layers}, "Metadata": {"LastTagTime": ZERO_TIME},
+        "GraphDriver": {"Name": "overlay2", "Data": data},
+        "RootFS": {"Type": "layers", "Layers": layers}, "Metadata": {"LastTagTime": rfc3339(tagged_ns)},
     }  # fmt: skip
 
 
 def created_s(config: dict) -> int:
     """Seconds since the epoch of an image's `created`; 0 where it is absent or not a time."""
-    text = (config.get("created") or "")[:19]
+    return created_ns(config) // 1_000_000_000
+
+
+def created_ns(config: dict) -> int:
+    """The same in nanoseconds: of two images made within a second, one is older."""
     try:
-        return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
+        return events.moment_ns(str(config.get("created") or ""), "created", 0)
+    except InvalidParameter:
         return 0

@@ -64,6 +64,8 @@ class ImageStore:
         self._layers = {row[0]: Layer(*row) for row in rows}
         self._images = {row[0]: Image(*row) for row in database.read("SELECT id, config, chain FROM images")}
         self._tags: dict[str, str] = dict(database.read("SELECT name, image FROM tags"))
+        self._parents: dict[str, str] = dict(database.read("SELECT image, parent FROM parents"))
+        self._tagged_ns: dict[str, int] = dict(database.read("SELECT image, at_ns FROM tagged"))
 
     # -- looking up -------------------------------------------------------------------------------
 
@@ -72,8 +74,22 @@ class ImageStore:
         return sorted(self._images.values(), key=lambda image: str(image.config.get("created")), reverse=True)
 
     def names_of(self, identity: str) -> list[str]:
-        """The tags of an image, sorted."""
-        return sorted(name for name, image in self._tags.items() if image == identity)
+        """The tags of an image, in the order of their full names, as Docker has them."""
+        names = [name for name, image in self._tags.items() if image == identity]
+        return sorted(names, key=_full_name) if len(names) > 1 else names
+
+    def parent_of(self, identity: str) -> str:
+        """The image that this one was committed on; '' for none, or one that is not here any more."""
+        parent = self._parents.get(identity, "")
+        return parent if parent in self._images else ""
+
+    def children_of(self, identity: str) -> list[str]:
+        """Images that were committed on this one."""
+        return [image for image, parent in self._parents.items() if parent == identity and image in self._images]
+
+    def tagged_ns(self, identity: str) -> int:
+        """When an image last got a name here; 0 for never."""
+        return self._tagged_ns.get(identity, 0)
 
     def find(self, text: str) -> Image:
         """By reference, id or start of an id. Raises NotFound in Docker's words."""
@@ -131,14 +147,19 @@ class ImageStore:
             raise InvalidParameter(f"refusing to create a tag with a digest reference: {name!r}")
         with self._lock:
             image = self.find(source)
-            self._database.write_now(("INSERT OR REPLACE INTO tags VALUES (?, ?)", (parsed.familiar, image.id)))
+            now_ns = time.time_ns()
+            self._database.write_now(
+                ("INSERT OR REPLACE INTO tags VALUES (?, ?)", (parsed.familiar, image.id)),
+                ("INSERT OR REPLACE INTO tagged VALUES (?, ?)", (image.id, now_ns)),
+            )
             self._tags[parsed.familiar] = image.id
+            self._tagged_ns[image.id] = now_ns
 
-    def remove(self, text: str, *, force: bool, in_use: dict[str, str]) -> list[dict[str, str]]:
+    def remove(self, text: str, *, force: bool, in_use: dict[str, str], prune: bool = True) -> list[dict[str, str]]:
         """Removes a name, and with the last one the image and the layers nothing else uses.
 
-        in_use: image id -> the container that uses it, in words. Returns Docker's list of
-        {"Untagged": name} and {"Deleted": id}.
+        in_use: image id -> the container that uses it, in words. prune: also those without a name that it was made of.
+        Returns Docker's list of {"Untagged": name} and {"Deleted": id}.
         """
         with self._lock:
             image = self.find(text)
@@ -161,7 +182,17 @@ class ImageStore:
                 if "running" in user:
                     raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image is being used by {user}")
                 return self._untag(names)  # the layers stay for as long as the container does
-            return self._untag(names) + self._delete(image)
+            if self.children_of(image.id):
+                if by_name:
+                    return self._untag(names)
+                raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image has dependent child images")
+            removed = self._untag(names)
+            parent = self.parent_of(image.id)
+            removed += self._delete(image)
+            while prune and parent and not (self.names_of(parent) or self.children_of(parent) or parent in in_use):
+                image, parent = self._images[parent], self.parent_of(parent)
+                removed += self._delete(image)
+            return removed
 
     def _untag(self, names: list[str]) -> list[dict[str, str]]:
         statements: list[Statement] = [("DELETE FROM tags WHERE name = ?", (name,)) for name in names]
@@ -177,9 +208,12 @@ class ImageStore:
         }
         gone = [layer for layer in reversed(own) if layer.chain not in others]
         statements: list[Statement] = [("DELETE FROM images WHERE id = ?", (image.id,))]
+        statements += [(f"DELETE FROM {table} WHERE image = ?", (image.id,)) for table in ("parents", "tagged")]
         statements += [("DELETE FROM layers WHERE chain = ?", (layer.chain,)) for layer in gone]
         self._database.write_now(*statements)
         del self._images[image.id]
+        self._parents.pop(image.id, None)
+        self._tagged_ns.pop(image.id, None)
         for layer in gone:
             del self._layers[layer.chain]
         self._remove_files(gone)
@@ -260,6 +294,8 @@ class ImageStore:
             finally:
                 if os.path.exists(path):
                     os.unlink(path)
+            self._database.write_now(("INSERT OR REPLACE INTO parents VALUES (?, ?)", (image.id, parent.id)))
+            self._parents[image.id] = parent.id
             if name:
                 self.tag(image.id, name)
             return image
@@ -415,6 +451,11 @@ def _now() -> str:
     """With nanoseconds, so that two images made within a second are two, and have an order."""
     now_ns = time.time_ns()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ns // 10**9)) + f".{now_ns % 10**9:09d}Z"
+
+
+def _full_name(name: str) -> str:
+    parsed = reference.parse(name)
+    return f"{parsed.registry}/{parsed.repository}:{parsed.tag}"
 
 
 def _familiar(text: str) -> str:
