@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -146,6 +147,13 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 15) 
     while not condition():
         assert time.monotonic() < deadline, f"after {timeout_s} s there are still: {what}"
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port of this host that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def read(path: str) -> str:

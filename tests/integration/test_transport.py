@@ -14,15 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import REPOSITORY, Engine, read, wait_until
+from harness import REPOSITORY, Engine, free_port, read, wait_until
 
 pytestmark = pytest.mark.root
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -396,39 +390,5 @@ def test_an_engine_that_takes_its_containers_with_it(rootfs_tar: str) -> None:
         assert not os.path.exists(f"/proc/{pid}")
         engine.start()
         assert engine.state(identity)["ExitCode"] == 9
-    finally:
-        engine.finish()
-
-
-# -- metrics -----------------------------------------------------------------------------------------------------
-
-
-def test_metrics(rootfs_tar: str) -> None:
-    port = free_port()
-    engine = Engine(("--metrics-addr", f"127.0.0.1:{port}"))
-
-    def curl(path: str = "/metrics") -> str:
-        return subprocess.run(["curl", "-sS", f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True).stdout
-
-    try:
-        engine.docker("import", rootfs_tar, "bb")
-        identity = engine.up()
-        engine.docker("inspect", "no-such-container", code=1)
-        lines = curl().splitlines()
-        assert 'engine_daemon_container_states_containers{state="running"} 1' in lines
-        assert 'engine_daemon_container_states_containers{state="exited"} 0' in lines
-        assert 'berth_events_total{type="container",action="start"} 1' in lines
-        assert 'berth_api_requests_total{method="GET",route="/containers/{id}/json",code="404"} 1' in lines
-        counted = [line for line in lines if line.startswith('berth_api_request_duration_seconds_count{method="POST",route="/containers/{id}/start"}')]
-        assert counted == ['berth_api_request_duration_seconds_count{method="POST",route="/containers/{id}/start"} 1']
-        assert [line for line in lines if line.startswith("process_resident_memory_bytes ") and int(line.split()[1]) > 1 << 20]
-        heads = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
-        assert len(heads) == len(set(heads))
-        samples = [line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")]
-        assert all(any(sample.startswith(head) for head in heads) for sample in samples)
-        if shutil.which("promtool"):
-            subprocess.run(["promtool", "check", "metrics"], input="\n".join(lines) + "\n", text=True, check=True)
-        assert "page not found" in curl("/containers/json"), "the API is not there"
-        engine.rm(identity)
     finally:
         engine.finish()

@@ -1,23 +1,49 @@
 """What --metrics-addr tells Prometheus: the engine, its containers, its events and its API, as text (format 0.0.4).
 
-Names are dockerd's where it has the same figure (`engine_daemon_...`), so that dashboards go on working.
+Names, labels and buckets are dockerd's where it has the same figure (`engine_daemon_...`), so that dashboards go on working.
 """
 
 import os
+import platform
 import resource
 import time
 from bisect import bisect_left
 from collections import Counter
 
 from berth import VERSION
-from berth.engine.service import Engine
+from berth.engine.service import Engine, os_release
 from berth.http.exchange import Exchange
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STATES = ("created", "running", "paused", "restarting", "exited", "removing", "dead")
+# dockerd knows three: whatever has no process is stopped.
+_DOCKERS_STATES = {"running": "running", "restarting": "running", "paused": "paused"}
+_ACTIONS = {
+    ("GET", "/containers/{id}/changes"): "changes", ("POST", "/commit"): "commit", ("POST", "/containers/create"): "create",
+    ("DELETE", "/containers/{id}"): "delete", ("POST", "/containers/{id}/start"): "start",
+}  # fmt: skip
 
 Labels = dict[str, str]
+
+
+class Durations:
+    """A histogram: how many lasted up to each bound of _BUCKETS_S, how many longer, and all their seconds."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_BUCKETS_S) + 1)
+        self._sum_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(_BUCKETS_S, seconds)] += 1
+        self._sum_s += seconds
+
+    def samples(self, name: str, labels: Labels) -> list[str]:
+        found, total = [], 0
+        for bound, count in zip((*(f"{bound:g}" for bound in _BUCKETS_S), "+Inf"), self._counts, strict=True):
+            total += count
+            found.append(sample(f"{name}_bucket", {**labels, "le": bound}, total))
+        return [*found, sample(f"{name}_sum", labels, self._sum_s), sample(f"{name}_count", labels, total)]
 
 
 class ApiMetrics:
@@ -25,16 +51,18 @@ class ApiMetrics:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()
-        self.durations: dict[tuple[str, str], list[float]] = {}  # buckets, then the rest, then the sum of seconds
+        self.durations: dict[tuple[str, str], Durations] = {}
+        self.actions = {action: Durations() for action in sorted(_ACTIONS.values())}  # of what succeeded, as dockerd counts
 
     def observe(self, exchange: Exchange, seconds: float) -> None:
         """A request that was answered. What lasts as long as its client likes has no duration."""
         method = exchange.method if exchange.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS") else "other"
         self.requests[method, exchange.route, exchange.status] += 1
         if not exchange.streaming:
-            row = self.durations.setdefault((method, exchange.route), [0.0] * (len(_BUCKETS_S) + 2))
-            row[bisect_left(_BUCKETS_S, seconds)] += 1
-            row[-1] += seconds
+            self.durations.setdefault((method, exchange.route), Durations()).add(seconds)
+            action = _ACTIONS.get((method, exchange.route))
+            if action and exchange.status < 300:
+                self.actions[action].add(seconds)
 
 
 class MetricsPage:
@@ -54,20 +82,22 @@ class MetricsPage:
     def text(self) -> str:
         """Everything, now."""
         out: list[str] = []
-        version = self._engine.version()
-        info = {"version": VERSION, "architecture": version["Arch"], "kernel": version["KernelVersion"], "os_type": "linux",
+        info = {"version": VERSION, "commit": "", "architecture": self._engine.host.machine, "kernel": platform.release(),
+                "os": os_release("PRETTY_NAME"), "os_type": "linux", "os_version": os_release("VERSION_ID"),
                 "graphdriver": "overlay2", "daemon_id": self._engine.identity()}  # fmt: skip
         family(out, "engine_daemon_engine_info", "gauge", "The engine and what it runs on", [(info, 1)])
         family(out, "engine_daemon_engine_cpus_cpus", "gauge", "Processors of the host", [({}, os.cpu_count() or 1)])
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         family(out, "engine_daemon_engine_memory_bytes", "gauge", "Memory of the host", [({}, memory_bytes)])
-        states = Counter(container.record.status for container in self._engine.containers.all())
-        rows: list[tuple[Labels, float]] = [({"state": state}, states[state]) for state in sorted({*_STATES, *states})]
-        family(out, "engine_daemon_container_states_containers", "gauge", "Containers by state", rows)
+        self._containers(out)
         family(out, "berth_images", "gauge", "Images in the store", [({}, len(self._engine.images.all()))])
         counts = self._engine.events.counts
         family(out, "engine_daemon_events_total", "counter", "Events published", [({}, sum(counts.values()))])
-        rows = [({"type": kind, "action": action}, number) for (kind, action), number in sorted(counts.items())]
+        family(out, "engine_daemon_events_subscribers_total", "gauge", "Listeners for events", [({}, self._engine.events.listeners)])
+        health = self._engine.health
+        family(out, "engine_daemon_health_checks_total", "counter", "Health checks", [({}, health.checks)])
+        family(out, "engine_daemon_health_checks_failed_total", "counter", "Health checks that failed", [({}, health.failed)])
+        rows: list[tuple[Labels, float]] = [({"type": kind, "action": action}, number) for (kind, action), number in sorted(counts.items())]
         family(out, "berth_events_total", "counter", "Events published, by type and action", rows)
         rows = [({"method": m, "route": r, "code": str(s)}, n) for (m, r, s), n in sorted(self._api.requests.items())]
         family(out, "berth_api_requests_total", "counter", "API requests answered", rows)
@@ -75,23 +105,32 @@ class MetricsPage:
         self._process(out)
         return "\n".join(out) + "\n"
 
+    def _containers(self, out: list[str]) -> None:
+        states = Counter(container.record.status for container in self._engine.containers.all())
+        dockers = Counter({"paused": 0, "running": 0, "stopped": 0})
+        for state, number in states.items():
+            dockers[_DOCKERS_STATES.get(state, "stopped")] += number
+        rows: list[tuple[Labels, float]] = [({"state": state}, number) for state, number in sorted(dockers.items())]
+        family(out, "engine_daemon_container_states_containers", "gauge", "Containers by the states that dockerd tells apart", rows)
+        rows = [({"state": state}, states[state]) for state in sorted({*_STATES, *states})]
+        family(out, "berth_containers", "gauge", "Containers by state", rows)
+        _histogram(out, "engine_daemon_container_actions_seconds", "Time that an action on a container took",
+                   [({"action": action}, durations) for action, durations in self._api.actions.items()])  # fmt: skip
+
     def _durations(self, out: list[str]) -> None:
-        name = "berth_api_request_duration_seconds"
-        out += [f"# HELP {name} Time until an API request was answered; streams are left out", f"# TYPE {name} histogram"]
-        for (method, route), row in sorted(self._api.durations.items()):
-            labels, total = {"method": method, "route": route}, 0.0
-            for bound, count in zip((*(f"{b:g}" for b in _BUCKETS_S), "+Inf"), row, strict=False):
-                total += count
-                out.append(sample(f"{name}_bucket", {**labels, "le": bound}, total))
-            out += [sample(f"{name}_sum", labels, row[-1]), sample(f"{name}_count", labels, total)]
+        rows = [({"method": method, "route": route}, row) for (method, route), row in sorted(self._api.durations.items())]
+        _histogram(out, "berth_api_request_duration_seconds", "Time until an API request was answered; streams are left out", rows)
 
     def _process(self, out: list[str]) -> None:
         with open("/proc/self/statm") as file:
-            resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            virtual, resident = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in file.read().split()[:2])
         usage = resource.getrusage(resource.RUSAGE_SELF)
         family(out, "process_resident_memory_bytes", "gauge", "Resident memory of the engine", [({}, resident)])
+        family(out, "process_virtual_memory_bytes", "gauge", "Address space of the engine", [({}, virtual)])
         family(out, "process_cpu_seconds_total", "counter", "Processor time of the engine", [({}, usage.ru_utime + usage.ru_stime)])
         family(out, "process_open_fds", "gauge", "Open descriptors of the engine", [({}, len(os.listdir("/proc/self/fd")))])
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        family(out, "process_max_fds", "gauge", "Descriptors that the engine may open", [({}, most)])
         family(out, "process_start_time_seconds", "gauge", "Start of the engine", [({}, self._started_s)])
 
 
@@ -101,6 +140,12 @@ class MetricsPage:
 def family(out: list[str], name: str, kind: str, text: str, rows: list[tuple[Labels, float]]) -> None:
     """One metric with its samples."""
     out += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *(sample(name, labels, value) for labels, value in rows)]
+
+
+def _histogram(out: list[str], name: str, text: str, rows: list[tuple[Labels, Durations]]) -> None:
+    out += [f"# HELP {name} {text}", f"# TYPE {name} histogram"]
+    for labels, durations in rows:
+        out += durations.samples(name, labels)
 
 
 def sample(name: str, labels: Labels, value: float) -> str:

@@ -76,6 +76,11 @@ class EventBus:
         self._listeners.add(listener)
         return listener
 
+    @property
+    def listeners(self) -> int:
+        """How many listen now."""
+        return len(self._listeners)
+
     def forget(self, listener: Listener) -> None:
         self._listeners.discard(listener)
 

@@ -24,6 +24,8 @@ class HealthService:
         self._containers = containers
         self._execs = execs
         self._tasks = tasks
+        self.checks = 0  # since the engine started, and how many of them failed
+        self.failed = 0
         containers.on_running.append(self._running)
 
     def _running(self, container: Container) -> None:
@@ -52,6 +54,8 @@ class HealthService:
             if record.status == state.PAUSED:
                 continue  # it was held up: this says nothing of its health
             before = record.health
+            self.checks += 1
+            self.failed += code != 0
             result = {"Start": views.rfc3339(started_ns), "End": views.rfc3339(time.time_ns()), "ExitCode": code, "Output": output}
             record.health = health.judge(before, result, check, (started_ns - run_ns) / 1e9)
             changed = any(before[key] != record.health[key] for key in ("Status", "FailingStreak"))

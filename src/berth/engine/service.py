@@ -146,7 +146,8 @@ class Engine:
             "OomKillDisable": not v2, "NGoroutines": 0, "SystemTime": views.rfc3339(time.time_ns()),
             "LoggingDriver": self.options.container_defaults.get("LogConfig", {}).get("Type", logconfig.DEFAULT_DRIVER),
             "CgroupDriver": "cgroupfs", "CgroupVersion": str(hosts.version),
-            "NEventsListener": 0, "KernelVersion": platform.release(), "OperatingSystem": _os_name(), "OSVersion": "",
+            "NEventsListener": self.events.listeners, "KernelVersion": platform.release(), "OperatingSystem": os_release("PRETTY_NAME") or "Linux",
+            "OSVersion": os_release("VERSION_ID"),
             "OSType": "linux", "Architecture": self.host.machine, "IndexServerAddress": "https://index.docker.io/v1/",
             "RegistryConfig": registry_info(self.options.registry_mirrors, self.options.insecure_registries),
             "NCPU": os.cpu_count() or 1, "MemTotal": memory_kib * 1024, "GenericResources": None,
@@ -193,15 +194,16 @@ def _field(path: str, name: str) -> int:
     return 0
 
 
-def _os_name() -> str:
+def os_release(name: str) -> str:
+    """What the host's /etc/os-release says; '' for nothing."""
     try:
         with open("/etc/os-release") as file:
             for line in file:
-                if line.startswith("PRETTY_NAME="):
-                    return line.partition("=")[2].strip().strip('"')
+                if line.startswith(f"{name}="):
+                    return line.partition("=")[2].strip().strip("\"'")
     except OSError:
         pass
-    return "Linux"
+    return ""
 
 
 def _filesystem(path: str) -> str:
