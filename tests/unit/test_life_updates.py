@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from berth.cli.main import COMMANDS
+from berth.cli.commands import COMMANDS
 from berth.cli.update import _FLAGS
 from berth.engine import bundle, updates, validate
 from berth.errors import BerthError, Conflict, InvalidParameter, SystemFailure

@@ -3,7 +3,7 @@
 from berth.cli import terminal
 from berth.cli.client import fail, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.cli.run import exit_code
 
 TYPE_CHECKING = False
@@ -15,12 +15,12 @@ _FLAGS: "tuple[Flag, ...]" = (
     ("no-stdin", "", "bool", "", "Do not attach standard input"),
     ("sig-proxy", "", "bool", "", "Pass signals on to the program (default true)"),
 )
+SYNTAX = {"attach": Syntax("[OPTIONS] CONTAINER", _FLAGS, at_least=1, at_most=1)}
 
 
 def attach(call: "Invocation") -> int:
     """berth attach"""
-    summary = "Connect this terminal to a running container"
-    parsed = parse_command(call, _FLAGS, "attach [OPTIONS] CONTAINER", summary, at_least=1, at_most=1)
+    parsed = parse_command(call, SYNTAX)
     client, name = call.client, quote(parsed.arguments[0])
     container = client.json("GET", f"/containers/{name}/json")
     identity, config, state = container["Id"], container["Config"], container["State"]

@@ -3,7 +3,7 @@
 import sys
 
 from berth.cli.client import ApiError, fail
-from berth.cli.flags import Flag, HelpRequested, Parsed, UsageError, help_text, parse
+from berth.cli.flags import HelpRequested, Parsed, Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,22 +12,15 @@ if TYPE_CHECKING:
     from berth.cli.main import Invocation
 
 
-def parse_command(
-    call: "Invocation", flags: "tuple[Flag, ...]", usage: str, summary: str, *, at_least: int = 0, at_most: int = -1,
-    interspersed: bool = True,
-) -> Parsed:  # fmt: skip
-    """Flags and arguments; prints the help where asked for (and raises HelpRequested)."""
+def parse_command(call: "Invocation", syntax: "dict[str, Syntax]") -> Parsed:
+    """Flags and arguments by the module's table; prints the help where asked for (and raises HelpRequested)."""
     try:
-        parsed = parse(call.words, flags, interspersed=interspersed)
+        return syntax[call.name].parse(call.words, call.shown)
     except HelpRequested:
-        sys.stdout.write(help_text(usage, summary, flags))
+        from berth.cli.helping import page
+
+        sys.stdout.write(page(call.name, call.shown, syntax[call.name]))
         raise
-    count = len(parsed.arguments)
-    if count < at_least:
-        raise UsageError(f"'berth {call.name}' requires at least {at_least} argument{'s' if at_least > 1 else ''}")
-    if at_most >= 0 and count > at_most:
-        raise UsageError(f"'berth {call.name}' accepts at most {at_most} argument{'s' if at_most > 1 else ''}, got {count}")
-    return parsed
 
 
 def for_each(names: "list[str]", work: "Callable[[str], str]") -> int:

@@ -4,7 +4,7 @@ import os
 
 from berth.cli.client import fail, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag, UsageError
+from berth.cli.flags import Flag, Misuse, Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,14 +14,20 @@ _COMMIT: "tuple[Flag, ...]" = (
     ("author", "a", "string", "TEXT", "Author, e.g. 'Ada <ada@example.org>'"),
     ("change", "c", "list", "INSTRUCTION", "Apply a Dockerfile instruction, e.g. 'CMD [\"bash\"]'"),
     ("message", "m", "string", "TEXT", "Comment in the image's history"),
-    ("pause", "p", "bool", "", "Let the container stand still meanwhile (default true)"),
+    ("no-pause", "", "bool", "", "Let the container go on meanwhile"),
+    ("pause", "p", "bool", "", "Let the container stand still meanwhile: the older form of --no-pause (default true)"),
 )
+_EXPORT: "tuple[Flag, ...]" = (("output", "o", "string", "FILE", "Write to a file instead of standard output"),)
+SYNTAX = {
+    "diff": Syntax("CONTAINER", at_least=1, at_most=1),
+    "export": Syntax("[OPTIONS] CONTAINER", _EXPORT, at_least=1, at_most=1),
+    "commit": Syntax("[OPTIONS] CONTAINER [REPOSITORY[:TAG]]", _COMMIT, at_least=1, at_most=2),
+}
 
 
 def diff(call: "Invocation") -> int:
     """berth diff"""
-    summary = "List what a container changed of its image's files: C for changed, A for added, D for deleted"
-    parsed = parse_command(call, (), "diff CONTAINER", summary, at_least=1, at_most=1)
+    parsed = parse_command(call, SYNTAX)
     for change in call.client.json("GET", f"/containers/{quote(parsed.arguments[0])}/changes") or []:
         print("CAD"[change["Kind"]], change["Path"])
     return 0
@@ -29,8 +35,7 @@ def diff(call: "Invocation") -> int:
 
 def export(call: "Invocation") -> int:
     """berth export"""
-    flags: tuple[Flag, ...] = (("output", "o", "string", "FILE", "Write to a file instead of standard output"),)
-    parsed = parse_command(call, flags, "export [OPTIONS] CONTAINER", "Write a container's file system to an archive", at_least=1, at_most=1)
+    parsed = parse_command(call, SYNTAX)
     output = parsed.text("output")
     if not output and os.isatty(1):
         fail("cowardly refusing to save to a terminal. Use the -o flag or redirect")
@@ -63,15 +68,14 @@ def export(call: "Invocation") -> int:
 
 def commit(call: "Invocation") -> int:
     """berth commit"""
-    usage = "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]"
-    parsed = parse_command(call, _COMMIT, usage, "Make an image of a container's changes", at_least=1, at_most=2)
+    parsed = parse_command(call, SYNTAX)
     container, name = parsed.arguments[0], (parsed.arguments[1:] or [""])[0]
     if "@" in name:
-        raise UsageError(f"{name}: an image is committed to a name and tag, not to a digest")
+        raise Misuse(f"{name}: an image is committed to a name and tag, not to a digest")
     repository, _, tag = name.rpartition(":") if ":" in name.rpartition("/")[2] else (name, "", "")
     options = query(
         container=container, repo=repository, tag=tag, author=parsed.text("author"), comment=parsed.text("message"),
-        changes=parsed.list("change"), pause=None if parsed.flag("pause", True) else "0",
+        changes=parsed.list("change"), pause=None if parsed.flag("pause", True) and not parsed.flag("no-pause") else "0",
     )  # fmt: skip
     print(call.client.json("POST", f"/commit{options}", {})["Id"])
     return 0

@@ -9,7 +9,7 @@ import stat
 
 from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.models.jsonlite import loads
 
 TYPE_CHECKING = False
@@ -23,7 +23,8 @@ _FLAGS: "tuple[Flag, ...]" = (
     ("follow-link", "L", "bool", "", "Follow a symbolic link at SRC_PATH"),
     ("quiet", "q", "bool", "", "No line about what has been copied"),
 )
-_USAGE = "cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n\tberth cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
+_USAGE = "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n\tberth cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
+SYNTAX = {"cp": Syntax(_USAGE, _FLAGS, at_least=2, at_most=2)}
 _READ_BYTES = 1 << 18
 _GO_DIRECTORY, _GO_LINK = 1 << 31, 1 << 27
 
@@ -46,7 +47,7 @@ class Place:
 
 def cp(call: "Invocation") -> int:
     """berth cp"""
-    parsed = parse_command(call, _FLAGS, _USAGE, "Copy files between a container and the local file system", at_least=2, at_most=2)
+    parsed = parse_command(call, SYNTAX)
     source_container, source = split_argument(parsed.arguments[0])
     target_container, target = split_argument(parsed.arguments[1])
     follow = parsed.flag("follow-link")

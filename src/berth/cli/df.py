@@ -1,7 +1,7 @@
 """berth system df: what takes how much room, and what could be given back."""
 
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.cli.table import age, human_size, print_rows, render, shorten, size
 from berth.models.jsonlite import dumps
 
@@ -13,13 +13,14 @@ _FLAGS: "tuple[Flag, ...]" = (
     ("format", "", "string", "FORMAT", "table, json, or a Go template such as '{{.Type}}: {{.Size}}'"),
     ("verbose", "v", "bool", "", "Every image and container"),
 )
+SYNTAX = {"system df": Syntax("[OPTIONS]", _FLAGS, at_most=0)}
 _COLUMNS = {"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE"}
 _ACTIVE = ("running", "paused", "restarting")
 
 
 def df(call: "Invocation") -> int:
     """berth system df"""
-    parsed = parse_command(call, _FLAGS, "system df [OPTIONS]", "Show what takes how much room", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     found = call.client.json("GET", "/system/df")
     images, containers = found["Images"] or [], found["Containers"] or []
     if not parsed.flag("verbose"):

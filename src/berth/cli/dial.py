@@ -9,7 +9,7 @@ import os
 import sys
 
 from berth.cli.client import NoEngine
-from berth.cli.flags import UsageError
+from berth.cli.flags import Misuse, Syntax
 
 try:
     import _socket
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from berth.cli.main import Invocation
 
+SYNTAX = {"system dial-stdio": Syntax("", at_most=0)}
 _BYTES = 1 << 18
 _CONNECT_TIMEOUT_S = 30
 _SHUT_WR = 1
@@ -193,7 +194,7 @@ def ssh_command(rest: str) -> "list[str]":
     user, at, where = where.rpartition("@")
     host, port = _host_port(where, "")
     if not host or (not where) or host.startswith("-") or user.startswith("-") or (port and not port.isdigit()) or ":" in user:
-        raise UsageError(f"host 'ssh://{rest}': expected ssh://[user@]host[:port][/path/of/the/socket]")
+        raise Misuse(f"host 'ssh://{rest}': expected ssh://[user@]host[:port][/path/of/the/socket]")
     words = ["ssh", "-o", "ConnectTimeout=30", "-T"]
     words += ["-l", user] if at else []
     words += ["-p", port] if port else []
@@ -231,8 +232,7 @@ def dial_stdio(call: "Invocation") -> int:
     """berth system dial-stdio"""
     from berth.cli.command import parse_command
 
-    summary = "Connect standard input and output to the engine: what ssh:// runs on the far side"
-    parse_command(call, (), "system dial-stdio", summary, at_most=0)
+    parse_command(call, SYNTAX)
     sock = call.client.connect()
     _thread.start_new_thread(_input_to, (sock,))
     while True:

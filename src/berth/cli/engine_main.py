@@ -6,33 +6,27 @@ import os
 import sys
 import time
 
-from berth.cli.engine_flags import FLAGS, options_of
-from berth.cli.flags import HelpRequested, UsageError, help_text, parse
+from berth.cli.engine_flags import SYNTAX
+from berth.cli.engine_settings import options_of
+from berth.cli.flags import HelpRequested, UsageError
+from berth.cli.helping import page, wrong_line
 from berth.engine.config_values import LOG_LEVELS
 from berth.engine.options import Options, find_runtimes, id_mappings
 from berth.errors import BerthError
 
 log = logging.getLogger("berth.engine")
 
-_SUMMARY = """Run berth's engine in the foreground
-
-The engine keeps images and containers below --data-root and answers the Docker Engine API on every
---host. Stopping it (SIGINT or SIGTERM) leaves containers running; the next engine on the same roots
-finds them. Several engines run side by side if each has roots of its own."""
-
 
 def main(words: list[str]) -> int:
     """Exit code of `berth engine WORDS`."""
     try:
-        parsed = parse(words, FLAGS)
-        if parsed.arguments:
-            raise UsageError(f"berth engine accepts no arguments, got {parsed.arguments[0]!r}")
+        parsed = SYNTAX["engine"].parse(words, "engine")
     except HelpRequested:
-        sys.stdout.write(help_text("engine [OPTIONS]", _SUMMARY, FLAGS))
+        sys.stdout.write(page("engine", "engine", SYNTAX["engine"]))
         return 0
     except UsageError as error:
-        sys.stderr.write(f"berth engine: {error}\n\nRun 'berth engine --help' for the options\n")
-        return 125
+        sys.stderr.write(wrong_line(error, "engine", "engine") + "\n")
+        return error.code
     try:
         options, notes = options_of(parsed)
         if parsed.flag("validate"):

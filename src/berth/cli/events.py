@@ -4,7 +4,7 @@ import sys
 
 from berth.cli.client import query
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.cli.ps import parse_filters
 from berth.models.jsonlite import dumps
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from berth.cli.main import Invocation
 
 _FLAGS: "tuple[Flag, ...]" = (
-    ("filter", "f", "list", "KEY=VALUE", "Only those that match, e.g. event=die, container=web, type=image or label=a=b"),
+    ("filter", "f", "filter", "KEY=VALUE", "Only those that match, e.g. event=die, container=web, type=image or label=a=b"),
     ("format", "", "string", "FORMAT", "json, or a Go template such as '{{.Action}} {{.Actor.ID}}'"),
     ("since", "", "string", "TIME", "From a time on: RFC 3339, seconds since 1970, or a span like 42m"),
     ("until", "", "string", "TIME", "Up to a time"),
 )
+SYNTAX = {"events": Syntax("[OPTIONS]", _FLAGS, at_most=0)}
 
 
 def events(call: "Invocation") -> int:
     """berth events"""
-    parsed = parse_command(call, _FLAGS, "events [OPTIONS]", "Print what happens to containers and images", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     line = _printer(parsed.text("format"))
     options = query(since=parsed.text("since"), until=parsed.text("until"), filters=parse_filters(parsed.list("filter")))
     for event in call.client.request("GET", f"/events{options}").lines():

@@ -3,7 +3,7 @@
 from berth.cli import terminal
 from berth.cli.client import ApiError, fail, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.cli.run import code_of_start_error
 from berth.cli.runconfig import environment
 
@@ -22,12 +22,12 @@ _FLAGS: "tuple[Flag, ...]" = (
     ("user", "u", "string", "USER[:GROUP]", "Run as a user, by name or number"),
     ("workdir", "w", "string", "DIR", "Working directory inside the container"),
 )
+SYNTAX = {"exec": Syntax("[OPTIONS] CONTAINER COMMAND [ARG...]", _FLAGS, at_least=2, interspersed=False)}
 
 
 def exec_(call: "Invocation") -> int:
     """berth exec"""
-    usage = "exec [OPTIONS] CONTAINER COMMAND [ARG...]"
-    parsed = parse_command(call, _FLAGS, usage, "Run a command in a running container", at_least=2, interspersed=False)
+    parsed = parse_command(call, SYNTAX)
     detach, tty, stdin = parsed.flag("detach"), parsed.flag("tty"), parsed.flag("interactive")
     if not detach:
         terminal.check_tty(stdin, tty)

@@ -1,15 +1,30 @@
 """A table-driven parser that reads flags as Docker's (pflag) does. No `re`, no `argparse`: start-up time.
 
-A flag is (long name, short letter or '', kind, placeholder, help). Kinds: bool, string, int, list.
+A flag is (long name, short letter or '', kind, placeholder, help). Kinds are named as Docker names them: bool; the
+numbers (int, uint16, ...); those that may be given several times (list, filter, ...); all else is one string.
 `--flag=value`, `--flag value`, `-f value`, `-fvalue`, `-it` together; `--` ends the flags. With
 `interspersed` false the first word that is no flag ends them too, so that `run IMAGE ls -l` works.
 """
 
 Flag = tuple[str, str, str, str, str]
+NUMBERS = ("int", "int64", "uint16", "uint", "uint64")
+LISTS = ("list", "filter", "map", "ulimit", "mount", "stringSlice", "stringToString")
 
 
 class UsageError(Exception):
-    """The command line is wrong; the message says which word and how to see the help."""
+    """A flag is wrong; the message says which. Docker ends with 125 then, and shows the usage."""
+
+    code = 125
+
+
+class Misuse(UsageError):
+    """The flags are right, but what is asked for makes no sense: a number of arguments, two that exclude each other."""
+
+    code = 1
+
+
+class Arity(Misuse):
+    """The number of arguments is wrong; the usage is shown."""
 
 
 class HelpRequested(Exception):
@@ -44,6 +59,39 @@ class Parsed:
         return name in self.values
 
 
+class Syntax:
+    """What may stand behind a command's name. usage: in words. at_most: -1 for any number."""
+
+    __slots__ = ("at_least", "at_most", "flags", "interspersed", "usage")
+
+    def __init__(
+        self, usage: str, flags: "tuple[Flag, ...]" = (), *, at_least: int = 0, at_most: int = -1, interspersed: bool = True
+    ) -> None:
+        self.usage, self.flags, self.interspersed = usage, flags, interspersed
+        self.at_least, self.at_most = at_least, at_most
+
+    def parse(self, words: "list[str]", name: str) -> Parsed:
+        """name: the command as it was called, for the messages. Raises UsageError or HelpRequested."""
+        parsed = parse(words, self.flags, interspersed=self.interspersed)
+        if wrong := self.wrong_count(len(parsed.arguments)):
+            raise Arity(f"berth: 'berth {name}' {wrong}")
+        return parsed
+
+    def wrong_count(self, count: int) -> str:
+        """What is wrong with a number of arguments, in Docker's words; '' if nothing is."""
+        low, high = self.at_least, self.at_most
+        if count >= low and (high < 0 or count <= high):
+            return ""
+        if high == 0:
+            return "accepts no arguments"
+        noun = "argument" if max(low, high) == 1 else "arguments"
+        if low == high:
+            return f"requires {low} {noun}"
+        if high < 0:
+            return f"requires at least {low} {noun}"
+        return f"requires at least {low} and at most {high} {noun}" if low else f"requires at most {high} {noun}"
+
+
 def parse(words: "list[str]", flags: "tuple[Flag, ...]", *, interspersed: bool = True) -> Parsed:
     """Raises UsageError or HelpRequested."""
     by_long = {flag[0]: flag for flag in flags}
@@ -76,11 +124,11 @@ def _long(word: str, words: "list[str]", index: int, by_long: "dict[str, Flag]",
     if flag is None:
         raise UsageError(f"unknown flag: --{name}{_nearest(name, by_long)}")
     if flag[2] == "bool":
-        _store(parsed, flag, value if equals else "true", f"--{name}")
+        _store(parsed, flag, value if equals else "true")
     elif equals:
-        _store(parsed, flag, value, f"--{name}")
+        _store(parsed, flag, value)
     elif index < len(words):
-        _store(parsed, flag, words[index], f"--{name}")
+        _store(parsed, flag, words[index])
         index += 1
     else:
         raise UsageError(f"flag needs an argument: --{name}")
@@ -98,16 +146,16 @@ def _short(word: str, words: "list[str]", index: int, by_short: "dict[str, Flag]
             raise UsageError(f"unknown shorthand flag: '{letter}' in {word}")
         if flag[2] == "bool":
             if rest.startswith("="):
-                _store(parsed, flag, rest[1:], f"-{letter}")
+                _store(parsed, flag, rest[1:])
                 return index
-            _store(parsed, flag, "true", f"-{letter}")
+            _store(parsed, flag, "true")
             continue
         if rest:
-            _store(parsed, flag, rest[1:] if rest.startswith("=") else rest, f"-{letter}")
+            _store(parsed, flag, rest[1:] if rest.startswith("=") else rest)
             return index
         if index >= len(words):
             raise UsageError(f"flag needs an argument: '{letter}' in {word}")
-        _store(parsed, flag, words[index], f"-{letter}")
+        _store(parsed, flag, words[index])
         return index + 1
     return index
 
@@ -115,42 +163,36 @@ def _short(word: str, words: "list[str]", index: int, by_short: "dict[str, Flag]
 _TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 
 
-def _store(parsed: Parsed, flag: Flag, text: str, shown: str) -> None:
+def _store(parsed: Parsed, flag: Flag, text: str) -> None:
     name, kind = flag[0], flag[2]
     if kind == "bool":
         if text not in _TRUE + _FALSE:
-            raise UsageError(f'invalid argument "{text}" for "{shown}" flag: expected true or false')
+            raise wrong_value(flag, text, "expected true or false")
         parsed.values[name] = text in _TRUE
-    elif kind == "int":
+    elif kind in NUMBERS:
         try:
-            parsed.values[name] = int(text, 0)
+            number = int(text, 0)
         except ValueError:
-            raise UsageError(f'invalid argument "{text}" for "{shown}" flag: it is not a number') from None
-    elif kind == "list":
+            raise wrong_value(flag, text, "it is not a number") from None
+        if number < 0 and kind.startswith("u"):
+            raise wrong_value(flag, text, "it cannot be negative")
+        parsed.values[name] = number
+    elif kind in LISTS:
         found = parsed.values.setdefault(name, [])
         assert isinstance(found, list)
-        found.append(text)
+        found.extend(text.split(",") if kind == "stringSlice" else [text])
     else:
         parsed.values[name] = text
 
 
+def wrong_value(flag: Flag, text: str, why: str) -> UsageError:
+    shown = f"-{flag[1]}, --{flag[0]}" if flag[1] else f"--{flag[0]}"
+    return UsageError(f'invalid argument "{text}" for "{shown}" flag: {why}')
+
+
 def _nearest(name: str, known: "dict[str, Flag]") -> str:
-    """` (did you mean --x?)` for a slip of a letter or two."""
-    import difflib
+    """`; did you mean --x?` for a slip of a letter or two."""
+    from berth.cli.helping import nearest
 
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean --{close[0]}?" if close else ""
-
-
-def help_text(usage: str, summary: str, flags: "tuple[Flag, ...]") -> str:
-    """A command's help page."""
-    lines = [f"Usage:  berth {usage}", "", summary, ""]
-    if flags:
-        heads = []
-        for long, short, kind, placeholder, _ in flags:
-            head = f"  -{short}, --{long}" if short else f"      --{long}"
-            heads.append(f"{head} {placeholder or kind}" if kind != "bool" else head)
-        width = max(map(len, heads)) + 3
-        lines.append("Options:")
-        lines += [head.ljust(width) + flag[4] for head, flag in zip(heads, flags, strict=True)]
-    return "\n".join(lines).rstrip() + "\n"
+    close = nearest(name, list(known))
+    return f"; did you mean --{close}?" if close else ""

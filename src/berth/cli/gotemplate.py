@@ -4,7 +4,7 @@ Works on plain JSON values. A field that does not exist is an error that names i
 Source: pkg.go.dev/text/template; Docker's own functions: json, join, lower, upper, title, split, pad, truncate.
 """
 
-from berth.cli.flags import UsageError
+from berth.cli.flags import Misuse
 from berth.models.jsonlite import dumps
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Template:
-    """Parses once, renders any number of values; UsageError for a template that is wrong."""
+    """Parses once, renders any number of values; Misuse for a template that is wrong."""
 
     def __init__(self, text: str) -> None:
         self._nodes, _ = _parse_nodes(_split(text), 0, ())
@@ -66,7 +66,7 @@ def _end_of_action(text: str) -> int:
         elif text.startswith("}}", index):
             return index
         index += 1
-    raise UsageError("template parsing error: unclosed action: '}}' is missing")
+    raise Misuse("template parsing error: unclosed action: '}}' is missing")
 
 
 def _parse_nodes(pieces: "list[tuple[str, str]]", index: int, ends: "tuple[str, ...]") -> "tuple[list, int]":
@@ -86,12 +86,12 @@ def _parse_nodes(pieces: "list[tuple[str, str]]", index: int, ends: "tuple[str, 
             nodes.append(node)
             continue
         if first in ("end", "else"):
-            raise UsageError(f"template parsing error: unexpected {{{{{first}}}}}")
+            raise Misuse(f"template parsing error: unexpected {{{{{first}}}}}")
         names, rest = _assignment(words)
         nodes.append(("pipe", rest, names[0] if names else ""))
         index += 1
     if ends:
-        raise UsageError("template parsing error: unexpected EOF: {{end}} is missing")
+        raise Misuse("template parsing error: unexpected EOF: {{end}} is missing")
     return nodes, index
 
 
@@ -196,7 +196,7 @@ def _render_range(node: tuple, dot: "Any", variables: "dict[str, Any]", out: "li
 def _pipeline(words: "list[str]", dot: "Any", variables: "dict[str, Any]") -> "Any":
     value, index = _command_list(words, 0, dot, variables)
     if index != len(words):
-        raise UsageError(f"template parsing error: unexpected {words[index]!r}")
+        raise Misuse(f"template parsing error: unexpected {words[index]!r}")
     return value
 
 
@@ -215,7 +215,7 @@ def _command_list(words: "list[str]", index: int, dot: "Any", variables: "dict[s
 
 def _command(words: "list[str]", index: int, dot: "Any", variables: "dict[str, Any]", piped: "Any") -> "tuple[Any, int]":
     if index >= len(words):
-        raise UsageError("template parsing error: missing value for command")
+        raise Misuse("template parsing error: missing value for command")
     function = FUNCTIONS.get(words[index])
     if function is not None:
         index += 1
@@ -227,12 +227,12 @@ def _command(words: "list[str]", index: int, dot: "Any", variables: "dict[str, A
         arguments.append(piped)
     if function is None:
         if len(arguments) != 1:
-            raise UsageError("template parsing error: a value is not a function and takes no arguments")
+            raise Misuse("template parsing error: a value is not a function and takes no arguments")
         return arguments[0], index
     try:
         return function(*arguments), index
     except (TypeError, IndexError, ValueError, AttributeError) as error:
-        raise UsageError(f"template: wrong arguments: {error}") from None
+        raise Misuse(f"template: wrong arguments: {error}") from None
 
 
 def _operand(words: "list[str]", index: int, dot: "Any", variables: "dict[str, Any]") -> "tuple[Any, int]":
@@ -240,7 +240,7 @@ def _operand(words: "list[str]", index: int, dot: "Any", variables: "dict[str, A
     if word == "(":
         value, index = _command_list(words, index + 1, dot, variables)
         if index >= len(words) or words[index] != ")":
-            raise UsageError("template parsing error: unclosed left parenthesis")
+            raise Misuse("template parsing error: unclosed left parenthesis")
         index += 1
         if index < len(words) and words[index].startswith("\0"):
             return _field(value, words[index][1:]), index + 1
@@ -265,7 +265,7 @@ def _value(word: str, dot: "Any", variables: "dict[str, Any]") -> "Any":
     if word[0] == "$":
         name, point, rest = word.partition(".")
         if name not in variables:
-            raise UsageError(f"template parsing error: undefined variable {name!r}")
+            raise Misuse(f"template parsing error: undefined variable {name!r}")
         return _field(variables[name], point + rest) if rest else variables[name]
     if word in ("true", "false"):
         return word == "true"
@@ -274,15 +274,15 @@ def _value(word: str, dot: "Any", variables: "dict[str, Any]") -> "Any":
     try:
         return int(word, 0) if "." not in word else float(word)
     except ValueError:
-        raise UsageError(f'template parsing error: function "{word}" not defined') from None
+        raise Misuse(f'template parsing error: function "{word}" not defined') from None
 
 
 def _field(value: "Any", path: str) -> "Any":
     for name in path.split(".")[1:]:
         if value is None:
-            raise UsageError(f"template: nil pointer evaluating {path}")
+            raise Misuse(f"template: nil pointer evaluating {path}")
         if not isinstance(value, dict) or name not in value:
-            raise UsageError(f"template: can't evaluate field {name} in {path}: there is no such field")
+            raise Misuse(f"template: can't evaluate field {name} in {path}: there is no such field")
         value = value[name]
     return value
 

@@ -4,7 +4,7 @@ import os
 
 from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag, UsageError
+from berth.cli.flags import Flag, Misuse, Syntax
 from berth.cli.ps import parse_filters
 from berth.cli.table import age, print_rows, size
 
@@ -18,11 +18,36 @@ _READ_BYTES = 1 << 18
 _IMAGES: "tuple[Flag, ...]" = (
     ("all", "a", "bool", "", "Accepted for Docker's sake: there are no intermediate images"),
     ("digests", "", "bool", "", "Show digests"),
-    ("filter", "f", "list", "KEY=VALUE", "Only those that match: dangling, label, reference"),
+    ("filter", "f", "filter", "KEY=VALUE", "Only those that match: dangling, label, reference"),
     ("format", "", "string", "FORMAT", "table, json, or a Go template"),
     ("no-trunc", "", "bool", "", "Do not shorten ids"),
     ("quiet", "q", "bool", "", "Only ids"),
 )
+_IMPORT: "tuple[Flag, ...]" = (
+    ("change", "c", "list", "INSTRUCTION", "Apply a Dockerfile instruction, e.g. 'CMD [\"bash\"]'"),
+    ("message", "m", "string", "TEXT", "Comment in the image's history"),
+    ("platform", "", "string", "OS/ARCH", "Platform of the file system"),
+)
+_PLATFORM: Flag = ("platform", "", "stringSlice", "OS/ARCH", "Accepted for Docker's sake")
+_LOAD: "tuple[Flag, ...]" = (
+    ("input", "i", "string", "FILE", "Read from a file instead of standard input"),
+    _PLATFORM,
+    ("quiet", "q", "bool", "", "Accepted for Docker's sake"),
+)
+_SAVE: "tuple[Flag, ...]" = (("output", "o", "string", "FILE", "Write to a file instead of standard output"), _PLATFORM)
+_RMI: "tuple[Flag, ...]" = (
+    ("force", "f", "bool", "", "Remove it though a stopped container uses it, or with all its names"),
+    ("no-prune", "", "bool", "", "Accepted for Docker's sake"),
+    _PLATFORM,
+)
+SYNTAX = {
+    "images": Syntax("[OPTIONS] [REPOSITORY[:TAG]]", _IMAGES, at_most=1),
+    "import": Syntax("[OPTIONS] FILE|- [REPOSITORY[:TAG]]", _IMPORT, at_least=1, at_most=2),
+    "load": Syntax("[OPTIONS]", _LOAD, at_most=0),
+    "save": Syntax("[OPTIONS] IMAGE [IMAGE...]", _SAVE, at_least=1),
+    "rmi": Syntax("[OPTIONS] IMAGE [IMAGE...]", _RMI, at_least=1),
+    "tag": Syntax("SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", at_least=2, at_most=2),
+}
 _COLUMNS = {
     "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED",
     "CreatedAt": "CREATED AT", "Size": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE",
@@ -32,7 +57,7 @@ _COLUMNS = {
 
 def images(call: "Invocation") -> int:
     """berth images"""
-    parsed = parse_command(call, _IMAGES, "images [OPTIONS] [REPOSITORY[:TAG]]", "List images", at_most=1)
+    parsed = parse_command(call, SYNTAX)
     filters = parsed.list("filter") + [f"reference={name}" for name in parsed.arguments]
     rows = []
     for image in call.client.json("GET", f"/images/json{query(all=parsed.flag('all'), filters=parse_filters(filters))}"):
@@ -68,22 +93,15 @@ def _open_input(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise UsageError(f"open {path}: {(error.strerror or '').lower()}") from None
+        raise Misuse(f"open {path}: {(error.strerror or '').lower()}") from None
 
 
 def import_(call: "Invocation") -> int:
     """berth import"""
-    flags: tuple[Flag, ...] = (
-        ("change", "c", "list", "INSTRUCTION", "Apply a Dockerfile instruction, e.g. 'CMD [\"bash\"]'"),
-        ("message", "m", "string", "TEXT", "Comment in the image's history"),
-        ("platform", "", "string", "OS/ARCH", "Platform of the file system"),
-    )
-    usage = "import [OPTIONS] FILE|- [REPOSITORY[:TAG]]"
-    summary = "Make an image from the tar of a file system, a file or standard input"
-    parsed = parse_command(call, flags, usage, summary, at_least=1, at_most=2)
+    parsed = parse_command(call, SYNTAX)
     source, name = parsed.arguments[0], (parsed.arguments[1:] or [""])[0]
     if source.startswith(("http://", "https://")):
-        raise UsageError("this version imports from files and standard input only; fetch the archive first")
+        raise Misuse("this version imports from files and standard input only; fetch the archive first")
     repository, _, tag = name.rpartition(":") if ":" in name.rpartition("/")[2] else (name, "", "")
     options = query(
         fromSrc="-", repo=repository, tag=tag, message=parsed.text("message"), changes=parsed.list("change"),
@@ -97,14 +115,9 @@ def import_(call: "Invocation") -> int:
 
 def load(call: "Invocation") -> int:
     """berth load"""
-    flags: tuple[Flag, ...] = (
-        ("input", "i", "string", "FILE", "Read from a file instead of standard input"),
-        ("platform", "", "list", "OS/ARCH", "Accepted for Docker's sake"),
-        ("quiet", "q", "bool", "", "Accepted for Docker's sake"),
-    )
-    parsed = parse_command(call, flags, "load [OPTIONS]", "Bring in images from an archive of docker save or an OCI layout", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     if not parsed.text("input") and os.isatty(0):
-        raise UsageError("requested load from stdin, but stdin is empty; use --input FILE or a pipe")
+        raise Misuse("requested load from stdin, but stdin is empty; use --input FILE or a pipe")
     fd = _open_input(parsed.text("input")) if parsed.text("input") else 0
     for line in call.client.request("POST", "/images/load?quiet=1", stream=_read(fd)).lines():
         print(line.get("stream", ""), end="")
@@ -113,14 +126,10 @@ def load(call: "Invocation") -> int:
 
 def save(call: "Invocation") -> int:
     """berth save"""
-    flags: tuple[Flag, ...] = (
-        ("output", "o", "string", "FILE", "Write to a file instead of standard output"),
-        ("platform", "", "list", "OS/ARCH", "Accepted for Docker's sake"),
-    )
-    parsed = parse_command(call, flags, "save [OPTIONS] IMAGE [IMAGE...]", "Write images to an archive", at_least=1)
+    parsed = parse_command(call, SYNTAX)
     output = parsed.text("output")
     if not output and os.isatty(1):
-        raise UsageError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+        raise Misuse("cowardly refusing to save to a terminal. Use the -o flag or redirect")
     response = call.client.request("GET", f"/images/get{query(names=parsed.arguments)}")
     if not output:
         for data in response.pieces():
@@ -149,12 +158,7 @@ def _write(fd: int, data: bytes) -> None:
 
 def rmi(call: "Invocation") -> int:
     """berth rmi"""
-    flags: tuple[Flag, ...] = (
-        ("force", "f", "bool", "", "Remove it though a stopped container uses it, or with all its names"),
-        ("no-prune", "", "bool", "", "Accepted for Docker's sake"),
-        ("platform", "", "list", "OS/ARCH", "Accepted for Docker's sake"),
-    )
-    parsed = parse_command(call, flags, "rmi [OPTIONS] IMAGE [IMAGE...]", "Remove images", at_least=1)
+    parsed = parse_command(call, SYNTAX)
     code = 0
     for name in parsed.arguments:
         try:
@@ -170,8 +174,7 @@ def rmi(call: "Invocation") -> int:
 
 def tag(call: "Invocation") -> int:
     """berth tag"""
-    usage = "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]"
-    parsed = parse_command(call, (), usage, "Give an image another name", at_least=2, at_most=2)
+    parsed = parse_command(call, SYNTAX)
     source, target = parsed.arguments
     repository, _, name = target.rpartition(":") if ":" in target.rpartition("/")[2] else (target, "", "")
     call.client.request("POST", f"/images/{quote(source)}/tag{query(repo=repository, tag=name)}")

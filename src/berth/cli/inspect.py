@@ -4,7 +4,7 @@ import sys
 
 from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag, UsageError
+from berth.cli.flags import Flag, Misuse, Syntax
 from berth.models.jsonlite import dumps, pretty
 
 TYPE_CHECKING = False
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
 
     from berth.cli.main import Invocation
 
-_FLAGS: "tuple[Flag, ...]" = (
-    ("format", "f", "string", "FORMAT", "json, or a Go template such as '{{.State.Pid}}'"),
-    ("size", "s", "bool", "", "Show the sizes of containers"),
-    ("type", "", "string", "TYPE", "container or image; without it, whichever there is"),
-    ("platform", "", "string", "OS/ARCH", "Accepted for Docker's sake"),
-)
+_FORMAT: Flag = ("format", "f", "string", "FORMAT", "json, or a Go template such as '{{.State.Pid}}'")
+_SIZE: Flag = ("size", "s", "bool", "", "Show the sizes of containers")
+_TYPE: Flag = ("type", "", "string", "TYPE", "container or image; without it, whichever there is")
+_PLATFORM: Flag = ("platform", "", "string", "OS/ARCH", "Accepted for Docker's sake")
+SYNTAX = {
+    "inspect": Syntax("[OPTIONS] NAME|ID [NAME|ID...]", (_FORMAT, _SIZE, _TYPE), at_least=1),
+    "container inspect": Syntax("[OPTIONS] CONTAINER [CONTAINER...]", (_FORMAT, _SIZE), at_least=1),
+    "image inspect": Syntax("[OPTIONS] IMAGE [IMAGE...]", (_FORMAT, _PLATFORM), at_least=1),
+}
 _PATHS = {"container": "/containers/{}/json", "image": "/images/{}/json"}
 
 
 def inspect(call: "Invocation") -> int:
     """berth inspect"""
-    prefix = f"{call.kind} " if call.kind else ""
-    usage = f"{prefix}inspect [OPTIONS] NAME|ID [NAME|ID...]"
-    parsed = parse_command(call, _FLAGS, usage, "Print all that is known of containers and images", at_least=1)
-    kind = call.kind or parsed.text("type")
+    parsed = parse_command(call, SYNTAX)
+    kind = call.name.removesuffix("inspect").strip() or parsed.text("type")
     if kind not in ("", *_PATHS):
-        raise UsageError(f'"{kind}" is not a valid value for --type; this version has container and image')
+        raise Misuse(f'"{kind}" is not a valid value for --type; this version has container and image')
     found: list[Any] = []
     code = 0
     for name in parsed.arguments:

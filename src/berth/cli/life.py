@@ -3,7 +3,7 @@
 from berth.cli import terminal
 from berth.cli.client import ApiError, query, quote
 from berth.cli.command import for_each, parse_command
-from berth.cli.flags import Flag, UsageError
+from berth.cli.flags import Flag, Misuse, Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +24,27 @@ _RM: "tuple[Flag, ...]" = (
     ("link", "l", "bool", "", "Remove a link of that name (there are none yet)"),
     ("volumes", "v", "bool", "", "Remove anonymous volumes too"),
 )
+_KILL: "tuple[Flag, ...]" = (("signal", "s", "string", "SIGNAL", "Signal to send (default SIGKILL)"),)
+_CONTAINERS, _WITH_OPTIONS = "CONTAINER [CONTAINER...]", "[OPTIONS] CONTAINER [CONTAINER...]"
+SYNTAX = {
+    "start": Syntax(_WITH_OPTIONS, _START, at_least=1),
+    "stop": Syntax(_WITH_OPTIONS, _STOP, at_least=1),
+    "restart": Syntax(_WITH_OPTIONS, _STOP, at_least=1),
+    "kill": Syntax(_WITH_OPTIONS, _KILL, at_least=1),
+    "rm": Syntax(_WITH_OPTIONS, _RM, at_least=1),
+    "wait": Syntax(_CONTAINERS, at_least=1),
+    "pause": Syntax(_CONTAINERS, at_least=1),
+    "unpause": Syntax(_CONTAINERS, at_least=1),
+    "rename": Syntax("CONTAINER NEW_NAME", at_least=2, at_most=2),
+}
 
 
 def start(call: "Invocation") -> int:
     """berth start"""
-    parsed = parse_command(call, _START, "start [OPTIONS] CONTAINER [CONTAINER...]", "Start stopped containers", at_least=1)
+    parsed = parse_command(call, SYNTAX)
     if parsed.flag("attach") or parsed.flag("interactive"):
         if len(parsed.arguments) > 1:
-            raise UsageError("you cannot start and attach multiple containers at once")
+            raise Misuse("you cannot start and attach multiple containers at once")
         return _start_attached(call, parsed.arguments[0], parsed.flag("interactive"), parsed.text("detach-keys"))
 
     def one(name: str) -> str:
@@ -68,8 +81,8 @@ def _start_attached(call: "Invocation", name: str, interactive: bool, keys: str)
     return exit_code(client, identity, waiting, tty=tty)
 
 
-def _stop_or_restart(call: "Invocation", verb: str, summary: str) -> int:
-    parsed = parse_command(call, _STOP, f"{verb} [OPTIONS] CONTAINER [CONTAINER...]", summary, at_least=1)
+def _stop_or_restart(call: "Invocation", verb: str) -> int:
+    parsed = parse_command(call, SYNTAX)
     seconds = parsed.values.get("timeout", parsed.values.get("time"))
 
     def one(name: str) -> str:
@@ -81,19 +94,17 @@ def _stop_or_restart(call: "Invocation", verb: str, summary: str) -> int:
 
 def stop(call: "Invocation") -> int:
     """berth stop"""
-    return _stop_or_restart(call, "stop", "Stop running containers: the stop signal, then SIGKILL")
+    return _stop_or_restart(call, "stop")
 
 
 def restart(call: "Invocation") -> int:
     """berth restart"""
-    return _stop_or_restart(call, "restart", "Stop and start containers")
+    return _stop_or_restart(call, "restart")
 
 
 def kill(call: "Invocation") -> int:
     """berth kill"""
-    flags: tuple[Flag, ...] = (("signal", "s", "string", "SIGNAL", "Signal to send (default SIGKILL)"),)
-    usage = "kill [OPTIONS] CONTAINER [CONTAINER...]"
-    parsed = parse_command(call, flags, usage, "Send a signal to running containers", at_least=1)
+    parsed = parse_command(call, SYNTAX)
 
     def one(name: str) -> str:
         call.client.request("POST", f"/containers/{quote(name)}/kill{query(signal=parsed.text('signal'))}")
@@ -104,7 +115,7 @@ def kill(call: "Invocation") -> int:
 
 def rm(call: "Invocation") -> int:
     """berth rm"""
-    parsed = parse_command(call, _RM, "rm [OPTIONS] CONTAINER [CONTAINER...]", "Remove containers", at_least=1)
+    parsed = parse_command(call, SYNTAX)
 
     def one(name: str) -> str:
         options = query(force=parsed.flag("force"), v=parsed.flag("volumes"), link=parsed.flag("link"))
@@ -120,13 +131,12 @@ def rm(call: "Invocation") -> int:
 
 def wait(call: "Invocation") -> int:
     """berth wait"""
-    summary = "Wait until containers stop, then print their exit codes"
-    parsed = parse_command(call, (), "wait CONTAINER [CONTAINER...]", summary, at_least=1)
+    parsed = parse_command(call, SYNTAX)
     return for_each(parsed.arguments, lambda name: str(call.client.json("POST", f"/containers/{quote(name)}/wait")["StatusCode"]))
 
 
-def _simple(call: "Invocation", verb: str, summary: str) -> int:
-    parsed = parse_command(call, (), f"{verb} CONTAINER [CONTAINER...]", summary, at_least=1)
+def _simple(call: "Invocation", verb: str) -> int:
+    parsed = parse_command(call, SYNTAX)
 
     def one(name: str) -> str:
         call.client.request("POST", f"/containers/{quote(name)}/{verb}")
@@ -137,17 +147,17 @@ def _simple(call: "Invocation", verb: str, summary: str) -> int:
 
 def pause(call: "Invocation") -> int:
     """berth pause"""
-    return _simple(call, "pause", "Freeze all processes of containers")
+    return _simple(call, "pause")
 
 
 def unpause(call: "Invocation") -> int:
     """berth unpause"""
-    return _simple(call, "unpause", "Let paused containers go on")
+    return _simple(call, "unpause")
 
 
 def rename(call: "Invocation") -> int:
     """berth rename"""
-    parsed = parse_command(call, (), "rename CONTAINER NEW_NAME", "Give a container another name", at_least=2, at_most=2)
+    parsed = parse_command(call, SYNTAX)
     old, new = parsed.arguments
     call.client.request("POST", f"/containers/{quote(old)}/rename{query(name=new)}")
     return 0

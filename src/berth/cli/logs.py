@@ -3,7 +3,7 @@
 from berth.cli import terminal
 from berth.cli.client import fail, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,10 +13,11 @@ _FLAGS: "tuple[Flag, ...]" = (
     ("details", "", "bool", "", "Show labels, variables and tag kept with --log-opt"),
     ("follow", "f", "bool", "", "Go on as more is written"),
     ("since", "", "string", "TIME", "From a time on: 2006-01-02T15:04:05, seconds since 1970, or a span like 42m"),
-    ("tail", "n", "string", "N", "The last N lines, or all (default)"),
+    ("tail", "n", "string", "N", "The last N lines (default all)"),
     ("timestamps", "t", "bool", "", "Put the time before each line"),
     ("until", "", "string", "TIME", "Up to a time"),
 )
+SYNTAX = {"logs": Syntax("[OPTIONS] CONTAINER", _FLAGS, at_least=1, at_most=1)}
 _SPANS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 # Without a zone they mean this machine's, which need not be the engine's.
 _LOCAL_TIMES = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H", "%Y-%m-%d")
@@ -57,8 +58,7 @@ def _span_s(text: str) -> "float | None":
 
 def logs(call: "Invocation") -> int:
     """berth logs"""
-    summary = "Print what a container wrote"
-    parsed = parse_command(call, _FLAGS, "logs [OPTIONS] CONTAINER", summary, at_least=1, at_most=1)
+    parsed = parse_command(call, SYNTAX)
     tail = parsed.text("tail", "all")
     try:
         since, until = moment("since", parsed.text("since")), moment("until", parsed.text("until"))

@@ -4,7 +4,7 @@ import sys
 
 from berth.cli.client import query
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.cli.ps import parse_filters
 from berth.cli.table import human_size
 
@@ -12,14 +12,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from berth.cli.main import Invocation
 
-_FILTER: Flag = ("filter", "", "list", "KEY=VALUE", "Only those that match: label, label!, until (e.g. until=24h)")
+_FILTER: Flag = ("filter", "", "filter", "KEY=VALUE", "Only those that match: label, label!, until (e.g. until=24h)")
 _FORCE: Flag = ("force", "f", "bool", "", "Do not ask")
 _ALL: Flag = ("all", "a", "bool", "", "All images that no container uses, not only those without a name")
+_VOLUMES: Flag = ("volumes", "", "bool", "", "Anonymous volumes too")
+SYNTAX = {
+    "container prune": Syntax("[OPTIONS]", (_FILTER, _FORCE), at_most=0),
+    "image prune": Syntax("[OPTIONS]", (_ALL, _FILTER, _FORCE), at_most=0),
+    "system prune": Syntax("[OPTIONS]", (_ALL, _FILTER, _FORCE, _VOLUMES), at_most=0),
+}
 
 
 def container_prune(call: "Invocation") -> int:
     """berth container prune"""
-    parsed = parse_command(call, (_FILTER, _FORCE), "container prune [OPTIONS]", "Remove all containers that do not run", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     if not parsed.flag("force") and not confirmed("WARNING! This will remove all stopped containers.\nAre you sure you want to continue?"):
         return 0
     return _report(_containers(call, parsed.list("filter")))
@@ -27,7 +33,7 @@ def container_prune(call: "Invocation") -> int:
 
 def image_prune(call: "Invocation") -> int:
     """berth image prune"""
-    parsed = parse_command(call, (_ALL, _FILTER, _FORCE), "image prune [OPTIONS]", "Remove images that are of no use", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     everything = parsed.flag("all")
     what = "all images without at least one container associated to them" if everything else "all dangling images"
     if not parsed.flag("force") and not confirmed(f"WARNING! This will remove {what}.\nAre you sure you want to continue?"):
@@ -37,8 +43,7 @@ def image_prune(call: "Invocation") -> int:
 
 def system_prune(call: "Invocation") -> int:
     """berth system prune"""
-    volumes: Flag = ("volumes", "", "bool", "", "Anonymous volumes too")
-    parsed = parse_command(call, (_ALL, _FILTER, _FORCE, volumes), "system prune [OPTIONS]", "Remove what is of no use", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     filters, everything = parsed.list("filter"), parsed.flag("all")
     warnings = ["all stopped containers", "all networks not used by at least one container"]
     warnings += ["all anonymous volumes not used by at least one container"] if parsed.flag("volumes") else []

@@ -2,7 +2,7 @@
 
 from berth.cli.client import query
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag, UsageError
+from berth.cli.flags import Flag, Syntax, UsageError
 from berth.cli.table import age, print_rows, shorten, size
 from berth.models.jsonlite import dumps
 
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 _FLAGS: "tuple[Flag, ...]" = (
     ("all", "a", "bool", "", "Show stopped containers too"),
-    ("filter", "f", "list", "KEY=VALUE", "Only those that match, e.g. name=web or status=exited"),
+    ("filter", "f", "filter", "KEY=VALUE", "Only those that match, e.g. name=web or status=exited"),
     ("format", "", "string", "FORMAT", "table, json, 'table {{.ID}}\\t{{.Names}}' or a Go template"),
-    ("last", "n", "int", "N", "The last N created, in any state"),
+    ("last", "n", "int", "N", "The last N created, in any state (default -1: no limit)"),
     ("latest", "l", "bool", "", "The one created last, in any state"),
     ("no-trunc", "", "bool", "", "Do not shorten ids and commands"),
     ("quiet", "q", "bool", "", "Only ids"),
     ("size", "s", "bool", "", "Show sizes"),
 )
+SYNTAX = {"ps": Syntax("[OPTIONS]", _FLAGS, at_most=0)}
 _COLUMNS = {
     "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
     "Status": "STATUS", "Ports": "PORTS", "Names": "NAMES", "State": "STATE", "Size": "SIZE", "Labels": "LABELS",
@@ -33,14 +34,14 @@ def parse_filters(items: "list[str]") -> str:
     for item in items:
         key, separator, value = item.partition("=")
         if not separator:
-            raise UsageError(f"invalid argument {item!r} for '-f, --filter' flag: bad format of filter (expected name=value)")
+            raise UsageError(f'invalid argument "{item}" for "-f, --filter" flag: bad format of filter (expected name=value)')
         found.setdefault(key.strip().lower(), {})[value.strip()] = True
     return dumps(found) if found else ""
 
 
 def ps(call: "Invocation") -> int:
     """berth ps"""
-    parsed = parse_command(call, _FLAGS, "ps [OPTIONS]", "List containers", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     last = 1 if parsed.flag("latest") else parsed.number("last", -1)
     wants_size = parsed.flag("size") or ".Size" in parsed.text("format")
     options = query(

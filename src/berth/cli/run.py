@@ -5,7 +5,8 @@ import sys
 
 from berth.cli import terminal
 from berth.cli.client import ApiError, fail, query
-from berth.cli.flags import Flag, HelpRequested, Parsed, UsageError, help_text, parse
+from berth.cli.command import parse_command
+from berth.cli.flags import Flag, Misuse, Parsed, Syntax, UsageError
 from berth.cli.runflags import CREATE_FLAGS
 
 TYPE_CHECKING = False
@@ -20,27 +21,26 @@ _RUN_ONLY: "tuple[Flag, ...]" = (
     ("detach-keys", "", "string", "KEYS", "Keys that detach from a terminal (default ctrl-p,ctrl-q)"),
     ("sig-proxy", "", "bool", "", "Pass signals on to the program (default true)"),
 )
-_RUN_SUMMARY = """Create and start a container from an image
-
-Exit code: that of the program; 125 if berth itself failed, 126 if the program cannot be executed,
-127 if it was not found, 128+n if it was ended by signal n."""
+_USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"
+SYNTAX = {
+    "run": Syntax(_USAGE, tuple(sorted(CREATE_FLAGS + _RUN_ONLY)), at_least=1, interspersed=False),
+    "create": Syntax(_USAGE, CREATE_FLAGS, at_least=1, interspersed=False),
+}
 
 
 def create(call: "Invocation") -> int:
     """berth create"""
-    usage = "create [OPTIONS] IMAGE [COMMAND] [ARG...]"
-    parsed = _parse(call, CREATE_FLAGS, usage, "Create a container without starting it")
+    parsed = parse_command(call, SYNTAX)
     print(_create(call.client, parsed))
     return 0
 
 
 def run(call: "Invocation") -> int:
     """berth run"""
-    flags = tuple(sorted(CREATE_FLAGS + _RUN_ONLY))
-    parsed = _parse(call, flags, "run [OPTIONS] IMAGE [COMMAND] [ARG...]", _RUN_SUMMARY)
+    parsed = parse_command(call, SYNTAX)
     detach, tty, stdin = parsed.flag("detach"), parsed.flag("tty"), parsed.flag("interactive")
     if detach and parsed.list("attach"):
-        raise UsageError("conflicting options: cannot specify both --attach and --detach")
+        raise Misuse("conflicting options: cannot specify both --attach and --detach")
     if not detach:
         terminal.check_tty(stdin, tty)
     identity = _create(call.client, parsed)
@@ -49,17 +49,6 @@ def run(call: "Invocation") -> int:
         print(identity)
         return 0
     return _run_attached(call.client, parsed, identity, tty=tty, stdin=stdin)
-
-
-def _parse(call: "Invocation", flags: "tuple[Flag, ...]", usage: str, summary: str) -> Parsed:
-    try:
-        parsed = parse(call.words, flags, interspersed=False)
-    except HelpRequested:
-        sys.stdout.write(help_text(usage, summary, flags))
-        raise
-    if not parsed.arguments:
-        raise UsageError(f"'berth {call.name}' requires at least 1 argument: the image")
-    return parsed
 
 
 def _run_attached(client: "Client", parsed: Parsed, identity: str, *, tty: bool, stdin: bool) -> int:

@@ -140,7 +140,7 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
         "CapAdd": parsed.list("cap-add") or None, "CapDrop": parsed.list("cap-drop") or None,
         "GroupAdd": parsed.list("group-add") or None, "SecurityOpt": [_security_option(o) for o in parsed.list("security-opt")],
         "ReadonlyRootfs": parsed.flag("read-only"), "Init": parsed.flag("init") or None, "Runtime": parsed.text("runtime"),
-        "Dns": parsed.list("dns"), "DnsSearch": parsed.list("dns-search"), "DnsOptions": parsed.list("dns-option"),
+        "Dns": parsed.list("dns"), "DnsSearch": parsed.list("dns-search"), "DnsOptions": parsed.list("dns-option") + parsed.list("dns-opt"),
         "ExtraHosts": parsed.list("add-host") or None, "Annotations": _pairs(parsed.list("annotation"), "--annotation"),
         "Sysctls": _pairs(parsed.list("sysctl"), "--sysctl"), "CgroupParent": parsed.text("cgroup-parent"),
         "OomKillDisable": parsed.flag("oom-kill-disable") or None, "OomScoreAdj": parsed.number("oom-score-adj"),

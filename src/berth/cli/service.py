@@ -5,7 +5,7 @@ import sys
 
 from berth.cli.client import fail
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag, UsageError
+from berth.cli.flags import Flag, Misuse, Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +18,7 @@ _FLAGS: "tuple[Flag, ...]" = (
     ("root-dir", "", "string", "DIR", "Write below DIR and leave the running system alone"),
     ("socket", "", "string", "PATH", "install: the engine's socket (default /run/berth/berth.sock)"),
 )
-_SUMMARY = """Run the engine as a systemd service
-
-  install     write the units, enable them and start the socket; the engine starts with the first request
-  uninstall   stop the engine (containers go on), disable and remove the units
-  status      say which units are there and whether they run; exit code 0 if the socket is active, else 3"""
+SYNTAX = {"system service": Syntax("[OPTIONS] install|uninstall|status", _FLAGS, at_least=1, at_most=1)}
 _UNITS = ("berth.socket", "berth.service")
 
 _SERVICE = """[Unit]
@@ -64,8 +60,7 @@ WantedBy=sockets.target
 
 def service(call: "Invocation") -> int:
     """berth system service"""
-    usage = "system service [OPTIONS] install|uninstall|status"
-    parsed = parse_command(call, _FLAGS, usage, _SUMMARY, at_least=1, at_most=1)
+    parsed = parse_command(call, SYNTAX)
     verb, root = parsed.arguments[0], parsed.text("root-dir").rstrip("/")
     if verb == "install":
         socket = parsed.text("socket", "/run/berth/berth.sock")
@@ -74,7 +69,7 @@ def service(call: "Invocation") -> int:
         return _uninstall(root)
     if verb == "status":
         return _status(root)
-    raise UsageError(f"{verb!r} is none of install, uninstall, status")
+    raise Misuse(f"{verb!r} is none of install, uninstall, status")
 
 
 def _directory(root: str) -> str:
@@ -82,12 +77,12 @@ def _directory(root: str) -> str:
 
 
 def units(socket: str, group: str, config_file: str) -> "dict[str, str]":
-    """The text of each unit. InvalidParameter-like mistakes are UsageErrors."""
+    """The text of each unit. InvalidParameter-like mistakes are Misuses."""
     for flag, value in (("--socket", socket), ("--config-file", config_file)):
         if value and not value.startswith("/"):
-            raise UsageError(f"{flag} {value!r}: the path must be absolute")
+            raise Misuse(f"{flag} {value!r}: the path must be absolute")
     if any(c.isspace() for c in group):
-        raise UsageError(f"--group {group!r} is no name of a group")
+        raise Misuse(f"--group {group!r} is no name of a group")
     main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
     words = [sys.executable, "-IS", main, "engine", "-H", "fd://", *(["--config-file", config_file] if config_file else [])]
     return {

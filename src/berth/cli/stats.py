@@ -6,7 +6,7 @@ import time
 
 from berth.cli.client import ApiError, query, quote
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.cli.table import binary_size, print_rows, size
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ _FLAGS: "tuple[Flag, ...]" = (
     ("no-stream", "", "bool", "", "Print one result and end"),
     ("no-trunc", "", "bool", "", "Do not shorten ids"),
 )
+SYNTAX = {"stats": Syntax("[OPTIONS] [CONTAINER...]", _FLAGS)}
 _COLUMNS = {
     "Container": "CONTAINER", "ID": "CONTAINER ID", "Name": "NAME", "CPUPerc": "CPU %", "MemUsage": "MEM USAGE / LIMIT",
     "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS",
@@ -30,8 +31,7 @@ _CLEAR = "\033[2J\033[H"
 
 def stats(call: "Invocation") -> int:
     """berth stats"""
-    summary = "Show what containers use of processors, memory, network and disks"
-    parsed = parse_command(call, _FLAGS, "stats [OPTIONS] [CONTAINER...]", summary)
+    parsed = parse_command(call, SYNTAX)
     names, everything, whole = parsed.arguments, parsed.flag("all"), parsed.flag("no-trunc")
     previous: dict[str, dict] = {}
     for name in names:

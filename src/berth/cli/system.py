@@ -6,7 +6,7 @@ import sys
 from berth import API_VERSION, VERSION
 from berth.cli.client import ApiError, NoEngine, fail
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 from berth.cli.table import binary_size
 from berth.models.jsonlite import dumps
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from berth.cli.main import Invocation
 
 _FORMAT: "tuple[Flag, ...]" = (("format", "f", "string", "FORMAT", "json, or a Go template such as '{{.Server.Version}}'"),)
+SYNTAX = {"version": Syntax("[OPTIONS]", _FORMAT, at_most=0), "info": Syntax("[OPTIONS]", _FORMAT, at_most=0)}
 
 
 def version(call: "Invocation") -> int:
     """berth version"""
-    parsed = parse_command(call, _FORMAT, "version [OPTIONS]", "Print the versions of command and engine", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     client = {
         "Platform": {"Name": "berth"}, "Version": VERSION, "ApiVersion": API_VERSION, "DefaultAPIVersion": API_VERSION,
@@ -61,7 +62,7 @@ def _formatted(format_: str, value: "Any") -> None:
 
 def info(call: "Invocation") -> int:
     """berth info"""
-    parsed = parse_command(call, _FORMAT, "info [OPTIONS]", "Print what the engine and its host have", at_most=0)
+    parsed = parse_command(call, SYNTAX)
     data = call.client.json("GET", "/info")
     if parsed.text("format"):
         _formatted(parsed.text("format"), data)

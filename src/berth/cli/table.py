@@ -13,7 +13,7 @@ def render(rows: "list[list[str]]") -> str:
     lines = []
     for row in rows:
         cells = [cell.ljust(max(width + 3, 10)) for cell, width in zip(row[:-1], widths, strict=False)]
-        lines.append(("".join(cells) + row[-1]).rstrip())
+        lines.append("".join(cells) + row[-1])
     return "\n".join(lines) + "\n"
 
 

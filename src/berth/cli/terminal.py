@@ -156,8 +156,8 @@ def is_terminal() -> bool:
 def check_tty(stdin: bool, tty: bool) -> None:
     """Docker refuses -it where standard input is no terminal."""
     if stdin and tty and not os.isatty(0):
-        from berth.cli.flags import UsageError
+        from berth.cli.flags import Misuse
 
-        raise UsageError("the input device is not a TTY; leave out -t, or run in a terminal")
+        raise Misuse("the input device is not a TTY; leave out -t, or run in a terminal")
 
 

@@ -2,18 +2,22 @@
 
 from berth.cli.client import fail, query, quote
 from berth.cli.command import parse_command
+from berth.cli.flags import Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from berth.cli.main import Invocation
 
+SYNTAX = {
+    "top": Syntax("CONTAINER [ps OPTIONS]", at_least=1, interspersed=False),
+    "port": Syntax("CONTAINER [PRIVATE_PORT[/PROTO]]", at_least=1, at_most=2),
+}
 _CELL = 20
 
 
 def top(call: "Invocation") -> int:
     """berth top"""
-    summary = "Show the processes of a container, with ps's options"
-    parsed = parse_command(call, (), "top CONTAINER [ps OPTIONS]", summary, at_least=1, interspersed=False)
+    parsed = parse_command(call, SYNTAX)
     options = query(ps_args=" ".join(parsed.arguments[1:]))
     found = call.client.json("GET", f"/containers/{quote(parsed.arguments[0])}/top{options}")
     rows = [found["Titles"], *(found["Processes"] or [])]
@@ -25,8 +29,7 @@ def top(call: "Invocation") -> int:
 
 def port(call: "Invocation") -> int:
     """berth port"""
-    summary = "List the published ports of a container"
-    parsed = parse_command(call, (), "port CONTAINER [PRIVATE_PORT[/PROTO]]", summary, at_least=1, at_most=2)
+    parsed = parse_command(call, SYNTAX)
     name = parsed.arguments[0]
     ports = call.client.json("GET", f"/containers/{quote(name)}/json")["NetworkSettings"]["Ports"] or {}
     if len(parsed.arguments) == 1:

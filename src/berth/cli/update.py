@@ -2,7 +2,7 @@
 
 from berth.cli.client import quote
 from berth.cli.command import for_each, parse_command
-from berth.cli.flags import Flag
+from berth.cli.flags import Flag, Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,21 +18,22 @@ _NUMBERS = (
 _TEXTS = (("cpuset-cpus", "CpusetCpus"), ("cpuset-mems", "CpusetMems"))
 _BYTES = (("memory", "Memory"), ("memory-reservation", "MemoryReservation"), ("memory-swap", "MemorySwap"))
 _FLAGS: "tuple[Flag, ...]" = (
-    ("blkio-weight", "", "int", "N", "Block I/O weight, 10 to 1000 (0: as it is)"),
-    ("cpu-period", "", "int", "US", "CPU period in microseconds"),
-    ("cpu-quota", "", "int", "US", "CPU time in each period, in microseconds"),
-    ("cpu-rt-period", "", "int", "US", "Real-time CPU period in microseconds"),
-    ("cpu-rt-runtime", "", "int", "US", "Real-time CPU runtime in microseconds"),
-    ("cpu-shares", "c", "int", "N", "CPU weight against others"),
-    ("cpus", "", "string", "N", "Number of CPUs, e.g. 1.5"),
+    ("blkio-weight", "", "uint16", "N", "Block I/O weight, 10 to 1000 (0: as it is)"),
+    ("cpu-period", "", "int64", "US", "CPU period in microseconds"),
+    ("cpu-quota", "", "int64", "US", "CPU time in each period, in microseconds"),
+    ("cpu-rt-period", "", "int64", "US", "Real-time CPU period in microseconds"),
+    ("cpu-rt-runtime", "", "int64", "US", "Real-time CPU runtime in microseconds"),
+    ("cpu-shares", "c", "int64", "N", "CPU weight against others"),
+    ("cpus", "", "decimal", "N", "Number of CPUs, e.g. 1.5"),
     ("cpuset-cpus", "", "string", "LIST", "CPUs to run on, e.g. 0-2,4"),
     ("cpuset-mems", "", "string", "LIST", "Memory nodes to use"),
-    ("memory", "m", "string", "BYTES", "Memory limit, e.g. 512m"),
-    ("memory-reservation", "", "string", "BYTES", "Memory soft limit"),
-    ("memory-swap", "", "string", "BYTES", "Memory and swap together; -1 for unlimited swap"),
-    ("pids-limit", "", "int", "N", "Limit of processes (-1: none)"),
+    ("memory", "m", "bytes", "BYTES", "Memory limit, e.g. 512m"),
+    ("memory-reservation", "", "bytes", "BYTES", "Memory soft limit"),
+    ("memory-swap", "", "bytes", "BYTES", "Memory and swap together; -1 for unlimited swap"),
+    ("pids-limit", "", "int64", "N", "Limit of processes (-1: none)"),
     ("restart", "", "string", "POLICY", "no, on-failure[:N], always or unless-stopped"),
 )
+SYNTAX = {"update": Syntax("[OPTIONS] CONTAINER [CONTAINER...]", _FLAGS, at_least=1)}
 
 
 def update(call: "Invocation") -> int:
@@ -40,8 +41,7 @@ def update(call: "Invocation") -> int:
     from berth.cli.client import fail
     from berth.cli.runconfig import nano_cpus, restart_policy, size_bytes
 
-    summary = "Change limits and the restart policy of containers"
-    parsed = parse_command(call, _FLAGS, "update [OPTIONS] CONTAINER [CONTAINER...]", summary, at_least=1)
+    parsed = parse_command(call, SYNTAX)
     if not parsed.values:
         fail("you must provide one or more flags when using this command")
         return 1

@@ -197,10 +197,10 @@ def _help() -> int:
 
 
 def _unknown(name: str) -> str:
-    import difflib
+    from berth.cli.helping import nearest
 
-    close = difflib.get_close_matches(name, list(VERBS), 1)
-    hint = f"; did you mean 'berth oci {close[0]}'?" if close else ""
+    close = nearest(name, list(VERBS))
+    hint = f"; did you mean 'berth oci {close}'?" if close else ""
     return f"berth oci: {name!r} is not a verb of the runtime{hint}\nSee 'berth oci --help'\n"
 
 
@@ -211,7 +211,7 @@ def parse_verb(
     try:
         parsed = parse(call.words, flags, interspersed=interspersed)
     except HelpRequested:
-        from berth.cli.flags import help_text
+        from berth.cli.helping import help_text
 
         sys.stdout.write(help_text(f"oci {usage}", VERBS[call.name][2], flags))
         raise

@@ -1,0 +1,109 @@
+"""What commands there are: their names, where each is, and the long forms. Data alone: it is on the way of every command."""
+
+from berth.cli.flags import Flag
+
+GLOBAL_FLAGS: "tuple[Flag, ...]" = (
+    ("config", "", "string", "DIR", "Where contexts and certificates are kept (default ~/.docker)"),
+    ("context", "c", "string", "NAME", "Engine to connect to, by the name of its context"),
+    ("debug", "D", "bool", "", "Print a traceback where berth itself fails"),
+    ("host", "H", "list", "URL", "Engine to connect to: unix:///path, tcp://host:port or ssh://[user@]host"),
+    ("log-level", "l", "string", "LEVEL", "Accepted for Docker's sake (default info)"),
+    ("tls", "", "bool", "", "Speak TLS to tcp://"),
+    ("tlscacert", "", "string", "FILE", "CA of the engine's certificate (default ca.pem in --config)"),
+    ("tlscert", "", "string", "FILE", "Certificate of this client (default cert.pem in --config)"),
+    ("tlskey", "", "string", "FILE", "Key of that certificate (default key.pem in --config)"),
+    ("tlsverify", "", "bool", "", "Speak TLS, and only to an engine with a certificate of the CA"),
+    ("version", "v", "bool", "", "Print the version and leave"),
+)
+
+# command -> (module, function, one line of help)
+COMMANDS: "dict[str, tuple[str, str, str]]" = {
+    "run": ("run", "run", "Create and start a container from an image"),
+    "create": ("run", "create", "Create a container without starting it"),
+    "start": ("life", "start", "Start stopped containers"),
+    "stop": ("life", "stop", "Stop running containers"),
+    "restart": ("life", "restart", "Stop and start containers"),
+    "kill": ("life", "kill", "Send a signal to running containers"),
+    "rm": ("life", "rm", "Remove containers"),
+    "wait": ("life", "wait", "Wait until containers stop, print their exit codes"),
+    "pause": ("life", "pause", "Freeze all processes of containers"),
+    "unpause": ("life", "unpause", "Let paused containers go on"),
+    "update": ("update", "update", "Change limits and restart policy of containers"),
+    "rename": ("life", "rename", "Give a container another name"),
+    "ps": ("ps", "ps", "List containers"),
+    "logs": ("logs", "logs", "Print what a container wrote"),
+    "exec": ("exec", "exec_", "Run a command in a running container"),
+    "cp": ("cp", "cp", "Copy files between a container and the local file system"),
+    "diff": ("commit", "diff", "List what a container changed of its image's files"),
+    "export": ("commit", "export", "Write a container's file system to an archive"),
+    "commit": ("commit", "commit", "Make an image of a container's changes"),
+    "top": ("top", "top", "Show the processes of a container"),
+    "stats": ("stats", "stats", "Show what containers use, as it changes"),
+    "port": ("top", "port", "List the published ports of a container"),
+    "attach": ("attach", "attach", "Connect the terminal to a running container"),
+    "inspect": ("inspect", "inspect", "Print all that is known of containers and images"),
+    "images": ("images", "images", "List images"),
+    "import": ("images", "import_", "Make an image from the tar of a file system"),
+    "load": ("images", "load", "Bring in images from an archive"),
+    "save": ("images", "save", "Write images to an archive"),
+    "rmi": ("images", "rmi", "Remove images"),
+    "tag": ("images", "tag", "Give an image another name"),
+    "events": ("events", "events", "Print what happens to containers and images"),
+    "container inspect": ("inspect", "inspect", "Print all that is known of containers"),
+    "container prune": ("prune", "container_prune", "Remove all containers that do not run"),
+    "image inspect": ("inspect", "inspect", "Print all that is known of images"),
+    "image prune": ("prune", "image_prune", "Remove images that are of no use"),
+    "system prune": ("prune", "system_prune", "Remove what is of no use"),
+    "system df": ("df", "df", "Show what takes how much room"),
+    "info": ("system", "info", "Print what the engine and its host have"),
+    "version": ("system", "version", "Print the versions of command and engine"),
+    "system dial-stdio": ("dial", "dial_stdio", "Connect standard input and output to the engine"),
+    "system service": ("service", "service", "Run the engine as a systemd service"),
+    "context ls": ("context", "ls", "List contexts"),
+    "context show": ("context", "show", "Print the name of the context in use"),
+    "context create": ("context", "create", "Give an engine a name"),
+    "context update": ("contextfile", "update", "Change what a context says of its engine"),
+    "context use": ("context", "use", "Choose the engine of all further commands"),
+    "context rm": ("context", "rm", "Forget contexts"),
+    "context inspect": ("context", "inspect", "Print all that is known of contexts"),
+    "context export": ("contextfile", "export", "Write a context to an archive"),
+    "context import": ("contextfile", "import_", "Bring in a context from an archive"),
+    "completion": ("completion", "completion", "Print the completion script of a shell"),
+    "engine": ("engine_flags", "", "Run the engine in the foreground"),
+    "oci": ("oci.main", "main", "Run containers from OCI bundles without an engine, as runc does"),
+}
+# group -> verb -> command
+GROUPS = {
+    "container": {**{name: name for name in (
+        "attach commit cp create diff exec export kill logs pause port rename restart rm run start stats stop top unpause "
+        "update wait").split()},
+        "inspect": "container inspect", "ls": "ps", "list": "ps", "ps": "ps", "prune": "container prune", "remove": "rm"},
+    "image": {"import": "import", "inspect": "image inspect", "load": "load", "ls": "images", "list": "images",
+              "prune": "image prune", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag"},
+    "system": {"df": "system df", "dial-stdio": "system dial-stdio", "events": "events", "info": "info", "prune": "system prune",
+               "service": "system service"},
+    "context": {"create": "context create", "export": "context export", "import": "context import",
+                "inspect": "context inspect", "ls": "context ls", "list": "context ls", "rm": "context rm",
+                "remove": "context rm", "show": "context show", "update": "context update", "use": "context use"},
+}  # fmt: skip
+GROUP_SUMMARIES = {
+    "container": "Manage containers", "image": "Manage images", "system": "Manage the engine and what it keeps",
+    "context": "Manage names of engines",
+}  # fmt: skip
+# Not shown: `__complete` answers the shells' completion scripts.
+COMPLETE = "__complete"
+
+
+def resolve(words: "list[str]") -> "tuple[str, str, list[str]]":
+    """(command, as it was called, words behind it); the command is '' where there is none of that name."""
+    name, rest = words[0], words[1:]
+    if name in GROUPS:
+        shown = f"{name} {rest[0]}" if rest else name
+        return (GROUPS[name].get(rest[0], "") if rest else ""), shown, rest[1:]
+    return (name if name in COMMANDS and " " not in name else ""), name, rest
+
+
+def aliases(command: str) -> "list[str]":
+    """All the ways to call a command."""
+    short = [command] if " " not in command else []
+    return short + [f"{group} {verb}" for group, verbs in GROUPS.items() for verb, target in verbs.items() if target == command]

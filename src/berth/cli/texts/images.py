@@ -1,0 +1,58 @@
+"""Words for images."""
+
+from berth.cli.texts import Text
+
+TEXTS: "dict[str, Text]" = {
+    "images": Text(
+        "Lists images: one line for each name. REPOSITORY limits the list to one repository, with a tag to one image; * stands for "
+        "any letters.",
+        "Filters: dangling (true or false), label, reference (a pattern), before and since (another image), until.",
+        examples=(("All", "berth images"), ("Those of one name, with whole ids", "berth images --no-trunc app"),
+                  ("Ids of images without a name", "berth images --quiet --filter dangling=true")),
+        see_also=("rmi", "tag", "load", "import"),
+    ),
+    "import": Text(
+        "Makes an image of one layer from a tar archive of a root file system, plain or compressed: a file, or - for standard "
+        "input. Its id is printed.",
+        "--change applies an instruction of a Dockerfile to the image's configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, "
+        "ONBUILD, USER, VOLUME or WORKDIR.",
+        examples=(("A root file system made by debootstrap", "tar -C rootfs -c . | berth import - debian:mine"),
+                  ("With a command", "berth import --change 'CMD [\"/bin/sh\"]' rootfs.tar.gz tools:1")),
+        see_also=("export", "load", "images"),
+    ),
+    "load": Text(
+        "Brings in the images of an archive, with their names: one of docker save or berth save, or an OCI layout; plain or "
+        "compressed; a file or standard input.",
+        examples=(("From a file", "berth load --input app.tar"), ("From another engine", "docker save app | berth load")),
+        see_also=("save", "import", "images"),
+    ),
+    "save": Text(
+        "Writes images with all their layers and names to an archive that berth load and docker load read: to standard output, or to "
+        "the file that --output names.",
+        examples=(("Two images in one file", "berth save --output both.tar app:1 db:2"), ("To another host", "berth save app | ssh host berth load")),
+        see_also=("load", "export"),
+    ),
+    "rmi": Text(
+        "Removes images by name or id. While an image has other names, only the name goes. An image that a container uses is refused; "
+        "--force takes it from one that does not run.",
+        examples=(("A name", "berth rmi app:old"), ("An image with all its names", "berth rmi --force 3f8a4339aadd")),
+        see_also=("images", "image prune", "rm"),
+    ),
+    "tag": Text(
+        "Gives an image one more name. A tag that another image has moves to this one. Without a tag, latest is meant.",
+        examples=(("A version", "berth tag app app:1.2"), ("A name for a registry", "berth tag app registry.example.org/team/app:1.2")),
+        see_also=("images", "rmi"),
+    ),
+    "image inspect": Text(
+        "Prints all that is known of images as JSON, or what a Go template makes of it.",
+        examples=(("What it runs", "berth image inspect -f '{{json .Config.Cmd}}' debian"),
+                  ("Its layers", "berth image inspect -f '{{range .RootFS.Layers}}{{println .}}{{end}}' debian")),
+        see_also=("inspect", "images", "container inspect"),
+    ),
+    "image prune": Text(
+        "Removes images that have no name and that no container uses, after asking; with --all every image that no container uses. "
+        "The filters label, label! and until limit it to some.",
+        examples=(("Those without a name", "berth image prune --force"), ("All that are not in use and older than ten days", "berth image prune --all --filter until=240h")),
+        see_also=("rmi", "container prune", "system prune"),
+    ),
+}  # fmt: skip
