@@ -92,7 +92,7 @@ def test_every_group_of_flags_names_flags_that_are_there() -> None:
         assert syntax
         known = {flag[0] for command in ("run", name) for flag in syntax_of(command).flags}  # type: ignore[union-attr]
         for title, names in text.groups:
-            assert set(names.split()) <= known | spelled | windows | {"kernel-memory", "log-driver", "log-opt"}, (name, title)
+            assert set(names.split()) <= known | spelled | windows | {"kernel-memory"}, (name, title)
         if text.groups:
             assert "Other options" not in [title for title, _ in grouped(syntax.flags, text.groups)] or name == "engine"
 

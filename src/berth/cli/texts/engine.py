@@ -110,8 +110,13 @@ TEXTS: "dict[str, Text]" = {
                   ("Check the configuration", "berth engine --config-file daemon.json --validate")),
         see_also=("system service", "info", "events"),
         groups=(("Addresses", "host group tls tlsverify tlscacert tlscert tlskey metrics-addr"),
-                ("Places", "data-root exec-root config-file pidfile"),
-                ("Containers", "default-runtime add-runtime init-path userns-remap live-restore shutdown-timeout log-driver log-opt label")),
+                ("Places and configuration", "data-root exec-root config-file pidfile validate storage-driver label live-restore "
+                                             "shutdown-timeout"),
+                ("Defaults of containers", "default-runtime add-runtime cgroup-parent default-cgroupns-mode default-ipc-mode "
+                                           "default-shm-size default-ulimit dns dns-opt dns-search exec-opt init init-path "
+                                           "no-new-privileges seccomp-profile userns-remap log-driver log-opt"),
+                ("Registries", "insecure-registry registry-mirror max-concurrent-downloads max-concurrent-uploads max-download-attempts"),
+                ("The engine's own log", "debug log-level log-format")),
     ),
     "oci": Text(
         "The OCI runtime: create, start, kill, delete and the others, on bundles, without an engine; for containerd, Podman, dockerd "
