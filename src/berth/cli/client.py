@@ -57,7 +57,10 @@ class Response:
             self._left, self._until_closed = 0, False
 
     def _more(self) -> bool:
-        data = self.sock.recv(_RECEIVE_BYTES)
+        try:
+            data = self.sock.recv(_RECEIVE_BYTES)
+        except ConnectionResetError:
+            data = b""
         self._buffer += data
         return bool(data)
 
@@ -147,10 +150,21 @@ class Client:
             head += "Transfer-Encoding: chunked\r\n"
         elif method in ("POST", "PUT"):
             head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
-        sock.sendall(head.encode() + b"\r\n" + data)
+        try:
+            sock.sendall(head.encode() + b"\r\n" + data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # reading tells: an answer, or that there is none
         if stream is not None:
             self._send_stream(sock, stream)
-        response = Response(sock, method == "HEAD")
+        try:
+            response = Response(sock, method == "HEAD")
+        except NoEngine:
+            if not self.address.startswith("ssh://"):
+                raise
+            raise NoEngine(
+                f"Cannot connect to the engine at {self.address}: ssh ended before an engine answered, for the reason it gives; "
+                "on the far side it runs 'berth system dial-stdio'"
+            ) from None
         if response.status >= 400:
             answer = response.json()
             raise ApiError(str((answer or {}).get("message", f"status {response.status}")), response.status)
