@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from harness import GROUPS, Engine, group_file, wait_until
+from harness import GROUPS, Engine, comm, group_file, read, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not os.path.isdir(f"{GROUPS}/memory"), reason="needs cgroup v1")]
 Up = Callable[..., str]
@@ -55,11 +55,17 @@ def test_devices_are_an_allow_list(up: Up) -> None:
     assert group_file(up("--privileged"), "devices", "devices.list") == "a *:* rwm"
 
 
-def test_exec_is_in_the_same_group(engine: Engine, up: Up) -> None:
+def test_exec_is_in_the_same_group_of_every_hierarchy(engine: Engine, up: Up) -> None:
     identity = up()
+    first = engine.pid(identity)
     engine.docker("exec", "-d", identity, "sleep", "1001")
-    wait_until(lambda: len(group_file(identity, "pids", "cgroup.procs").split()) == 2, "the exec in the pids group")
-    assert len(group_file(identity, "memory", "cgroup.procs").split()) == 2
+
+    def others() -> list[str]:
+        return [pid for pid in group_file(identity, "pids", "cgroup.procs").split() if int(pid) != first and comm(int(pid)) == "sleep"]
+
+    wait_until(lambda: len(others()) == 1, "the exec in the pids group")
+    assert read(f"/proc/{others()[0]}/cgroup") == read(f"/proc/{first}/cgroup")
+    assert identity in read(f"/proc/{first}/cgroup")
 
 
 def test_pause_freezes(engine: Engine, up: Up) -> None:

@@ -156,6 +156,10 @@ class Cgroup:
         """A descriptor for clone3(2) that puts a child here at birth, the caller's; -1 where that does not suffice."""
         return -1
 
+    def enter(self) -> bool:
+        """Sees to it that this process, which has one thread, is in the group in every hierarchy; False where only `add` can."""
+        return self.contains(os.getpid())
+
     def contains(self, pid: int) -> bool:
         """Whether a process that was cloned into the group is in it already."""
         return False
@@ -370,6 +374,9 @@ class NoCgroup(Cgroup):
 
     def frozen(self) -> bool:
         return False
+
+    def enter(self) -> bool:
+        return True
 
     def oom_kills(self) -> int:
         return 0

@@ -589,6 +589,9 @@ class SystemdCgroup(_Interface):
         """-1 before the scope is there: a directory of that name would be somebody else's unit."""
         return -1 if self._unborn else self.files.open_to_clone_into()
 
+    def enter(self) -> bool:
+        return not self._unborn and self.files.enter()
+
     def contains(self, pid: int) -> bool:
         return not self._unborn and self.files.contains(pid)
 

@@ -245,6 +245,9 @@ def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
             terminal_fd = fds[0]
         elif word == b"n" and fds:
             launch.on_listener(fds[0])
+        elif word == b"a":
+            launch.on_outside()
+            tell(channel, b"c")
         elif word == b"q":
             launch.on_waiting()
             tell(channel, b"q")

@@ -19,13 +19,13 @@ class Launch:
     the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
     got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first
     program alone. on_group: called with the cgroup before it is made, on_group_made once it is there. on_waiting:
-    called when an exec's program waits for its scheduler. on_listener: takes the descriptor of a seccomp listener.
+    called when an exec's program waits for its scheduler; on_outside: when its joiner is to be put into the cgroup. on_listener: takes the descriptor of a seccomp listener.
     state: of the container, for hooks.
     """
 
     __slots__ = (
         "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group",
-        "on_group_made", "on_listener", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache", "standard_fds",
+        "on_group_made", "on_listener", "on_outside", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache", "standard_fds",
         "state",
     )  # fmt: skip
 
@@ -46,6 +46,7 @@ class Launch:
         self.on_listener: Callable[[int], None] = os.close
         self.on_group: Callable[[cgroup.Cgroup], None] = lambda group: None
         self.on_waiting: Callable[[], None] = lambda: None
+        self.on_outside: Callable[[], None] = lambda: None
         self.on_group_made: Callable[[], None] = lambda: None
 
 

@@ -1,10 +1,12 @@
 """Exec: one more program in a container, whose rights nobody in there ever sees exceeded.
 
       parent (monitor, or a cold runtime)      joiner                               program
-         |  clone, puts it into the cgroup       |                                    |
+         |  clone                                |                                    |
+         |                                       |  enters the cgroup                 |
+         |<--- "a": put me into the cgroup ------|  only where it cannot by itself    |
          |                                       |  enters the namespaces             |
          |<--- "t" + descriptor of the pty ------|  only with a terminal              |
-         |---- "c": you are in the cgroup ------>|                                    |
+         |---- "c": you are in the cgroup ------>|  only after "a"                    |
          |                                       |  credentials, seccomp, ...         |
          |                                       |  clone(CLONE_PARENT), ends ------->|
          |<--- "q": my scheduler, please ---------------------------------------------|  only with one asked for
@@ -30,7 +32,6 @@ from berth.runtime.container import (
     seccomp_program,
     set_schedule,
     take_standard_fds,
-    tell,
 )  # fmt: skip
 from berth.runtime.context import Launch, await_parent
 from berth.runtime.plan import Process
@@ -41,23 +42,27 @@ if TYPE_CHECKING:
 
 
 def execute(
-    process: Process, init_pidfd: int, init_pid: int, group: "cgroup.Cgroup | None", launch: Launch
-) -> Started:
+    process: Process, init_pidfd: int, init_pid: int, group: "cgroup.Cgroup | None", launch: Launch,
+    shared: "libc.SharedPid | None" = None,
+) -> Started:  # fmt: skip
     """Runs one more program in the container of `init_pidfd`; returns once it has execed, as a child of the caller.
 
-    The pidfd is what is joined: a pid could be another process by now. Raises BerthError.
+    The pidfd is what is joined: a pid could be another process by now. shared: a place for the program's pid, if there is
+    one already. Raises BerthError.
     """
     parent, child = sockets.channel()
-    shared = libc.SharedPids().take()
+    shared = shared or libc.SharedPids().take()
     launch.on_waiting = lambda: set_schedule(process, shared.value)
     joiner = clone_init(0, group) if group and not process.affinity else libc.clone(0)
     if joiner == 0:
         parent.close()
-        join_and_execute(process, init_pidfd, init_pid, launch, child, shared)
+        join_and_execute(process, init_pidfd, init_pid, group, launch, child, shared)
     child.close()
     if process.affinity:
         _limit_cpus(process.affinity[0], joiner, parent)
-    return await_joined(parent, joiner, shared, group, init_pid, launch)
+    if group:
+        launch.on_outside = lambda: add_to_group(group, joiner, init_pid)
+    return _await_joined(parent, joiner, shared, launch)
 
 
 def _limit_cpus(cpus: "set[int]", joiner: int, channel: sockets.socket) -> None:
@@ -72,14 +77,9 @@ def _limit_cpus(cpus: "set[int]", joiner: int, channel: sockets.socket) -> None:
         raise
 
 
-def await_joined(
-    channel: sockets.socket, joiner: int, shared: libc.SharedPid, group: "cgroup.Cgroup | None", init_pid: int, launch: Launch
-) -> Started:
-    """The parent's side once there is a joiner: its cgroup, and what it reports. Closes the channel."""
+def _await_joined(channel: sockets.socket, joiner: int, shared: libc.SharedPid, launch: Launch) -> Started:
+    """The parent's side once there is a joiner: what that asks for and reports. Closes the channel."""
     try:
-        if group and not group.contains(joiner):
-            add_to_group(group, joiner, init_pid)
-        tell(channel, b"c")
         terminal_fd, _ = await_exec(channel, launch)
     except BaseException:
         channel.close()  # a joiner that waits for a word ends now
@@ -105,13 +105,17 @@ def _collect(pid: int) -> None:
 
 
 def join_and_execute(
-    process: Process, init_pidfd: int, init_pid: int, launch: Launch, channel: sockets.socket, shared: libc.SharedPid
-) -> "NoReturn":
+    process: Process, init_pidfd: int, init_pid: int, group: "cgroup.Cgroup | None", launch: Launch, channel: sockets.socket,
+    shared: libc.SharedPid,
+) -> "NoReturn":  # fmt: skip
     """The joiner; draws on nothing of the parent's but the channel and the page for the program's pid."""
     try:
         # Ends with the parent, should that be killed while we wait for something.
         init.die_with_parent(channel)
         take_standard_fds(launch.standard_fds)
+        outside = _is_outside(group, process)
+        if outside:
+            channel.send(b"a")  # the parent does it while we go on
         program = seccomp_program(process.seccomp, launch.seccomp_cache)
         proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         enter.set_oom_score(process, proc_fd)
@@ -128,7 +132,8 @@ def join_and_execute(
         path = enter.prepare(process, proc_fd, new_keyring=launch.new_keyring)
         enter.close_others(launch.preserve_fds, channel.fileno(), terminal_fd)
         shared.keep_from_children()
-        await_parent(channel, b"c")
+        if outside:
+            await_parent(channel, b"c")
         enter.settle(process, is_exec=True)
         listener = enter.restrict(process, program)
         init.hand_over_listener(channel, listener)
@@ -143,6 +148,11 @@ def join_and_execute(
     except BaseException as error:
         init.report_failure(channel, error, None)
     os._exit(0)
+
+
+def _is_outside(group: "cgroup.Cgroup | None", process: Process) -> bool:
+    """Whether the parent must put us into the group. Before a seccomp filter or another root can be in the way."""
+    return group is not None and (process.affinity is not None or not group.enter())
 
 
 def _await_schedule(channel: sockets.socket) -> None:

@@ -16,6 +16,10 @@ import sys
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+try:
+    import _blake2  # noqa: F401 - for monitors: the name of a compiled filter; loading it takes longer than using it
+except ImportError:
+    pass
 from berth.linux import cgroup, cgroup_tree, libc, signals, sockets  # noqa: F401 - cgroup_tree is warmed up for monitors
 from berth.models.jsonlite import loads
 from berth.runtime import monitor, sealed, starter, viewer

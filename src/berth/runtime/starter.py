@@ -1,6 +1,6 @@
 """The starter: a short-lived child of the monitor that does the heavy part of a start, and ends.
 
-For an exec it is the joiner of `joining.execute`; this is about a container's first program.
+An exec by our own runtime does without: its joiner (joining.py) is cloned into a cgroup.
 
 It reads the bundle, plans, mounts the root file system and clones init with CLONE_PARENT, so that
 init is the monitor's child and not the starter's. What all this touches of the launcher's memory
@@ -53,7 +53,7 @@ class Starter:
         self._pid = libc.clone(0)
         if self._pid == 0:
             self._channel.close()
-            _wait_and_run(theirs, hosts, self._shared)
+            _wait_and_run(theirs, hosts)
         theirs.close()
         sockets.make_room(self._channel, MAX_MESSAGE_BYTES)
 
@@ -83,19 +83,17 @@ class Starter:
         raise errors.SystemFailure("the container's starter was killed")
 
     def _execute(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None) -> Result:
-        """An exec: the starter becomes the joiner of container.py."""
+        """An exec: its joiner is cloned into a v2 group, which this starter is not in; it waits for no grace period then."""
+        self._channel.close()  # the starter goes while the joiner works
         if message["uid_mappings"]:
             uid = (message["process"].get("user") or {}).get("uid") or 0
             _give_pipes(standard_fds, container.host_id(message["uid_mappings"], uid))
         group = cgroup.open_cgroup(message["cgroup_path"], self._hosts)
-        if self._hosts.version == 2:
-            # Into a v2 group a joiner is cloned, which waits for no grace period; this one is there already.
-            self.dismiss()
-            started = joining.execute(*_joining(message, init_pidfd, standard_fds, group))
-        else:
-            fds = [init_pidfd, *(standard_fds or ())]
-            sockets.send(self._channel, self.request, fds)
-            started = joining.await_joined(self._channel, self._pid, self._shared, group, message["pid"], Launch())
+        process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
+        launch = Launch(message["seccomp_cache"])
+        launch.standard_fds = standard_fds
+        started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
+        os.waitpid(self._pid, 0)
         return Result(started.pid, started.terminal_fd, "")
 
     def dismiss(self) -> None:
@@ -113,17 +111,13 @@ def _reap_all() -> None:
         pass
 
 
-def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies) -> None:
     try:
         data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, 4)
         if not data:
             os._exit(0)  # dismissed, or the monitor is gone
         message = loads(data.decode())
-        init_pidfd = fds.pop(0) if message["kind"] == "exec" and not message["runtime"] else -1
         standard_fds = (fds[0], fds[1], fds[2]) if fds else None
-        if init_pidfd >= 0:
-            process, _, pid, _, launch = _joining(message, init_pidfd, standard_fds, None)
-            joining.join_and_execute(process, init_pidfd, pid, launch, channel, shared)
         if message["kind"] == "exec":
             started, path = _start_external_exec(message, hosts, standard_fds), ""
         else:
@@ -171,16 +165,6 @@ def _start_external_exec(
     pid_file = f"{message['state_dir']}/exec.{os.getpid()}.pid"
     runtime = external_runtime(message)
     return runtime.execute(message["id"], message["process"], standard_fds, message["state_dir"], pid_file)
-
-
-def _joining(
-    message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None, group: cgroup.Cgroup | None
-) -> tuple[Process, int, int, cgroup.Cgroup | None, Launch]:
-    """The arguments of joining.execute that `message` stands for."""
-    process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
-    launch = Launch(message["seccomp_cache"])
-    launch.standard_fds = standard_fds
-    return process, init_pidfd, message["pid"], group, launch
 
 
 def external_runtime(message: dict) -> external.ExternalRuntime:
