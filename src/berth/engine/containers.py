@@ -157,7 +157,7 @@ class ContainerService(Restoring):
                 do = " and must be unpaused first" if record.status == state.PAUSED else ": stop the container before removing or force remove"
                 raise errors.Conflict(f'cannot remove container "/{record.name}": container is {record.status}{do}')
             try:
-                await self.kill(container, "SIGKILL")
+                await self.kill(container, "SIGKILL", asked_by="rm")
             except errors.Conflict:
                 if record.active:
                     raise  # else it has ended by itself meanwhile

@@ -141,7 +141,10 @@ class MonitorConnection:
     async def resize(self, rows: int, columns: int) -> None:
         await self.write(frames.RESIZE, struct.pack(">HH", rows & 0xFFFF, columns & 0xFFFF))
 
-    async def send_signal(self, number: int) -> None:
+    async def send_signal(self, number: int, asked_by: str = "") -> None:
+        """asked_by: a word that the monitor keeps with the exit status, so that it is known whoever is killed next."""
+        if asked_by:  # a frame of its own: a monitor of an earlier version passes over it
+            await self.write(frames.ASKED, asked_by.encode())
         await self.write(frames.SIGNAL, bytes([number]))
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ log = logging.getLogger("berth.containers")
 RESTARTING_TEXT = "Container {} is restarting, wait until the container is running"
 _KILLED_MONITOR = "the container's monitor was killed, and the container with it"
 _UNREACHABLE_MONITOR = "the container's monitor could not be reached, its socket is gone: ended"
+_REBOOTED = "the host was restarted while the container ran"
 _EXIT_CODE_KILLED = 137
 _LAST_WORDS_S = 5.0
 _MAX_TIMEOUT_S = 1 << 31
@@ -132,9 +133,11 @@ class Running(Preparing):
             monitor = self._kill_leftovers(container)
             if monitor:
                 await asyncio.to_thread(_await_end, monitor)  # it may have something to say after all
+            rebooted = container.record.started_ns < time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             report = self._kept_report(container) or {
                 "exit_code": _EXIT_CODE_KILLED, "finished_ns": time.time_ns(), "oom_killed": False,
-                "error": _UNREACHABLE_MONITOR if monitor else _KILLED_MONITOR,
+                "error": _UNREACHABLE_MONITOR if monitor else _REBOOTED if rebooted else _KILLED_MONITOR,
+                "lost": "socket" if monitor else "host" if rebooted else "monitor",
             }  # fmt: skip
         await asyncio.to_thread(self._remove_group, container)
         await self._ended(container, report)
@@ -176,6 +179,7 @@ class Running(Preparing):
         record.oom_killed, record.error = oom_told or report["oom_killed"], report.get("error", "")
         if not record.oom_killed and self.host.runtimes.get(record.host.get("Runtime") or ""):  # the monitor has no group of it to count in
             record.oom_killed = self._group(container).oom_kills() > 0
+        record.end = {**report, "oom_killed": record.oom_killed, "started_ns": record.started_ns}
         record.pid = 0
         if record.health:
             record.health = {**record.health, "Status": health.UNHEALTHY}
@@ -228,7 +232,7 @@ class Running(Preparing):
             except errors.BerthError as error:
                 log.warning("container %s cannot be restarted: %s", record.id[:SHORT], error)
 
-    async def _end_by_hand(self, container: Container) -> bool:
+    async def _end_by_hand(self, container: Container, asked_by: str) -> bool:
         """Notes that a person ends this run; True if it only waited to be restarted: then it has ended now."""
         record = container.record
         container.cancelled = True
@@ -242,6 +246,7 @@ class Running(Preparing):
             if record.status != state.RESTARTING:
                 return False
             record.move(state.EXITED)
+            record.end = {**record.end, "cancelled_by": asked_by}
             container.restart_cancelled.set()
             await self.save(container)
             self._tell_waiters(container)
@@ -249,17 +254,17 @@ class Running(Preparing):
 
     # -- signals and ends ---------------------------------------------------------------------------
 
-    async def kill(self, container: Container, signal_text: str) -> None:
+    async def kill(self, container: Container, signal_text: str, *, asked_by: str = "kill") -> None:
         """Sends a signal, SIGKILL by default; Conflict if the container does not run."""
         number = validate.signal_number(signal_text or "SIGKILL")
         record = container.record
-        if record.active and self._ends(container, number) and await self._end_by_hand(container):
+        if record.active and self._ends(container, number) and await self._end_by_hand(container, asked_by):
             return
         if not record.running or container.control is None:
             raise errors.Conflict(f"container {record.id} is not running")
         if record.status == state.PAUSED and number == 9:
             await self.unpause(container)
-        await container.control.send_signal(number)
+        await container.control.send_signal(number, asked_by)
         self.publish(container, "kill", {"signal": str(number)})
         if number == 9:
             await container.ended.wait()
@@ -269,13 +274,15 @@ class Running(Preparing):
         own = container.record.config.get("StopSignal")
         return not own or number in (9, validate.signal_number(own))
 
-    async def stop(self, container: Container, timeout_s: int | None, signal_text: str, *, by_hand: bool = True) -> None:
+    async def stop(
+        self, container: Container, timeout_s: int | None, signal_text: str, *, by_hand: bool = True, asked_by: str = "stop"
+    ) -> None:
         """The stop signal, then SIGKILL after the timeout (negative: never). NotModified if not running."""
         record = container.record
         if not record.active:
             raise errors.NotModified(f"container {record.id[:SHORT]} is already stopped")
         number = validate.signal_number(signal_text or record.config.get("StopSignal") or defaults.STOP_SIGNAL)
-        if by_hand and record.active and await self._end_by_hand(container):
+        if by_hand and record.active and await self._end_by_hand(container, asked_by):
             self.publish(container, "stop")
             return
         container.cancelled = True
@@ -286,13 +293,13 @@ class Running(Preparing):
         if timeout_s is None:
             configured = record.config.get("StopTimeout")
             timeout_s = defaults.STOP_TIMEOUT_S if configured is None else configured
-        await container.control.send_signal(number)
+        await container.control.send_signal(number, asked_by)
         self.publish(container, "kill", {"signal": str(number)})
         try:
             await asyncio.wait_for(container.ended.wait(), None if timeout_s < 0 else min(timeout_s, _MAX_TIMEOUT_S))
         except TimeoutError:
             if container.control:
-                await container.control.send_signal(9)
+                await container.control.send_signal(9, asked_by)
                 self.publish(container, "kill", {"signal": "9"})
             await container.ended.wait()
         self.publish(container, "stop")
@@ -300,7 +307,7 @@ class Running(Preparing):
     async def restart(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
         """stop, then start."""
         try:
-            await self.stop(container, timeout_s, signal_text)
+            await self.stop(container, timeout_s, signal_text, asked_by="restart")
         except errors.NotModified:
             pass
         await self.start(container)

@@ -96,7 +96,7 @@ class Engine:
         """For an engine that is told to (live-restore false): nothing goes on after it."""
         running = [container for container in self.containers.all() if container.record.running]
         timeout_s = self.options.shutdown_timeout_s
-        stops = [self.containers.stop(container, timeout_s if timeout_s >= 0 else None, "", by_hand=False) for container in running]
+        stops = [self.containers.stop(container, timeout_s if timeout_s >= 0 else None, "", by_hand=False, asked_by="engine") for container in running]
         for container, failure in zip(running, await asyncio.gather(*stops, return_exceptions=True), strict=True):
             if failure is not None and not isinstance(failure, errors.NotModified):
                 log.error("container %s was not stopped: %s", container.record.id, failure)

@@ -71,6 +71,7 @@ class Record:
         self.stopped_by_hand = False
         self.boot_id = ""  # of the host, as it was at the last start
         self.health: dict | None = None  # Docker's Health
+        self.end: dict = {}  # of the last run: what its monitor reported, for `why`
 
     @property
     def running(self) -> bool:

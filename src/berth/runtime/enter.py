@@ -14,7 +14,7 @@ import stat
 import termios
 
 from berth.errors import CommandNotExecutable, CommandNotFound, StartFailed
-from berth.linux import capabilities, confine, libc, signals
+from berth.linux import capabilities, confine, libc, programs, signals
 from berth.models.jsonlite import dumps
 from berth.runtime.plan import Process, rlimit_name
 
@@ -29,7 +29,6 @@ _IGNORED_SIGNALS = (
 FDS_ABOVE_STDIO = 3
 _NULL = os.makedev(1, 3)
 _MOST_PASSWD_BYTES = 1 << 20
-_ELF_MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
 
 
 def set_oom_score(process: Process, proc_fd: int) -> None:
@@ -383,27 +382,20 @@ def _why_not(path: str, error: int) -> str:
         # By now it may be another file: a fifo must not hold us.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
-            head = os.read(fd, 4096)
+            head = os.read(fd, programs.HEAD_BYTES)
         finally:
             os.close(fd)
     except OSError:
         return ""
     if head.startswith(b"#!"):
-        interpreter = head[2:].split(b"\n")[0].strip().split(b" ")[0].decode(errors="replace")
         if error == errno.ENOENT:
-            return f": its interpreter {interpreter!r} does not exist in the container"
+            return f": its interpreter {programs.script_interpreter(head)!r} does not exist in the container"
         return ""
-    if head.startswith(b"\x7fELF") and len(head) >= 20:
-        machine = _ELF_MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
+    if programs.is_elf(head):
         if error == errno.ENOEXEC:
-            return f": it is built for {machine}, this machine is {libc.MACHINE}"
+            return f": it is built for {programs.elf_machine(head)}, this machine is {libc.MACHINE}"
         if error == errno.ENOENT:
-            return f": its interpreter {_elf_interpreter(head)!r} does not exist in the container"
+            return f": its interpreter {programs.elf_interpreter(head) or '?'!r} does not exist in the container"
     elif error == errno.ENOEXEC:
         return ": it is neither an ELF program nor a script that starts with '#!'"
     return ""
-
-
-def _elf_interpreter(head: bytes) -> str:
-    start = head.find(b"/lib")
-    return head[start : head.find(b"\0", start)].decode(errors="replace") if start >= 0 else "?"

@@ -2,6 +2,7 @@
 
     to the monitor     I standard input      C standard input ends     W rows, columns (two u16)
                        K signal (one u8)     A streams wanted (one u8)
+                       Q who asks for the signal that comes next: a word, kept with the exit status
                        H as A, but say first where the log ends
                        L answer with L once the log has grown since the last answer
     from the monitor   O standard output     E standard error
@@ -15,6 +16,7 @@ A connection to `monitor.sock` first gets S, or S and X, so that an engine that 
 import struct
 
 STDIN, CLOSE, RESIZE, SIGNAL, ATTACH = b"I", b"C", b"W", b"K", b"A"
+ASKED = b"Q"
 HISTORY, LOG = b"H", b"L"  # both ways
 STDOUT, STDERR, STARTED, FAILED, EXITED = b"O", b"E", b"S", b"F", b"X"
 

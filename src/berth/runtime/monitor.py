@@ -16,7 +16,7 @@ import termios
 import time
 
 from berth import errors
-from berth.linux import cgroup, sockets
+from berth.linux import cgroup, cgroup_end, sockets
 from berth.runtime import frames, jsonlog, logdrivers, starter
 
 _READ_BYTES = 65536  # a pipe's worth
@@ -24,6 +24,7 @@ _READ_BYTES = 65536  # a pipe's worth
 _MAX_PENDING_BYTES = 256 * 1024
 _DRAIN_TIMEOUT_MS = 2000
 _BACKLOG = 128
+_KEPT_SIGNALS, _MAX_WORD_BYTES = 8, 32
 
 _READ, _WRITE = select.POLLIN, select.POLLOUT
 _ENDED = select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -74,6 +75,8 @@ class Monitor:
         self.group: cgroup.Cgroup | None = None
         self.started_frame = b""
         self.exit_frame = b""
+        self.asked_by = ""
+        self.signals: list[dict] = []  # the last that were asked for here
 
     # -- start --------------------------------------------------------------------------------
 
@@ -249,10 +252,9 @@ class Monitor:
             rows, columns = struct.unpack(">HH", payload)
             fcntl.ioctl(self.terminal_fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         elif kind == frames.SIGNAL and len(payload) == 1 and not self.exit_frame:
-            try:
-                signal.pidfd_send_signal(self.pidfd, payload[0])
-            except OSError:
-                pass
+            self._send_signal(payload[0])
+        elif kind == frames.ASKED and len(payload) <= _MAX_WORD_BYTES:
+            self.asked_by = payload.decode("ascii", "replace")
         elif kind == frames.ATTACH and len(payload) == 1:
             connection.wants = payload[0]
         elif kind == frames.HISTORY and len(payload) == 1:
@@ -260,6 +262,14 @@ class Monitor:
         elif kind == frames.LOG:
             connection.asked_for_log = True
             self._tell_log(connection)
+
+    def _send_signal(self, number: int) -> None:
+        asked = {"signal": number, "by": self.asked_by, "at_ns": time.time_ns()}
+        self.signals, self.asked_by = [*self.signals, asked][-_KEPT_SIGNALS:], ""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except OSError:
+            pass
 
     def _tell_history(self, connection: Connection, wants: int) -> None:
         """Where the log ends, and that from there on the output comes here, without a gap and not twice."""
@@ -373,11 +383,20 @@ class Monitor:
             "finished_ns": time.time_ns(),
             "oom_killed": bool(self.group and self.group.oom_kills()),
         }
+        if code or report["oom_killed"] or self.signals:
+            report |= self._circumstances(status)
         self._keep(report)
         self.exit_frame = frames.encode(frames.EXITED, json.dumps(report).encode())
         self._tell_all(self.exit_frame)
         self._clean_up()
         self._linger()
+
+    def _circumstances(self, status: int) -> dict:
+        """What `berth why` tells a program's end by, of one that did not just do its work and leave."""
+        return {
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, "core": os.WCOREDUMP(status), "pid": self.pid,
+            "asked": self.signals, **(cgroup_end.counters(self.group) if self.group else {}),
+        }  # fmt: skip
 
     def _end_others(self) -> None:
         """Without a pid namespace of its own the container's other processes outlive its first one."""
