@@ -16,6 +16,7 @@ from berth.api.metrics import ApiMetrics
 from berth.api.stubs import Stubs
 from berth.api.system import System
 from berth.api.usage import UsageEndpoints
+from berth.api.why import Why
 from berth.engine.service import Engine
 from berth.http.body import Disconnected
 from berth.http.exchange import Exchange, Handler, HeadAnswered
@@ -42,7 +43,7 @@ class Api:
         self.metrics = ApiMetrics()
         self._routes = [
             (method, pattern.strip("/").split("/"), handler)
-            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), UsageEndpoints(engine), Stubs())
+            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), UsageEndpoints(engine), Why(engine), Stubs())
             for method, pattern, handler in group.routes()
         ]
 

@@ -41,6 +41,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "stats": ("stats", "stats", "Show what containers use, as it changes"),
     "port": ("top", "port", "List the published ports of a container"),
     "attach": ("attach", "attach", "Connect the terminal to a running container"),
+    "why": ("why", "why", "Say why a container ended or would not start"),
     "inspect": ("inspect", "inspect", "Print all that is known of containers and images"),
     "images": ("images", "images", "List images"),
     "import": ("images", "import_", "Make an image from the tar of a file system"),
@@ -76,7 +77,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
 GROUPS = {
     "container": {**{name: name for name in (
         "attach commit cp create diff exec export kill logs pause port rename restart rm run start stats stop top unpause "
-        "update wait").split()},
+        "update wait why").split()},
         "inspect": "container inspect", "ls": "ps", "list": "ps", "ps": "ps", "prune": "container prune", "remove": "rm"},
     "image": {"import": "import", "inspect": "image inspect", "load": "load", "ls": "images", "list": "images",
               "prune": "image prune", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag"},

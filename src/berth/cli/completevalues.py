@@ -36,7 +36,7 @@ _ULIMITS = tuple(
 VALUES: "dict[str, tuple[str, ...]]" = {
     "attach": ("stdin", "stdout", "stderr"), "cap-add": _CAPABILITIES, "cap-drop": _CAPABILITIES, "cgroupns": ("private", "host"),
     "format": ("json", "table"), "info --format": ("json",), "version --format": ("json",), "inspect --format": ("json",),
-    "container inspect --format": ("json",), "image inspect --format": ("json",), "context inspect --format": ("json",),
+    "why --format": ("json",), "container inspect --format": ("json",), "image inspect --format": ("json",), "context inspect --format": ("json",),
     "events --format": ("json",), "ipc": ("private", "shareable", "none", "host", "container:"), "isolation": ("default",),
     "log-driver": _LOG_DRIVERS, "log-level": ("debug", "info", "warn", "error", "fatal"),
     "log-opt": ("max-size=", "max-file=", "compress=", "labels=", "env=", "tag=", "mode=", "max-buffer-size="),

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import sqlite3
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -31,6 +32,7 @@ from berth.store.images import ImageStore
 log = logging.getLogger("berth.containers")
 
 SHORT = 12
+_KEPT_REMOVED = 64
 
 
 class Container:
@@ -90,6 +92,7 @@ class Registry:
             os.makedirs(path, mode=0o711, exist_ok=True)
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
+        self._removed: deque[Record] = deque(maxlen=_KEPT_REMOVED)  # what `why` may still be asked of
         self._warmed_s = 0.0
         self.on_running: list[Callable[[Container], None]] = []  # told of each run, and of those found running
         self.on_found: list[Callable[[Container], Awaitable[None]]] = []  # told of each when the engine starts, before its end is
@@ -112,6 +115,11 @@ class Registry:
         if not matches:
             raise errors.NotFound(f"No such container: {text}")
         return matches[0]
+
+    def find_removed(self, text: str) -> Record | None:
+        """The last that had this id or name, or an id that begins so; of those removed since the engine started."""
+        name = text.removeprefix("/")
+        return next((r for r in reversed(self._removed) if name == r.name or (text and r.id.startswith(text))), None)
 
     def directory(self, container: Container) -> str:
         """Where a container's files are, below the data root."""

@@ -354,6 +354,7 @@ class Running(Preparing):
     async def _forget(self, container: Container) -> None:
         """Takes a container out of database and memory; its files go when its monitor has gone."""
         record = container.record
+        self._removed.append(record.remnant())
         record.move(state.REMOVING)
         await self._database.write(("DELETE FROM containers WHERE id = ?", (record.id,)))
         self._by_id.pop(record.id, None)

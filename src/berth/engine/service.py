@@ -25,6 +25,7 @@ from berth.engine.prune import Housekeeping
 from berth.engine.rootview import RootViews
 from berth.engine.stats import Usage
 from berth.engine.tasks import Tasks
+from berth.engine.why_facts import WhyService
 from berth.store.database import Database
 from berth.store.images import ImageStore
 from berth.store.layout import Layout
@@ -62,6 +63,7 @@ class Engine:
         self.execs = ExecService(self.containers, self.launcher, tasks, cache)
         self.health = HealthService(self.containers, self.execs, tasks)
         self.ooms = OomWatcher(self.containers, tasks)
+        self.why = WhyService(self.containers, self.roots, options.data_root)
 
     def _lock_root(self, data_root: str) -> int:
         """Two engines on one data root would destroy each other's state; the kernel drops the lock with us."""

@@ -16,6 +16,7 @@ from berth.errors import Conflict
 
 CREATED, RUNNING, PAUSED, RESTARTING, EXITED, REMOVING = "created", "running", "paused", "restarting", "exited", "removing"
 
+_KEPT_WORDS, _KEPT_CHARACTERS = 8, 200
 _MOVES = {
     CREATED: (RUNNING, REMOVING),
     RUNNING: (PAUSED, RESTARTING, EXITED),
@@ -92,6 +93,15 @@ class Record:
         if status not in _MOVES[self.status]:
             raise Conflict(f"container {self.id[:12]} cannot go from {self.status} to {status}")
         self.status = status
+
+    def remnant(self) -> "Record":
+        """What is worth keeping in memory of one that is removed; what a client may have made large is not in it."""
+        command = [*(self.config.get("Entrypoint") or []), *(self.config.get("Cmd") or [])]
+        config, host = {"Cmd": [word[:_KEPT_CHARACTERS] for word in command[:_KEPT_WORDS]]}, {"AutoRemove": self.auto_remove}
+        kept = Record(self.id, self.name, self.image_id, self.image_name, config, host)
+        for key in ("status", "exit_code", "started_ns", "finished_ns", "error", "oom_killed", "restarts", "end"):
+            setattr(kept, key, getattr(self, key))
+        return kept
 
     def to_json(self) -> str:
         return json.dumps(vars(self))

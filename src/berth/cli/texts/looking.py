@@ -44,6 +44,17 @@ TEXTS: "dict[str, Text]" = {
                   ("Names and memory alone", "berth stats --no-stream --format 'table {{.Name}}\\t{{.MemUsage}}'")),
         see_also=("top", "update", "ps"),
     ),
+    "why": Text(
+        "Says in a line why a container ended, would not start or is as it is, and what to do: exit code or signal and who asked for "
+        "it, memory that ran out with limit and peak, a missing interpreter, another machine's program, a denied call, a port in "
+        "use, a failing health check.",
+        "What was recorded comes first. Where that leaves it open, the program's last words decide, and the line says that it is "
+        "likely. A container that --rm removed is remembered until the engine ends.",
+        "Fields for --format: .Reason .Likely .Summary .Advice .ExitCode .Signal .OOMKilled .MemoryLimit .MemoryPeak .Asked .Error .Log.",
+        examples=(("In a line", "berth why web"), ("With all that is known", "berth why --verbose web"),
+                  ("A word for a script", "berth why --format '{{.Reason}}' web")),
+        see_also=("logs", "inspect", "events"),
+    ),
     "port": Text(
         "Lists the ports of a container that are published on the host, or where one of them is.",
         examples=(("All of them", "berth port web"), ("Where port 80 is", "berth port web 80/tcp")),
