@@ -87,7 +87,7 @@ def _start(client: "Client", identity: str) -> None:
     try:
         client.request("POST", f"/containers/{identity}/start")
     except ApiError as error:
-        fail(f"berth: Error response from daemon: {error}\n\nRun 'berth run --help' for more information")
+        fail(f"berth: Error response from daemon: {error}\n\nRun 'berth why {identity[:12]}' for what to do")
         sys.exit(code_of_start_error(str(error)))
 
 

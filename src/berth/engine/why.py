@@ -197,7 +197,7 @@ def _by_signal(facts: Facts, number: int) -> Verdict:
 def _by_exit(facts: Facts, code: int) -> Verdict:
     if code == 0:
         shell = len(facts.command) == 1 and facts.command[0].rsplit("/", 1)[-1] in _SHELLS and not facts.open_stdin
-        advice = f"{facts.command[0]} without input ends at once: -it gives it a terminal" if shell else ""
+        advice = "a shell without input ends at once: -it gives it a terminal" if shell else ""
         return Verdict("done", "ended by itself with exit code 0, which means success", advice)
     found = why_words.meaning(facts, code)
     if found:

@@ -2,15 +2,18 @@
 
 import os
 import re
+import time
 
 from berth.linux import libc, syscall_tables
 
 _RECORD_BYTES, _MAX_RECORDS = 8192, 20_000
+_FACILITY = 8  # priorities below are the kernel's
+_CLOCKS_DIFFER_NS = 60 * 1_000_000_000
 _MAX_LINKS = 50_000
 _CRASHES = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
 _SECCOMP_SIGNAL = 31
 _NATIVE_AUDIT_ARCH = {"x86_64": "c000003e", "aarch64": "c00000b7"}
-_TABLES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
+_TABLES = {"x86_64": "X86_64", "aarch64": "AARCH64"}
 _LISTENS = "0A"
 
 
@@ -28,20 +31,22 @@ def free(place: str) -> dict[str, tuple[int, int]]:
 
 def kernel_log(end: dict) -> dict[str, str]:
     """Of a first process that crashed or that seccomp killed: what the kernel noted, as `kernel_line` or `killed_call`."""
-    number, pid = end.get("signal") or 0, end.get("pid") or 0
-    if not pid or number not in (*_CRASHES, _SECCOMP_SIGNAL):
+    if not end.get("pid") or end.get("signal") not in (*_CRASHES, _SECCOMP_SIGNAL):
         return {}
-    return about(pid, number, _kernel_messages())
+    return about(end, _kernel_messages())
 
 
-def about(pid: int, number: int, messages: list[str]) -> dict[str, str]:
-    """Pure part of `kernel_log`: the newest message about this process."""
-    for text in reversed(messages):
-        if number == _SECCOMP_SIGNAL:
+def about(end: dict, messages: list[tuple[int, str]]) -> dict[str, str]:
+    """Pure part of `kernel_log`: the newest message about this process, of its time: numbers are used again."""
+    pid = end["pid"]
+    for at_ns, text in reversed(messages):
+        if not end["started_ns"] - _CLOCKS_DIFFER_NS < at_ns < end["finished_ns"] + _CLOCKS_DIFFER_NS:
+            continue
+        if end["signal"] == _SECCOMP_SIGNAL:
             found = re.search(rf"type=1326 .*\bpid={pid}\b.*\barch=([0-9a-f]+) syscall=(\d+)", text)
             if found:
                 return {"killed_call": _call_name(found.group(1), int(found.group(2)))}
-        elif re.search(rf"\b{re.escape(str(pid))}\b\] ?(?:trap |general protection|segfault|bad frame)", text):
+        elif re.search(rf"\[{pid}\]:? (?:trap |general protection|segfault|bad frame)", text):
             return {"kernel_line": text[:200]}
     return {}
 
@@ -54,9 +59,11 @@ def _call_name(arch: str, number: int) -> str:
     return f"number {number} of architecture {arch}"
 
 
-def _kernel_messages() -> list[str]:
-    """All that is still in the kernel's log and is its own: who writes to /dev/kmsg has another facility."""
-    found: list[str] = []
+def _kernel_messages() -> list[tuple[int, str]]:
+    """Time (ns since the epoch) and text of all that is still in the kernel's log and is its own: who writes to
+    /dev/kmsg has another facility."""
+    found: list[tuple[int, str]] = []
+    boot_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     try:
         fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -67,9 +74,9 @@ def _kernel_messages() -> list[str]:
                 head, _, text = os.read(fd, _RECORD_BYTES).decode(errors="replace").partition(";")
             except BrokenPipeError:  # overwritten while we read: go on with the oldest that is left
                 continue
-            priority = head.partition(",")[0]
-            if priority.isdigit() and int(priority) < 8:
-                found.append(text.partition("\n")[0])
+            fields = head.split(",")
+            if len(fields) > 2 and fields[0].isdigit() and int(fields[0]) < _FACILITY and fields[2].isdigit():
+                found.append((boot_ns + int(fields[2]) * 1000, text.partition("\n")[0]))
     except OSError:  # EAGAIN: that was the last
         pass
     finally:

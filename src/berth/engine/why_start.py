@@ -10,10 +10,10 @@ _CAUSES: list[tuple[str, str, str]] = [
     (r"interpreter '[^']*(?:ld-linux|ld64|ld-musl|ld\.so)[^']*'", "loader",
      "it was linked for another C library than the image has: take an image with that one (glibc: debian, musl: alpine) or link it statically"),
     (r"interpreter '([^']*)'", "interpreter", "put {0} into the image, or change the first line of the script"),
-    (r"it is built for (\S+), this machine is (\S+)", "architecture", "take the image or build for {1}; berth does not emulate other machines"),
+    (r"it is built for (\S+), this machine is (\S+)", "architecture", "take an image, or a build of the program, for {1}"),
     (r"neither an ELF program nor a script", "format", "start the script with '#!/bin/sh', or run it as `sh FILE`"),
     (r"it is a directory", "directory", "name a program in it, not the directory"),
-    (r"it is not executable", "permission", "chmod +x it in the image"),
+    (r"it is not executable", "permission", ""),  # the error says what to do
     (r"executable file not found", "not-found", ""),
     (r"permission denied", "permission", "chmod +x it in the image, or run as a user who may"),
     (r"exec format error", "architecture", "see that the image is for this machine, and that a script begins with '#!'"),
