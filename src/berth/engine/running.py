@@ -139,6 +139,8 @@ class Running(Preparing):
                 "error": _UNREACHABLE_MONITOR if monitor else _REBOOTED if rebooted else _KILLED_MONITOR,
                 "lost": "socket" if monitor else "host" if rebooted else "monitor",
             }  # fmt: skip
+            if monitor and report.get("signal") == 9:
+                report["lost"] = "socket"  # the signal was ours
         await asyncio.to_thread(self._remove_group, container)
         await self._ended(container, report)
 

@@ -105,6 +105,9 @@ def _end(facts: Facts) -> Verdict:
         return Verdict("exited", f"ended with exit code {facts.exit_code}", "an earlier version of berth ran it: there is no more to tell")
     if end.get("lost") == "host":
         return Verdict("host", "ended with its host, which was restarted", "a restart policy starts it with the engine: `berth update --restart`")
+    if end.get("lost") == "socket":
+        return Verdict("monitor", "was ended by the engine, which could not reach its monitor: the socket below --exec-root was gone",
+                       "find out who cleans up in /run/berth while containers run")  # fmt: skip
     if end.get("lost"):
         return Verdict(
             "monitor", "was ended because its monitor, the process of berth beside it, had been killed",

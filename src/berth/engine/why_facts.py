@@ -53,7 +53,7 @@ class WhyService:
     async def _lines(self, container: Container) -> list[str]:
         """The last of the run that ended last, whatever came since."""
         end = container.record.end
-        if logconfig.driver_of(container.record) not in logconfig.READABLE:
+        if not logconfig.kept_as(container.record):
             return []
         wanted = Wanted(tail=_TAIL_LINES, since_ns=end.get("started_ns") or 0, until_ns=end["finished_ns"])
         stream = await self._containers.logs(container, wanted, lambda run: run.data)

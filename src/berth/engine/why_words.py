@@ -75,7 +75,8 @@ def _in_use(facts: Facts, line: str, found: re.Match[str]) -> Verdict:
     named = next((f"port {text} is in use" for text in re.findall(r"(?:port\s+|:)(\d{1,5})\b", line)), "the port it wants is in use")
     if mode == "host":
         return Verdict("port", f"{named} on the host, whose network it shares", "see who listens (`ss -ltnp` on the host), or choose another port")
-    return Verdict("port", f"{named} in its own network", "two of its programs want the same port, or one lingers from before: see its command line")
+    shared = "the network it shares with another container" if mode.startswith("container:") else "its own network"
+    return Verdict("port", f"{named} in {shared}", "two of its programs want the same port, or one lingers from before: see its command line")
 
 
 def _read_only(facts: Facts, line: str, found: re.Match[str]) -> Verdict:
