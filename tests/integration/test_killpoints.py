@@ -1,0 +1,304 @@
+"""The engine killed right before a file operation, SQL statement or message of each verb, and what the next one finds.
+
+BERTH_KILLPOINTS=all tries every point (minutes); without it each verb is tried at three: one of each kind, in turn the
+first, the middle and the last. What is there afterwards is read from SQLite, /proc, the cgroups and the directories.
+"""
+
+import http.client
+import json
+import os
+import re
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from harness import Engine, all_pids, comm, group_file, group_names, mounts, parent, read, wait_until
+from killpoints import KINDS, LAYOUT
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(3600 if os.environ.get("BERTH_KILLPOINTS") else 120)]
+
+Json = dict | list | None
+
+
+class Killed:
+    """An engine that kills itself where it is told."""
+
+    def __init__(self, control: str) -> None:
+        self.control = control
+        self.order(0)
+        self.engine = Engine((), (sys.executable, os.path.join(os.path.dirname(__file__), "killpoints.py"), control))
+        self.archive = b""
+
+    def order(self, counting: int, kind: str = "", at: int = 0) -> None:
+        with open(self.control, "r+b" if os.path.exists(self.control) else "wb") as file:
+            file.write(LAYOUT.pack(counting, KINDS.index(kind), at))
+
+    def points(self) -> list[str]:
+        return read(f"{self.control}.log").splitlines()
+
+    def forget_points(self) -> None:
+        os.truncate(f"{self.control}.log", 0)
+
+    def ask(self, method: str, path: str, body: Json | bytes = None) -> tuple[int, object]:
+        """One request on a connection of its own; (0, None) if the engine dies over it."""
+        connection = http.client.HTTPConnection("berth", timeout=60)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.connect(f"{self.engine.exec}/berth.sock")
+            data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
+            kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+            connection.request(method, path, data, {"Content-Type": kind})
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException):
+            return 0, None
+        finally:
+            connection.close()
+        try:
+            return answer.status, json.loads(text)
+        except ValueError:
+            return answer.status, text
+
+    def do(self, method: str, path: str, body: Json | bytes = None) -> object:
+        status, answer = self.ask(method, path, body)
+        assert 200 <= status < 300, (method, path, status, answer)
+        return answer
+
+    # -- seen without the engine --------------------------------------------------------------------
+
+    def rows(self, query: str) -> list[tuple]:
+        connection = sqlite3.connect(f"file:{self.engine.data}/berth.db?mode=ro", uri=True)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def records(self) -> dict[str, dict]:
+        """Name -> record."""
+        return {name: json.loads(record) for name, record in self.rows("SELECT name, record FROM containers")}
+
+    def tags(self) -> dict[str, str]:
+        return dict(self.rows("SELECT name, image FROM tags"))
+
+    def running(self) -> set[str]:
+        """Ids of containers whose programs run under a monitor."""
+        found = set()
+        for pid in all_pids():
+            match = re.search(re.escape(self.engine.data) + r"/containers/([0-9a-f]{64})/", read(f"/proc/{pid}/mountinfo"))
+            if match and comm(parent(pid)) == "berth-monitor":
+                found.add(match[1])
+        return found
+
+    def check(self) -> None:
+        """What must hold whatever the moment was."""
+        data = self.engine.data
+        records = {record["id"]: record for record in self.records().values()}
+        assert len(records) == len(self.rows("SELECT id FROM containers"))
+        listed = self.do("GET", "/containers/json?all=1")
+        assert isinstance(listed, list)
+        assert sorted(entry["Id"] for entry in listed) == sorted(records)
+        for base in (f"{data}/containers", f"{self.engine.exec}/containers"):
+            wait_until(lambda base=base: set(os.listdir(base)) <= set(records), f"directories of nobody in {base}")
+        alive = {identity for identity, record in records.items() if record["status"] in ("running", "paused")}
+        wait_until(lambda: self.running() == alive, f"monitors other than of {alive}")
+        ever = set(re.findall(r"[0-9a-f]{64}", read(f"{data}/records/journal") + read(f"{data}/records/snapshot")))
+        self.engine.seen_ids |= ever
+        wait_until(lambda: not (ever - alive) & set().union(*group_names().values()), "cgroups of containers that do not run")
+        assert os.listdir(f"{data}/tmp") == []
+        unfinished = [name for directory in (data, f"{data}/records") for name in os.listdir(directory) if name.endswith(".new")]
+        assert not unfinished
+        assert not [line for line in mounts() - self.engine.mounts_before if self.engine.top in line]
+        assert not [name for name in os.listdir(data) if "damaged" in name]
+        layers = self.rows("SELECT chain, blob FROM layers")
+        assert sorted(os.listdir(f"{data}/layers")) == sorted(chain[7:] for chain, _ in layers)
+        assert set(os.listdir(f"{data}/content/sha256")) == {blob[7:] for _, blob in layers}
+        images = {identity for (identity,) in self.rows("SELECT id FROM images")}
+        assert set(self.tags().values()) == images, "an image without a name, or a name without an image"
+        assert {chain for chain, _ in layers} >= {chain for (chain,) in self.rows("SELECT chain FROM images")}
+
+    def clean(self) -> None:
+        for record in self.records().values():
+            self.do("DELETE", f"/containers/{record['id']}?force=1")
+        for name in self.tags():
+            if name != "bb:latest":
+                self.do("DELETE", f"/images/{name}")
+
+
+@pytest.fixture(scope="module")
+def killed(rootfs_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
+    engine = Killed(str(tmp_path_factory.mktemp("killpoints") / "control"))
+    engine.engine.docker("import", rootfs_tar, "bb")
+    made = _ended(engine, "archived", "echo $RANDOM > /archived")
+    engine.do("POST", f"/commit?container={made}&repo=loaded&tag=1")
+    saved = engine.do("GET", "/images/loaded:1/get")
+    assert isinstance(saved, bytes)
+    engine.archive = saved
+    engine.clean()
+    yield engine
+    engine.engine.finish()
+
+
+def _create(killed: Killed, name: str, *command: str) -> str:
+    body = {"Image": "bb", "Cmd": list(command or ("sleep", "1000")), "HostConfig": {"NetworkMode": "none"}}
+    answer = killed.do("POST", f"/containers/create?name={name}", body)
+    assert isinstance(answer, dict)
+    return str(answer["Id"])
+
+
+def _up(killed: Killed, name: str, *command: str) -> str:
+    identity = _create(killed, name, *command)
+    killed.do("POST", f"/containers/{identity}/start")
+    return identity
+
+
+def _ended(killed: Killed, name: str, script: str) -> str:
+    identity = _up(killed, name, "sh", "-c", script)
+    killed.do("POST", f"/containers/{identity}/wait")
+    return identity
+
+
+def _one_of(seen: object, *allowed: object) -> None:
+    assert seen in allowed
+
+
+def _seen(killed: Killed, name: str) -> tuple[str, int] | None:
+    record = killed.records().get(name)
+    return (record["status"], record["exit_code"]) if record else None
+
+
+def _memory_agrees(killed: Killed) -> None:
+    record = killed.records()["kp"]
+    limit = record["host"].get("Memory") or 0
+    _one_of(limit, 64 << 20, 128 << 20)
+    assert group_file(record["id"], "memory", "memory.limit_in_bytes") == str(limit)
+
+
+def _prepare_update(killed: Killed) -> None:
+    body = {"Image": "bb", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none", "Memory": 64 << 20, "MemorySwap": -1}}
+    killed.do("POST", "/containers/create?name=kp", body)
+    killed.do("POST", "/containers/kp/start")
+
+
+def _exec(killed: Killed) -> None:
+    status, answer = killed.ask("POST", "/containers/kp/exec", {"Cmd": ["touch", "/done"]})
+    if status == 201 and isinstance(answer, dict):
+        killed.ask("POST", f"/exec/{answer['Id']}/start", {"Detach": True})
+
+
+def _named(killed: Killed, name: str) -> None:
+    """An image of its own layer."""
+    made = _ended(killed, "source", "echo x > /made")
+    killed.do("POST", f"/commit?container={made}&repo={name}&tag=1")
+    killed.do("DELETE", f"/containers/{made}")
+
+
+class Verb:
+    """prepare: what is there before; act: the request; check: that it is as before or as after."""
+
+    def __init__(self, prepare: Callable[[Killed], object], act: Callable[[Killed], object], check: Callable[[Killed], None]) -> None:
+        self.prepare = prepare
+        self.act = act
+        self.check = check
+
+
+_RUNNING, _KILLED = ("running", 0), ("exited", 137)
+_BODY = {"Image": "bb", "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}
+VERBS = {
+    "create": Verb(
+        lambda k: None, lambda k: k.ask("POST", "/containers/create?name=kp", _BODY), lambda k: _one_of(_seen(k, "kp"), None, ("created", 0))
+    ),
+    "start": Verb(
+        lambda k: _create(k, "kp"), lambda k: k.ask("POST", "/containers/kp/start"), lambda k: _one_of(_seen(k, "kp"), ("created", 0), _RUNNING)
+    ),
+    "stop": Verb(
+        lambda k: _up(k, "kp"), lambda k: k.ask("POST", "/containers/kp/stop?t=0"), lambda k: _one_of(_seen(k, "kp"), _RUNNING, _KILLED)
+    ),
+    "kill": Verb(
+        lambda k: _up(k, "kp"), lambda k: k.ask("POST", "/containers/kp/kill"), lambda k: _one_of(_seen(k, "kp"), _RUNNING, _KILLED)
+    ),
+    "restart": Verb(
+        lambda k: _up(k, "kp"), lambda k: k.ask("POST", "/containers/kp/restart?t=0"), lambda k: _one_of(_seen(k, "kp"), _RUNNING, _KILLED)
+    ),
+    "rm": Verb(
+        lambda k: _ended(k, "kp", "exit 7"), lambda k: k.ask("DELETE", "/containers/kp"), lambda k: _one_of(_seen(k, "kp"), ("exited", 7), None)
+    ),
+    "rm-force": Verb(
+        lambda k: _up(k, "kp"), lambda k: k.ask("DELETE", "/containers/kp?force=1"), lambda k: _one_of(_seen(k, "kp"), _RUNNING, _KILLED, None)
+    ),
+    "rename": Verb(
+        lambda k: _create(k, "kp"), lambda k: k.ask("POST", "/containers/kp/rename?name=kp2"),
+        lambda k: _one_of((_seen(k, "kp"), _seen(k, "kp2")), (None, ("created", 0)), (("created", 0), None)),
+    ),
+    "update": Verb(_prepare_update, lambda k: k.ask("POST", "/containers/kp/update", {"Memory": 128 << 20}), _memory_agrees),
+    "exec": Verb(lambda k: _up(k, "kp"), _exec, lambda k: _one_of(_seen(k, "kp"), _RUNNING)),
+    "commit": Verb(
+        lambda k: _ended(k, "kp", "echo x > /file"), lambda k: k.ask("POST", "/commit?container=kp&repo=made&tag=1"),
+        lambda k: _one_of(set(k.tags()), {"bb:latest"}, {"bb:latest", "made:1"}),
+    ),
+    "load": Verb(
+        lambda k: None, lambda k: k.ask("POST", "/images/load", k.archive),
+        lambda k: _one_of(set(k.tags()), {"bb:latest"}, {"bb:latest", "loaded:1"}),
+    ),
+    "tag": Verb(
+        lambda k: None, lambda k: k.ask("POST", "/images/bb/tag?repo=more&tag=1"),
+        lambda k: _one_of(set(k.tags()), {"bb:latest"}, {"bb:latest", "more:1"}),
+    ),
+    "rmi": Verb(
+        lambda k: _named(k, "goes"), lambda k: k.ask("DELETE", "/images/goes:1"),
+        lambda k: _one_of(set(k.tags()), {"bb:latest"}, {"bb:latest", "goes:1"}),
+    ),
+    "prune": Verb(
+        lambda k: [_ended(k, name, "exit 7") for name in ("kp", "kp2")], lambda k: k.ask("POST", "/containers/prune"),
+        lambda k: [_one_of(_seen(k, name), ("exited", 7), None) for name in ("kp", "kp2")] and None,
+    ),
+}  # fmt: skip
+
+
+def _chosen(verb: str, points: list[str]) -> list[tuple[str, int]]:
+    """(kind, occurrence) to kill at."""
+    counts = {kind: sum(point.startswith(f"{kind} ") for point in points) for kind in KINDS[1:]}
+    if os.environ.get("BERTH_KILLPOINTS") == "all":
+        return [(kind, at) for kind, count in counts.items() for at in range(1, count + 1)]
+    turn = list(VERBS).index(verb)
+    found = []
+    for number, (kind, count) in enumerate(counts.items()):
+        if count:
+            found.append((kind, (1, (count + 1) // 2, count)[(turn + number) % 3]))
+    return found
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_killed_within(killed: Killed, verb: str) -> None:
+    chosen = VERBS[verb]
+    chosen.prepare(killed)
+    killed.order(1)
+    chosen.act(killed)
+    killed.order(0)
+    points = killed.points()
+    killed.forget_points()
+    killed.clean()
+    assert points
+    hit = 0
+    todo = _chosen(verb, points)
+    for kind, at in todo:
+        killed.engine.stop()  # its counts begin anew with it
+        killed.engine.start()
+        chosen.prepare(killed)
+        killed.order(1, kind, at)
+        chosen.act(killed)
+        killed.order(0)
+        seen = killed.points()
+        killed.forget_points()
+        last = (seen or ["none"])[-1]
+        hit += sum(point.startswith(f"{kind} ") for point in seen) >= at
+        killed.engine.kill()  # one that has not met the point
+        killed.engine.start()
+        try:
+            killed.check()
+            chosen.check(killed)
+            killed.clean()
+        except AssertionError as error:
+            raise AssertionError(f"{verb}, killed before {kind} {at} ({last}): {error}\n{killed.engine.log()[-3000:]}") from error
+    assert hit >= (len(todo) + 1) // 2, f"only {hit} of {len(todo)} points were met: the engine does not do the same twice"
