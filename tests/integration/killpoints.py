@@ -6,8 +6,8 @@ Nothing in the engine knows of it: Python's audit events tell of file operations
 trace of statements; open, os.write, os.fsync, socket.send and sqlite3.connect are wrapped besides. What the engine starts is
 another program, without any of this.
 
-CONTROL is a file of three numbers that both sides map: whether to count, which kind to kill at (0: none), and at which
-occurrence of it. What is counted goes to CONTROL.log, one `KIND WHAT` a line.
+CONTROL is a file of three numbers that both sides map: 0, or which turn of counting it is, which kind to kill at (0:
+none), and at which occurrence of it. What is counted goes to CONTROL.log, one `KIND WHAT` a line.
 """
 
 import builtins
@@ -40,13 +40,16 @@ class Points:
         self._log = os.open(f"{control}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
         self._write = os.write
         self._counts = dict.fromkeys(KINDS, 0)
+        self._turn = 0
         self._lock = threading.Lock()
 
     def at(self, kind: str, what: object) -> None:
-        counting, kill_kind, kill_at = LAYOUT.unpack(self._memory[:])
-        if not counting:
+        turn, kill_kind, kill_at = LAYOUT.unpack(self._memory[:])
+        if not turn:
             return
         with self._lock:
+            if turn != self._turn:
+                self._turn, self._counts = turn, dict.fromkeys(KINDS, 0)
             self._counts[kind] += 1
             self._write(self._log, f"{kind} {what}\n".encode(errors="replace"))
             if KINDS[kill_kind] == kind and self._counts[kind] == kill_at:

@@ -27,13 +27,22 @@ class Killed:
 
     def __init__(self, control: str) -> None:
         self.control = control
-        self.order(0)
+        self.turn = 0
+        self.leave_alone()
         self.engine = Engine((), (sys.executable, os.path.join(os.path.dirname(__file__), "killpoints.py"), control))
         self.archive = b""
 
-    def order(self, counting: int, kind: str = "", at: int = 0) -> None:
+    def count(self, kind: str = "", at: int = 0) -> None:
+        """From now on, and to be killed before the occurrence `at` of a kind."""
+        self.turn += 1
+        self._write(self.turn, KINDS.index(kind), at)
+
+    def leave_alone(self) -> None:
+        self._write(0, 0, 0)
+
+    def _write(self, *numbers: int) -> None:
         with open(self.control, "r+b" if os.path.exists(self.control) else "wb") as file:
-            file.write(LAYOUT.pack(counting, KINDS.index(kind), at))
+            file.write(LAYOUT.pack(*numbers))
 
     def points(self) -> list[str]:
         return read(f"{self.control}.log").splitlines()
@@ -181,6 +190,17 @@ def _prepare_update(killed: Killed) -> None:
     killed.do("POST", "/containers/kp/start")
 
 
+def _freezer_agrees(killed: Killed) -> None:
+    record = killed.records()["kp"]
+    frozen = group_file(record["id"], "freezer", "freezer.state")
+    _one_of((record["status"], frozen), ("running", "THAWED"), ("paused", "FROZEN"))
+
+
+def _paused(killed: Killed) -> None:
+    _up(killed, "kp")
+    killed.do("POST", "/containers/kp/pause")
+
+
 def _exec(killed: Killed) -> None:
     status, answer = killed.ask("POST", "/containers/kp/exec", {"Cmd": ["touch", "/done"]})
     if status == 201 and isinstance(answer, dict):
@@ -232,6 +252,12 @@ VERBS = {
         lambda k: _one_of((_seen(k, "kp"), _seen(k, "kp2")), (None, ("created", 0)), (("created", 0), None)),
     ),
     "update": Verb(_prepare_update, lambda k: k.ask("POST", "/containers/kp/update", {"Memory": 128 << 20}), _memory_agrees),
+    "pause": Verb(lambda k: _up(k, "kp"), lambda k: k.ask("POST", "/containers/kp/pause"), _freezer_agrees),
+    "unpause": Verb(_paused, lambda k: k.ask("POST", "/containers/kp/unpause"), _freezer_agrees),
+    "commit-running": Verb(
+        lambda k: _up(k, "kp"), lambda k: k.ask("POST", "/commit?container=kp&repo=made&tag=1"),
+        lambda k: (_one_of(_seen(k, "kp"), _RUNNING), _freezer_agrees(k)) and None,
+    ),
     "exec": Verb(lambda k: _up(k, "kp"), _exec, lambda k: _one_of(_seen(k, "kp"), _RUNNING)),
     "commit": Verb(
         lambda k: _ended(k, "kp", "echo x > /file"), lambda k: k.ask("POST", "/commit?container=kp&repo=made&tag=1"),
@@ -272,10 +298,11 @@ def _chosen(verb: str, points: list[str]) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_killed_within(killed: Killed, verb: str) -> None:
     chosen = VERBS[verb]
+    killed.clean()  # of a verb that failed
     chosen.prepare(killed)
-    killed.order(1)
+    killed.count()
     chosen.act(killed)
-    killed.order(0)
+    killed.leave_alone()
     points = killed.points()
     killed.forget_points()
     killed.clean()
@@ -283,12 +310,10 @@ def test_killed_within(killed: Killed, verb: str) -> None:
     hit = 0
     todo = _chosen(verb, points)
     for kind, at in todo:
-        killed.engine.stop()  # its counts begin anew with it
-        killed.engine.start()
         chosen.prepare(killed)
-        killed.order(1, kind, at)
+        killed.count(kind, at)
         chosen.act(killed)
-        killed.order(0)
+        killed.leave_alone()
         seen = killed.points()
         killed.forget_points()
         last = (seen or ["none"])[-1]

@@ -95,7 +95,7 @@ class Commits:
         if container.record.status != state.RUNNING:
             return False
         try:
-            await self._containers.pause(container)
+            await self._containers.pause(container, for_commit=True)
         except (errors.BerthError, OSError) as error:
             log.info("container %s is committed without a pause: %s", container.record.id, error)
             return False

@@ -3,7 +3,6 @@
 One lock per container. The database is written before anybody is told; memory is what is read.
 """
 
-import asyncio
 import os
 import secrets
 import socket
@@ -179,8 +178,8 @@ class ContainerService(Restoring):
                     warnings.append(updates.NO_WEIGHT)
                 host = updates.merged(record.host, changes)
                 self._check_host_has(host)
-                if record.running and (resources := updates.live_resources(host, changes)):
-                    await asyncio.to_thread(self._group(container).apply, resources)
+                if record.running:
+                    await self._update_live(container, host, changes)
             except errors.BerthError as error:
                 raise type(updates.refusal(error))(f"Cannot update container {record.id}: {error}") from error
             record.host = host

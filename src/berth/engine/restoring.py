@@ -6,7 +6,7 @@ import os
 import time
 
 from berth import errors
-from berth.engine import health, hostfiles, restarts, state
+from berth.engine import health, hostfiles, restarts, state, updates
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
 from berth.engine.running import Running
@@ -113,6 +113,7 @@ class Restoring(Running):
         if record.status != state.RESTARTING:
             record.restarts = record.restart_delay_ms = 0
             record.stopped_by_hand = False
+        record.exit_code, record.error, record.oom_killed = 0, "", False
         record.move(state.RUNNING)
 
     async def _unseen_run(self, container: Container) -> bool:
@@ -164,7 +165,37 @@ class Restoring(Running):
             record.health = health.fresh(None)
         container.control = connection
         container.monitor_gone.clear()
+        mended = [] if was_running else ["had been started; found running"]
+        mended += [*self._look_at_freezer(container), *await self._finish_update(container)]
         self._tasks.spawn(self._watch(container, connection))
         await self.save(container)
         self._tell_running(container)
-        return "" if was_running else "had been started; found running"
+        if record.paused_for_commit:
+            mended.append("was paused for a commit; unpaused")
+            await self.unpause(container)
+        return "; ".join(mended)
+
+    def _look_at_freezer(self, container: Container) -> list[str]:
+        """The kernel knows whether it is paused; the engine before may not have lived to write it down."""
+        record = container.record
+        frozen = self._group(container).frozen()
+        if not frozen:
+            record.paused_for_commit = False
+        if frozen == (record.status == state.PAUSED):
+            return []
+        record.move(state.PAUSED if frozen else state.RUNNING)
+        return [f"found {record.status}"]
+
+    async def _finish_update(self, container: Container) -> list[str]:
+        """Limits that were being written to its cgroup when the engine was killed: all of them, or none."""
+        record = container.record
+        changes, record.pending_update = record.pending_update, None
+        if not changes:
+            return []
+        try:
+            host = updates.merged(record.host, changes)
+            await asyncio.to_thread(self._group(container).apply, updates.live_resources(host, changes))
+        except errors.BerthError as error:
+            return [f"an update could not be finished: {error}"]
+        record.host = host
+        return ["an update of its limits is finished"]

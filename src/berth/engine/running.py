@@ -12,7 +12,7 @@ import socket
 import time
 
 from berth import errors
-from berth.engine import defaults, health, hostfiles, restarts, state, validate
+from berth.engine import defaults, health, hostfiles, restarts, state, updates, validate
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.preparing import Preparing
 from berth.engine.registry import SHORT, Container
@@ -315,8 +315,23 @@ class Running(Preparing):
         await self.start(container)
         self.publish(container, "restart")
 
-    async def pause(self, container: Container) -> None:
-        """Freezes every process of the container."""
+    async def _update_live(self, container: Container, host: dict, changes: dict) -> None:
+        """Writes limits to the cgroup of one that runs; an engine that is killed meanwhile has the next one finish it."""
+        record, resources = container.record, updates.live_resources(host, changes)
+        if not resources:
+            return
+        record.pending_update = changes
+        await self.save(container)
+        try:
+            await asyncio.to_thread(self._group(container).apply, resources)
+        except errors.BerthError:
+            record.pending_update = None
+            await self.save(container)
+            raise
+        record.pending_update = None  # the caller saves it with the new limits
+
+    async def pause(self, container: Container, *, for_commit: bool = False) -> None:
+        """Freezes every process of the container. for_commit: an engine that starts undoes it."""
         async with container.lock:
             if container.record.status == state.PAUSED:
                 raise errors.Conflict(f"Container {container.record.id} is already paused")
@@ -324,6 +339,9 @@ class Running(Preparing):
                 raise errors.Conflict(RESTARTING_TEXT.format(container.record.id))
             if not container.record.running:
                 raise errors.Conflict(f"Container {container.record.id} is not running")
+            container.record.paused_for_commit = for_commit
+            if for_commit:
+                await self.save(container)
             await asyncio.to_thread(self._group(container).freeze, True)
             container.record.move(state.PAUSED)
             await self.save(container)
@@ -336,6 +354,7 @@ class Running(Preparing):
                 raise errors.Conflict(f"Container {container.record.id} is not paused")
             await asyncio.to_thread(self._group(container).freeze, False)
             container.record.move(state.RUNNING)
+            container.record.paused_for_commit = False
             await self.save(container)
             self.publish(container, "unpause")
 

@@ -71,6 +71,8 @@ class Record:
         self.restart_due_ns = 0
         self.stopped_by_hand = False
         self.boot_id = ""  # of the host, as it was at the last start
+        self.pending_update: dict | None = None  # of a running container: being written to its cgroup
+        self.paused_for_commit = False  # and not by a person
         self.health: dict | None = None  # Docker's Health
         self.end: dict = {}  # of the last run: what its monitor reported, for `why`
 

@@ -49,8 +49,9 @@ def open_checked(path: str, schema: str, version: int) -> Opened:
         if problem:
             mended = _rebuild(path, second, problem, existed=existed, version=version)
         connection = _connect(path)
-        if connection.execute("PRAGMA user_version").fetchone()[0] != version:
-            connection.executescript(f"BEGIN; {schema} INSERT INTO changes VALUES (0); PRAGMA user_version={version}; COMMIT")
+        if set(table_names(second.connection)) - set(table_names(connection)) or not _counts(connection):
+            count = "INSERT INTO changes SELECT 0 WHERE NOT EXISTS (SELECT * FROM changes);"
+            connection.executescript(f"BEGIN; {schema} {count} PRAGMA user_version={version}; COMMIT")
         sequence = _sequence(connection)
         journal = Journal(directory, version)
         opened = Opened(connection, journal, sequence)
@@ -115,10 +116,14 @@ def _difference(connection: sqlite3.Connection, second: SecondCopy) -> str:
 
 def _sequence(connection: sqlite3.Connection) -> int:
     """Of the last change; 0 for one of an earlier version, which did not count."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'changes'").fetchall():
+    if not _counts(connection):
         return 0
     row = connection.execute("SELECT sequence FROM changes").fetchone()
     return int(row[0]) if row else 0
+
+
+def _counts(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'changes'").fetchall())
 
 
 def _rebuild(path: str, second: SecondCopy, problem: str, *, existed: bool, version: int) -> list[str]:

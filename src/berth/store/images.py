@@ -142,18 +142,17 @@ class ImageStore:
 
     def tag(self, source: str, name: str) -> None:
         """Gives an image one more name; takes the name away from another that had it."""
-        parsed = reference.parse(name)
-        if parsed.digest:
-            raise InvalidParameter(f"refusing to create a tag with a digest reference: {name!r}")
+        familiar = _tag_name(name)
         with self._lock:
             image = self.find(source)
             now_ns = time.time_ns()
-            self._database.write_now(
-                ("INSERT OR REPLACE INTO tags VALUES (?, ?)", (parsed.familiar, image.id)),
-                ("INSERT OR REPLACE INTO tagged VALUES (?, ?)", (image.id, now_ns)),
-            )
-            self._tags[parsed.familiar] = image.id
-            self._tagged_ns[image.id] = now_ns
+            self._database.write_now(*_tag_statements([familiar], image.id, now_ns))
+            self._note_tags([familiar], image.id, now_ns)
+
+    def _note_tags(self, names: list[str], identity: str, now_ns: int) -> None:
+        self._tags.update(dict.fromkeys(names, identity))
+        if names:
+            self._tagged_ns[identity] = now_ns
 
     def remove(self, text: str, *, force: bool, in_use: dict[str, str], prune: bool = True) -> list[dict[str, str]]:
         """Removes a name, and with the last one the image and the layers nothing else uses.
@@ -186,13 +185,14 @@ class ImageStore:
                 if by_name:
                     return self._untag(names)
                 raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image has dependent child images")
-            removed = self._untag(names)
+            doomed = [image]
             parent = self.parent_of(image.id)
-            removed += self._delete(image)
-            while prune and parent and not (self.names_of(parent) or self.children_of(parent) or parent in in_use):
-                image, parent = self._images[parent], self.parent_of(parent)
-                removed += self._delete(image)
-            return removed
+            while prune and parent and not (
+                self.names_of(parent) or set(self.children_of(parent)) - {doomed[-1].id} or parent in in_use
+            ):
+                doomed.append(self._images[parent])
+                parent = self.parent_of(parent)
+            return self._delete(doomed, names)
 
     def _untag(self, names: list[str]) -> list[dict[str, str]]:
         statements: list[Statement] = [("DELETE FROM tags WHERE name = ?", (name,)) for name in names]
@@ -201,23 +201,36 @@ class ImageStore:
             del self._tags[name]
         return [{"Untagged": name} for name in names]
 
-    def _delete(self, image: Image) -> list[dict[str, str]]:
-        own = self.layers_of(image)
-        others = {
-            layer.chain for other in self._images.values() if other is not image for layer in self.layers_of(other)
-        }
-        gone = [layer for layer in reversed(own) if layer.chain not in others]
-        statements: list[Statement] = [("DELETE FROM images WHERE id = ?", (image.id,))]
-        statements += [(f"DELETE FROM {table} WHERE image = ?", (image.id,)) for table in ("parents", "tagged")]
-        statements += [("DELETE FROM layers WHERE chain = ?", (layer.chain,)) for layer in gone]
-        self._database.write_now(*statements)
-        del self._images[image.id]
-        self._parents.pop(image.id, None)
-        self._tagged_ns.pop(image.id, None)
-        for layer in gone:
-            del self._layers[layer.chain]
+    def _delete(self, images: list[Image], names: list[str]) -> list[dict[str, str]]:
+        """Takes images and their names away at once; files that nothing uses any more after that."""
+        used = {layer.chain for other in self._images.values() if other not in images for layer in self.layers_of(other)}
+        removed = [{"Untagged": name} for name in names]
+        gone: list[Layer] = []
+        for number, image in enumerate(images):
+            later = {layer.chain for other in images[number + 1 :] for layer in self.layers_of(other)}
+            own = [layer for layer in reversed(self.layers_of(image)) if layer.chain not in used | later]
+            removed += [{"Deleted": image.id}] + [{"Deleted": layer.chain} for layer in own]
+            gone += own
+        self._drop(images, names, gone)
         self._remove_files(gone)
-        return [{"Deleted": image.id}] + [{"Deleted": layer.chain} for layer in gone]
+        return removed
+
+    def _drop(self, images: list[Image], names: list[str], layers: list[Layer]) -> None:
+        """Takes them out of the database, in one transaction, and out of memory."""
+        statements: list[Statement] = [("DELETE FROM tags WHERE name = ?", (name,)) for name in names]
+        for image in images:
+            statements.append(("DELETE FROM images WHERE id = ?", (image.id,)))
+            statements += [(f"DELETE FROM {table} WHERE image = ?", (image.id,)) for table in ("parents", "tagged")]
+        statements += [("DELETE FROM layers WHERE chain = ?", (layer.chain,)) for layer in layers]
+        self._database.write_now(*statements)
+        for name in names:
+            del self._tags[name]
+        for image in images:
+            del self._images[image.id]
+            self._parents.pop(image.id, None)
+            self._tagged_ns.pop(image.id, None)
+        for layer in layers:
+            del self._layers[layer.chain]
 
     def _remove_files(self, layers: list[Layer]) -> None:
         blobs = {layer.blob for layer in self._layers.values()}
@@ -236,10 +249,8 @@ class ImageStore:
                 found.read(stream)
                 loaded: list[tuple[str, str]] = []
                 for item in found.images():
-                    image = self._add(item.config, [(member.path, member.digest) for member in item.layers])
-                    names = [reference.parse(name).familiar for name in item.names]
-                    for name in names:
-                        self.tag(image.id, name)
+                    names = [_tag_name(name) for name in item.names]
+                    image = self._add(item.config, [(member.path, member.digest) for member in item.layers], names)
                     loaded += [(name, image.id) for name in names or [""]]
                 return loaded
             finally:
@@ -247,7 +258,7 @@ class ImageStore:
 
     def import_filesystem(self, stream: IO[bytes], name: str, message: str, config: dict, machine: str) -> Image:
         """One layer from the tar of a file system; `config` is the image's `config` section."""
-        familiar = reference.parse(name).familiar if name else ""
+        names = [_tag_name(name)] if name else []
         with self._lock:
             path, digest, _ = self.layout.spool(stream)
             try:
@@ -259,13 +270,10 @@ class ImageStore:
                     "config": config, "rootfs": {"type": "layers", "diff_ids": [diff]},
                     "history": [{"created": created, "comment": message}],
                 }  # fmt: skip
-                image = self._add(json.dumps(document).encode(), [(path, digest)])
+                return self._add(json.dumps(document).encode(), [(path, digest)], names)
             finally:
                 if os.path.exists(path):
                     os.unlink(path)
-            if familiar:
-                self.tag(image.id, familiar)
-            return image
 
     def add_layer(
         self, parent: Image, path: str, *, config: dict, author: str, comment: str, created_by: str, name: str
@@ -290,15 +298,10 @@ class ImageStore:
                     ],
                 }  # fmt: skip
                 layers = [("", "")] * len(diffs) + ([] if empty else [(path, digest)])  # the parent's are here already
-                image = self._add(json.dumps(document).encode(), layers)
+                return self._add(json.dumps(document).encode(), layers, [_tag_name(name)] if name else [], parent.id)
             finally:
                 if os.path.exists(path):
                     os.unlink(path)
-            self._database.write_now(("INSERT OR REPLACE INTO parents VALUES (?, ?)", (image.id, parent.id)))
-            self._parents[image.id] = parent.id
-            if name:
-                self.tag(image.id, name)
-            return image
 
     def _carry_hello(self) -> Image | None:
         if libc.MACHINE not in hello.ARCHITECTURE:
@@ -313,8 +316,8 @@ class ImageStore:
         layer.seek(0)
         return self.import_filesystem(layer, _HELLO, "carried by berth", config, libc.MACHINE)
 
-    def _add(self, raw: bytes, layers: list[tuple[str, str]]) -> Image:
-        """Registers a configuration with its layers: (path of a spooled blob, its digest), bottom first."""
+    def _add(self, raw: bytes, layers: list[tuple[str, str]], names: list[str], parent_image: str = "") -> Image:
+        """Registers a configuration with its layers, (path of a spooled blob, its digest), bottom first, and its names."""
         config = _checked_config(raw)
         diffs = config["rootfs"]["diff_ids"]
         if len(diffs) != len(layers):
@@ -332,6 +335,10 @@ class ImageStore:
                 for l in new
             ]
             statements.append(("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (identity, raw, chain)))
+            if parent_image:
+                statements.append(("INSERT OR REPLACE INTO parents VALUES (?, ?)", (identity, parent_image)))
+            now_ns = time.time_ns()
+            statements += _tag_statements(names, identity, now_ns)
             self._database.write_now(*statements)
         except BaseException:
             self._remove_files(new)
@@ -339,6 +346,9 @@ class ImageStore:
         self._layers.update({layer.chain: layer for layer in new})
         image = Image(identity, raw, chain)
         self._images[identity] = image
+        if parent_image:
+            self._parents[identity] = parent_image
+        self._note_tags(names, identity, now_ns)
         return image
 
     def _unpack(self, chain: str, diff: str, parent: str, path: str, digest: str) -> Layer:
@@ -407,9 +417,7 @@ class ImageStore:
         mended = [f"{unfinished} unfinished files in {self.layout.tmp} are removed"] if unfinished else []
         for image in list(self._images.values()):
             if reason := self._lack(image):
-                self._untag(self.names_of(image.id))
-                self._database.write_now(("DELETE FROM images WHERE id = ?", (image.id,)))
-                del self._images[image.id]
+                self._drop([image], self.names_of(image.id), [])
                 mended.append(f"image {_short(image.id)} is dropped: {reason}; load or import it again")
         dangling = [name for name, identity in self._tags.items() if identity not in self._images]
         if dangling:
@@ -456,6 +464,18 @@ def _now() -> str:
 def _full_name(name: str) -> str:
     parsed = reference.parse(name)
     return f"{parsed.registry}/{parsed.repository}:{parsed.tag}"
+
+
+def _tag_name(name: str) -> str:
+    parsed = reference.parse(name)
+    if parsed.digest:
+        raise InvalidParameter(f"refusing to create a tag with a digest reference: {name!r}")
+    return parsed.familiar
+
+
+def _tag_statements(names: list[str], identity: str, now_ns: int) -> list[Statement]:
+    statements: list[Statement] = [("INSERT OR REPLACE INTO tags VALUES (?, ?)", (name, identity)) for name in names]
+    return [*statements, ("INSERT OR REPLACE INTO tagged VALUES (?, ?)", (identity, now_ns))] if names else []
 
 
 def _familiar(text: str) -> str:
