@@ -127,6 +127,75 @@ def test_out_of_memory(findings: dict[str, Any]) -> None:
     assert not child["group_left"]
 
 
+def test_killed_is_not_out_of_memory(findings: dict[str, Any]) -> None:
+    assert _of(findings, "killed") == {"code": 137, "oom_killed": False}
+
+
+def _table(text: str) -> dict[str, int]:
+    return {line.split()[0]: int(line.split()[1]) for line in text.splitlines()}
+
+
+def test_stats_are_the_files(findings: dict[str, Any]) -> None:
+    """Of a frozen container: its counters stand still."""
+    found = _of(findings, "usage")
+    stats, files = found["stats"], found["files"]
+    memory, seen, cpu = stats["memory_stats"], _table(files["memory.stat"]), _table(files["cpu.stat"])
+    assert memory["usage"] > 8 * _MEBI  # the file that it wrote
+    assert abs(memory["usage"] - int(files["memory.current"])) < _MEBI
+    assert memory["limit"] == 64 * _MEBI
+    assert "max_usage" not in memory
+    assert set(memory["stats"]) == set(seen)
+    for name in ("anon", "file", "inactive_file", "active_file"):
+        assert abs(memory["stats"][name] - seen[name]) < _MEBI, name
+    assert stats["cpu_stats"]["cpu_usage"] == {
+        "total_usage": cpu["usage_usec"] * 1000, "usage_in_kernelmode": cpu["system_usec"] * 1000, "usage_in_usermode": cpu["user_usec"] * 1000,
+    }  # fmt: skip
+    assert stats["cpu_stats"]["cpu_usage"]["total_usage"] > 0
+    assert stats["pids_stats"] == {"current": int(files["pids.current"]), "limit": int(files["pids.max"])} == {"current": 2, "limit": 30}
+    (row,) = (line.split()[1:] for line in files["io.stat"].splitlines() if line.startswith(f"{found['disk']} "))
+    counted = {key: int(value) for key, _, value in (item.partition("=") for item in row)}
+    rows = [row for row in stats["blkio_stats"]["io_service_bytes_recursive"] if f"{row['major']}:{row['minor']}" == found["disk"]]
+    written = {row["op"]: row["value"] for row in rows}
+    assert (written["read"], written["write"]) == (counted["rbytes"], counted["wbytes"])
+    assert written["write"] >= 8 * _MEBI
+    operations = {row["op"]: row["value"] for row in stats["blkio_stats"]["io_serviced_recursive"]}
+    assert operations["write"] >= 1
+
+
+def test_stats_as_people_see_them(findings: dict[str, Any]) -> None:
+    """The memory in use is without the page cache that goes first, as Docker's command line shows it."""
+    found = _of(findings, "usage")
+    used, pids, block, share = found["shown"].split("|")
+    after = int(found["memory_after"]) - _table(found["stat_after"])["inactive_file"]
+    number, of, limit = used.partition(" / ")
+    assert (of, limit) == (" / ", "64MiB")
+    shown_bytes = float(number.removesuffix("MiB").removesuffix("KiB")) * (_MEBI if number.endswith("MiB") else 1024)
+    assert abs(shown_bytes - after) < _MEBI
+    assert shown_bytes < 6 * _MEBI  # the file of 8 MiB is not in it
+    assert (pids, share) == ("2", "0.00%")
+    assert block.partition(" / ")[2] != "0B"
+
+
+def test_top(findings: dict[str, Any]) -> None:
+    found = _of(findings, "usage")
+    assert found["top"]["Titles"] == ["PID", "COMMAND"]
+    assert sorted(row[0] for row in found["top"]["Processes"]) == sorted(found["files"]["cgroup.procs"].split())
+    assert sorted(row[1] for row in found["top"]["Processes"])[-1] == "sleep 999"
+
+
+def test_update_of_a_running_container(findings: dict[str, Any]) -> None:
+    found = _of(findings, "update")
+    assert found["memory.max"] == str(96 * _MEBI)
+    assert found["memory.swap.max"] == str(32 * _MEBI)
+    assert found["memory.low"] == str(16 * _MEBI)
+    assert found["cpu.max"] == "30000 60000"
+    assert found["cpu.weight"] == "79"  # of 2048 shares
+    assert found["pids.max"] == "40"
+    assert found["kept"]
+    assert found["same"]
+    assert not found["answer"].get("Warnings")
+
+
 def test_apparmor_profile_is_entered(findings: dict[str, Any]) -> None:
     found = _of(findings, "apparmor")
     assert found["loaded"]

@@ -282,6 +282,50 @@ def out_of_memory_in_child(engine: Engine) -> dict:
     return engine.run("tail /dev/zero; echo the shell goes on", Memory=16 * MEBI, MemorySwap=16 * MEBI)
 
 
+def killed(engine: Engine) -> dict:
+    """The same exit code as of one that ran out of memory."""
+    with engine.running(Memory=16 * MEBI, MemorySwap=16 * MEBI) as (identity, _):
+        engine.call("POST", f"/containers/{identity}/kill")
+        engine.call("POST", f"/containers/{identity}/wait")
+        state = engine.inspect(identity)["State"]
+        return {"code": state["ExitCode"], "oom_killed": state["OOMKilled"]}
+
+
+def usage(engine: Engine) -> dict:
+    """What stats says of a container that stands still, and what the files of its group do."""
+    script = "dd if=/dev/zero of=/root/file bs=1M count=8 conv=fsync; sleep 999 & i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo ready; sleep 1000"
+    with engine.running(["sh", "-c", script], Memory=64 * MEBI, PidsLimit=30) as (identity, _):
+        end = time.monotonic() + 60
+        while b"ready" not in engine.raw("GET", f"/containers/{identity}/logs?stdout=1")[1] and time.monotonic() < end:
+            time.sleep(0.05)
+        engine.call("POST", f"/containers/{identity}/pause")
+        names = ("memory.current", "memory.stat", "cpu.stat", "pids.current", "pids.max", "io.stat", "cgroup.procs")
+        files = {name: read(f"{group(identity)}/{name}") for name in names}
+        found: dict[str, Any] = {"files": files, "stats": engine.call("GET", f"/containers/{identity}/stats?stream=0&one-shot=1")}
+        command = [sys.executable, "-IS", f"{engine.shared}/src/berth/cli/__main__.py", "-H", f"unix://{engine.root}/exec/berth.sock"]
+        line = "{{.MemUsage}}|{{.PIDs}}|{{.BlockIO}}|{{.CPUPerc}}"
+        found["shown"] = shell(*command, "stats", "--no-stream", "--format", line, identity)
+        found["memory_after"] = read(f"{group(identity)}/memory.current")
+        found["stat_after"] = read(f"{group(identity)}/memory.stat")
+        found["top"] = engine.call("GET", f"/containers/{identity}/top?ps_args=-o%20pid,args")
+        engine.call("POST", f"/containers/{identity}/unpause")
+        found["disk"] = "{1}:{2}".format(*disk())
+        return found
+
+
+def update(engine: Engine) -> dict:
+    """Limits of a running container, changed."""
+    with engine.running(Memory=64 * MEBI, PidsLimit=30, CpuShares=512) as (identity, pid):
+        changes = {"Memory": 96 * MEBI, "MemorySwap": 128 * MEBI, "MemoryReservation": 16 * MEBI, "CpuQuota": 30_000,
+                   "CpuPeriod": 60_000, "CpuShares": 2048, "PidsLimit": 40}  # fmt: skip
+        answer = engine.call("POST", f"/containers/{identity}/update", changes)
+        names = ("memory.max", "memory.swap.max", "memory.low", "cpu.max", "cpu.weight", "pids.max")
+        found: dict[str, Any] = {name: read(f"{group(identity)}/{name}") for name in names}
+        host = engine.inspect(identity)["HostConfig"]
+        kept = {name: host[name] for name in changes}
+        return {**found, "answer": answer, "kept": kept == changes, "same": engine.inspect(identity)["State"]["Pid"] == pid}
+
+
 def apparmor(engine: Engine) -> dict:
     with engine.running() as (identity, pid):
         found: dict[str, Any] = {
@@ -455,8 +499,8 @@ def tty_run(engine: Engine) -> str:
 
 
 FEATURES: tuple[Callable[[Engine], dict], ...] = (
-    info, hello, limits, fork_bomb, devices, cgroup_namespace, freezer, out_of_memory, out_of_memory_in_child, apparmor,
-    isolation, executed, engine_killed, monitor_killed, user_namespace,
+    info, hello, limits, fork_bomb, devices, cgroup_namespace, freezer, out_of_memory, out_of_memory_in_child, killed, usage,
+    update, apparmor, isolation, executed, engine_killed, monitor_killed, user_namespace,
 )  # fmt: skip
 
 
