@@ -307,6 +307,7 @@ def usage(engine: Engine) -> dict:
         found["shown"] = shell(*command, "stats", "--no-stream", "--format", line, identity)
         found["memory_after"] = read(f"{group(identity)}/memory.current")
         found["stat_after"] = read(f"{group(identity)}/memory.stat")
+        found["io_after"] = read(f"{group(identity)}/io.stat")
         found["top"] = engine.call("GET", f"/containers/{identity}/top?ps_args=-o%20pid,args")
         engine.call("POST", f"/containers/{identity}/unpause")
         found["disk"] = "{1}:{2}".format(*disk())
