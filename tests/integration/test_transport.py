@@ -21,7 +21,10 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A directory with a CA, a server and a client of it, and a stranger: ca.pem, {server,client,stranger}{,-key}.pem."""
+    """A directory with a CA, a server and a client of it, both also as they were two days ago, and a stranger.
+
+    ca.pem, {server,client,old-server,old-client,stranger}{,-key}.pem; and what Docker's command line wants of a directory.
+    """
     top = str(tmp_path_factory.mktemp("tls"))
 
     def openssl(*words: str) -> None:
@@ -29,15 +32,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *new_key, "-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
-    for name, usage in (("server", "serverAuth"), ("client", "clientAuth")):
+    for name, usage, days in (("server", "serverAuth", "2"), ("client", "clientAuth", "2"), ("old-server", "serverAuth", "-1"), ("old-client", "clientAuth", "-1")):
         openssl("req", *new_key, "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         with open(f"{top}/{name}.ext", "w") as file:
             file.write(f"subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage={usage}\n")
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-out", f"{name}.pem",
-                "-days", "2", "-extfile", f"{name}.ext")  # fmt: skip
+                "-days", days, "-extfile", f"{name}.ext")  # fmt: skip
     openssl("req", "-x509", *new_key, "-keyout", "stranger-key.pem", "-out", "stranger.pem", "-subj", "/CN=stranger", "-days", "2")
-    for given, docker in (("client.pem", "cert.pem"), ("client-key.pem", "key.pem")):
-        os.symlink(given, f"{top}/{docker}")
+    for directory, authority, client in ((".", "ca", "client"), ("expired", "ca", "old-client"), ("wrong-ca", "stranger", "client"),
+                                         ("foreign", "ca", "stranger")):  # fmt: skip
+        os.makedirs(f"{top}/{directory}", exist_ok=True)
+        for given, docker in ((f"{authority}.pem", "ca.pem"), (f"{client}.pem", "cert.pem"), (f"{client}-key.pem", "key.pem")):
+            if not os.path.exists(f"{top}/{directory}/{docker}"):
+                os.symlink(f"{top}/{given}", f"{top}/{directory}/{docker}")
     return top
 
 
@@ -103,6 +110,35 @@ def test_tls_lets_only_clients_of_the_ca_in(reached: Reached) -> None:
         half.sendall(b"\x16\x03\x01")
         assert curl("--cacert", f"{top}/ca.pem", "--cert", f"{top}/client.pem", "--key", f"{top}/client-key.pem").stdout == "OK"
     assert "Traceback" not in reached.engine.log()
+
+
+@pytest.mark.parametrize(("directory", "dockers", "berths"), [
+    ("expired", "expired certificate", "certificate expired"), ("foreign", "unknown certificate authority", "unknown ca"),
+    ("wrong-ca", "certificate signed by unknown authority", "certificate verify failed"),
+])  # fmt: skip
+def test_tls_says_what_is_wrong_with_a_certificate(reached: Reached, directory: str, dockers: str, berths: str) -> None:
+    env = {**reached.engine.env, "DOCKER_CERT_PATH": f"{reached.certificates}/{directory}", "DOCKER_TLS_VERIFY": "1",
+           "DOCKER_HOST": f"tcp://127.0.0.1:{reached.port}"}  # fmt: skip
+    theirs = subprocess.run(["docker", "ps"], env=env, capture_output=True, text=True, timeout=60)
+    ours = berth("ps", env=env)
+    assert (theirs.returncode, ours.returncode) == (1, 1)
+    assert dockers in theirs.stderr
+    assert berths in ours.stderr.decode()
+
+
+def test_an_engine_whose_certificate_has_expired(certificates: str) -> None:
+    """No client that verifies lets itself in with it."""
+    port = free_port()
+    options = ("-H", f"tcp://127.0.0.1:{port}", "--tls", "--tlscert", f"{certificates}/old-server.pem", "--tlskey", f"{certificates}/old-server-key.pem")
+    engine = Engine(options, hosts=True)
+    try:
+        env = {**engine.env, "DOCKER_CERT_PATH": certificates, "DOCKER_TLS_VERIFY": "1", "DOCKER_HOST": f"tcp://127.0.0.1:{port}"}
+        assert "certificate has expired" in berth("ps", env=env).stderr.decode()
+        assert "certificate has expired" in subprocess.run(["docker", "ps"], env=env, capture_output=True, text=True, timeout=60).stderr
+        curl = subprocess.run(["curl", "-sS", "--cacert", f"{certificates}/ca.pem", f"https://127.0.0.1:{port}/_ping"], capture_output=True, text=True)
+        assert curl.returncode == 60  # the peer's certificate is not good
+    finally:
+        engine.finish()
 
 
 def test_two_thousand_idle_connections(reached: Reached) -> None:

@@ -92,7 +92,7 @@ def _tls(address: str, far: "_socket.socket", host: str, files: TlsFiles) -> "_s
     except (OSError, ValueError) as error:
         names = ", ".join(name for name in (files.authority, files.certificate, files.key) if name)
         raise NoEngine(f"could not load the certificates {names}: {error}") from None
-    bridge = _Bridge(context, far, host)
+    bridge = _Bridge(context, far, host, address)
     try:
         bridge.handshake()
     except (OSError, ValueError) as error:
@@ -106,10 +106,11 @@ def _tls(address: str, far: "_socket.socket", host: str, files: TlsFiles) -> "_s
 class _Bridge:
     """TLS on one side, a plain socket on the other, each direction ending by itself (SSLSocket cannot do that)."""
 
-    def __init__(self, context: "ssl.SSLContext", far: "_socket.socket", host: str) -> None:
+    def __init__(self, context: "ssl.SSLContext", far: "_socket.socket", host: str, address: str) -> None:
         import ssl
 
-        self._wants_more = ssl.SSLWantReadError
+        self._wants_more, self._refusal = ssl.SSLWantReadError, ssl.SSLError
+        self._address = address
         self._far = far
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
@@ -161,6 +162,11 @@ class _Bridge:
                 self._take_locked(self._far.recv(_BYTES))
                 if self._out.pending:
                     self._flush()
+        except self._refusal as error:
+            # With TLS 1.3 the engine looks at our certificate when we think that all is well: this is its answer.
+            words = (error.reason or "").partition("ALERT_")[2].replace("_", " ").lower()
+            if words:
+                sys.stderr.write(f"berth: the engine at {self._address} ends TLS: {words}\n")
         except OSError:
             pass
         try:
