@@ -8,10 +8,12 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from berth import errors
 from berth.engine import bundle, execfiles, rootfiles, state, users
 from berth.engine.containers import Container, ContainerService
+from berth.engine.execbase import ExecBase
 from berth.engine.hostfiles import start_ticks
 from berth.engine.monitors import Launcher, MonitorConnection, await_started
 from berth.engine.proctree import kill_tree
@@ -86,11 +88,23 @@ class ExecService:
 
     async def start(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
         """Starts it; returns a connection for its streams. Raises what went wrong."""
+        control, stream = await self._start(exec_, [0, wants], size)
+        self._tasks.spawn(self._watch(exec_, control))
+        return stream
+
+    async def run(self, exec_: Exec, on_output: Callable[[bytes], None]) -> None:
+        """Starts one whose output only the engine wants, and returns when it has ended. Raises what went wrong before."""
+        (control,) = await self._start(exec_, [frames.WANT_STDOUT | frames.WANT_STDERR], (0, 0))
+        self._tasks.spawn(self._watch(exec_, control, on_output))
+        await exec_.ended.wait()
+
+    async def _start(self, exec_: Exec, attach: list[int], size: tuple[int, int]) -> list[MonitorConnection]:
+        """A connection for each of `attach`; the first is the one that tells of the end."""
         self.check_startable(exec_)
         exec_.running = True
         self.publish(exec_, f"exec_start: {_shown(exec_.config['Cmd'])}")
         try:
-            return await self._launch(exec_, wants, size)
+            return await self._launch(exec_, attach, size)
         except errors.BerthError as error:
             exec_.running = False
             exec_.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 126
@@ -98,14 +112,14 @@ class ExecService:
             self._forget_later(exec_)
             raise
 
-    async def _launch(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
+    async def _launch(self, exec_: Exec, attach: list[int], size: tuple[int, int]) -> list[MonitorConnection]:
         record = exec_.container.record
         pidfd = self._open_pidfd(record.pid, record.pid_start_ticks)
         kept_fds = self._create_file(exec_)
-        pairs = [socket.socketpair(), socket.socketpair()]
+        pairs = [socket.socketpair() for _ in attach]
         try:
             message = self._message(exec_, size)
-            message["attach"] = [0, wants]
+            message["attach"] = attach
             message["keep"] = execfiles.name_of(exec_.id) if kept_fds else ""
             self._launcher.send(message, [pidfd, *kept_fds, *(theirs.fileno() for _, theirs in pairs)])
         finally:
@@ -113,17 +127,15 @@ class ExecService:
                 os.close(fd)
             for _, theirs in pairs:
                 theirs.close()
-        control = await MonitorConnection.of_socket(pairs[0][0])
-        stream = await MonitorConnection.of_socket(pairs[1][0])
+        connections = [await MonitorConnection.of_socket(ours) for ours, _ in pairs]
         try:
-            report = await await_started(control)
+            report = await await_started(connections[0])
         except BaseException:
-            control.close()
-            stream.close()
+            for connection in connections:
+                connection.close()
             raise
-        exec_.pid, exec_.control = report["pid"], control
-        self._tasks.spawn(self._watch(exec_, control))
-        return stream
+        exec_.pid, exec_.control = report["pid"], connections[0]
+        return connections
 
     def _open_pidfd(self, pid: int, ticks: int) -> int:
         try:
@@ -138,16 +150,15 @@ class ExecService:
     def _message(self, exec_: Exec, size: tuple[int, int]) -> dict:
         containers, container, config = self._containers, exec_.container, exec_.config
         record = container.record
-        with open(f"{containers.directory(container)}/config.json") as file:
-            spec = json.load(file)
-        process = self._process(exec_, spec["process"], size)
-        linux = spec["linux"]
+        base = container.exec_base
+        if base is None or base.started_ns != record.started_ns:
+            base = container.exec_base = ExecBase(containers.directory(container), self._seccomp_cache, record.started_ns)
+        process = self._process(exec_, base.process, size)
         return {
             "kind": "exec", "id": record.id, "bundle": containers.directory(container), "pid": record.pid,
             "state_dir": containers.state_directory(container), "socket": "", "process": process,
-            "seccomp": None if config.get("Privileged") else linux.get("seccomp"),
-            "annotations": spec.get("annotations") or {}, "cgroup_path": linux["cgroupsPath"],
-            "uid_mappings": linux.get("uidMappings") or [],
+            "seccomp_path": "" if config.get("Privileged") else base.seccomp_path, "annotations": base.annotations,
+            "cgroup_path": base.cgroup_path, "uid_mappings": base.uid_mappings,
             "runtime": containers.runtime_message(record), "terminal": bool(config.get("Tty")),
             "stdin": bool(config.get("AttachStdin")), "log": None, "exit_path": "",
             "seccomp_cache": self._seccomp_cache,
@@ -204,11 +215,13 @@ class ExecService:
         if not container.record.running:
             raise errors.Conflict(f"container {container.record.id} is not running")
 
-    async def _watch(self, exec_: Exec, control: MonitorConnection) -> None:
+    async def _watch(self, exec_: Exec, control: MonitorConnection, on_output: Callable[[bytes], None] | None = None) -> None:
         report = None
         async for kind, payload in control.frames():
             if kind == frames.EXITED:
                 report = json.loads(payload)
+            elif on_output and kind in (frames.STDOUT, frames.STDERR):
+                on_output(payload)
         control.close()
         exec_.control = None
         if report is None:  # the monitor was killed, or it had written its last line when we connected
@@ -221,7 +234,10 @@ class ExecService:
         exec_.running = False
         exec_.ended.set()
         self.publish(exec_, "exec_die", {"exitCode": str(exec_.exit_code)})
-        execfiles.note_told(self._directory(exec_), exec_.id)
+        if exec_.probe:
+            self._remove_file(exec_)  # nobody asks for its exit code
+        else:
+            execfiles.note_told(self._directory(exec_), exec_.id)
         self._forget_later(exec_)
 
     def _forget_later(self, exec_: Exec, after_s: float = _KEPT_AFTER_END_S) -> None:

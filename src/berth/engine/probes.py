@@ -12,7 +12,6 @@ from berth.engine.registry import Container
 from berth.engine.running import Running
 from berth.engine.tasks import Tasks
 from berth.models import durations
-from berth.runtime import frames
 
 _SAVED_EVERY = 5  # results that change nothing
 
@@ -69,17 +68,14 @@ class HealthService:
         """Exit code and output of one run; -1 for one that could not start or took too long."""
         output = bytearray()
         exec_: Exec | None = None
+
+        def keep(data: bytes) -> None:
+            output.extend(data[: health.MAX_OUTPUT_BYTES + 1 - len(output)])
+
         try:
             exec_ = self._execs.create(container, {"Cmd": check.command, "AttachStdout": True, "AttachStderr": True}, probe=True)
             async with asyncio.timeout(check.timeout_s):
-                stream = await self._execs.start(exec_, frames.WANT_STDOUT | frames.WANT_STDERR, (0, 0))
-                try:
-                    async for kind, data in stream.frames():
-                        if kind in (frames.STDOUT, frames.STDERR):
-                            output += data[: health.MAX_OUTPUT_BYTES + 1 - len(output)]
-                finally:
-                    stream.close()
-                await exec_.ended.wait()
+                await self._execs.run(exec_, keep)
         except TimeoutError:
             if exec_ and exec_.control:
                 await asyncio.to_thread(kill_tree, exec_.pid)

@@ -21,6 +21,7 @@ from functools import partial
 from berth import errors
 from berth.engine import bundle, networks, views
 from berth.engine.events import EventBus
+from berth.engine.execbase import ExecBase
 from berth.engine.monitors import Launcher, MonitorConnection
 from berth.engine.shown import Shown, with_field
 from berth.engine.state import Record
@@ -49,6 +50,7 @@ class Container:
         self.exit_waiters: list[asyncio.Future[int]] = []
         self.removed_waiters: list[asyncio.Future[int]] = []
         self.execs: list[str] = []
+        self.exec_base: ExecBase | None = None
         self.shown = Shown()
         self.cancelled = False  # a person has ended this run: no restart after it
         self.restart_cancelled = asyncio.Event()

@@ -26,6 +26,7 @@ NAMESPACE_FILES = {
     "net": libc.CLONE_NEWNET, "cgroup": libc.CLONE_NEWCGROUP, "pid": libc.CLONE_NEWPID, "time": libc.CLONE_NEWTIME,
 }  # fmt: skip
 _MESSAGE_BYTES = 65536
+_MOST_PROGRAM_BYTES = 1 << 20  # the kernel takes 4096 instructions of 8 bytes
 
 
 class Started:
@@ -390,17 +391,9 @@ def seccomp_program(profile: dict | None, cache: str) -> bytes:
     """
     if not profile:
         return b""
-    path = ""
-    if cache:
-        from _blake2 import blake2b  # hashlib brings all of OpenSSL along, 2 ms
-
-        canonical = dumps([libc.MACHINE, profile]).encode()
-        path = f"{cache}/{blake2b(canonical, digest_size=32).hexdigest()}.bpf"
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError:
-            pass
+    path = seccomp_path(profile, cache) if cache else ""
+    if program := read_program(path):
+        return program
     from berth.linux import seccomp  # not needed where the cache knows the profile
 
     flags = struct.pack("<Q", seccomp.filter_flags(profile))
@@ -409,6 +402,26 @@ def seccomp_program(profile: dict | None, cache: str) -> bytes:
     if path:
         _keep(path, program)
     return program
+
+
+def seccomp_path(profile: dict, cache: str) -> str:
+    """The file in the cache where the compiled profile is or will be."""
+    from _blake2 import blake2b  # hashlib brings all of OpenSSL along, 2 ms
+
+    canonical = dumps([libc.MACHINE, profile]).encode()
+    return f"{cache}/{blake2b(canonical, digest_size=32).hexdigest()}.bpf"
+
+
+def read_program(path: str) -> bytes:
+    """A compiled filter from the cache; b'' where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _MOST_PROGRAM_BYTES)
+    finally:
+        os.close(fd)
 
 
 def _keep(path: str, program: bytes) -> None:

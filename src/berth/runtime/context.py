@@ -14,7 +14,8 @@ class Launch:
     """How to start a container or an exec: what is not in the bundle.
 
     standard_fds: what becomes 0, 1 and 2, or None for those there are (or a terminal). clone_flags:
-    more of them, e.g. CLONE_PARENT. seccomp_cache: directory of compiled filters, or ''. gate: a
+    more of them, e.g. CLONE_PARENT. seccomp_cache: directory of compiled filters, or '';
+    seccomp_program: the filter, where the caller has it compiled. gate: a
     listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
     the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
     got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first
@@ -25,12 +26,13 @@ class Launch:
 
     __slots__ = (
         "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group",
-        "on_group_made", "on_listener", "on_outside", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache", "standard_fds",
-        "state",
+        "on_group_made", "on_listener", "on_outside", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache",
+        "seccomp_program", "standard_fds", "state",
     )  # fmt: skip
 
     def __init__(self, seccomp_cache: str = "", *, clone_flags: int = 0, die_with_parent: bool = True) -> None:
         self.seccomp_cache = seccomp_cache
+        self.seccomp_program = b""
         self.clone_flags = clone_flags
         self.die_with_parent = die_with_parent
         self.standard_fds: tuple[int, int, int] | None = None

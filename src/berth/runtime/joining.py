@@ -116,7 +116,7 @@ def join_and_execute(
         outside = _is_outside(group, process)
         if outside:
             channel.send(b"a")  # the parent does it while we go on
-        program = seccomp_program(process.seccomp, launch.seccomp_cache)
+        program = launch.seccomp_program or seccomp_program(process.seccomp, launch.seccomp_cache)
         proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         enter.set_oom_score(process, proc_fd)
         flags = _foreign_namespaces(init_pid)

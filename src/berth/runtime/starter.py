@@ -89,8 +89,12 @@ class Starter:
             uid = (message["process"].get("user") or {}).get("uid") or 0
             _give_pipes(standard_fds, container.host_id(message["uid_mappings"], uid))
         group = cgroup.open_cgroup(message["cgroup_path"], self._hosts)
-        process = Process(message["process"], {"seccomp": message["seccomp"]}, message["annotations"])
         launch = Launch(message["seccomp_cache"])
+        launch.seccomp_program = container.read_program(message["seccomp_path"]) if message["seccomp_path"] else b""
+        profile = None
+        if message["seccomp_path"] and not launch.seccomp_program:  # somebody has cleared the cache
+            profile = load(message["bundle"])["linux"]["seccomp"]
+        process = Process(message["process"], {"seccomp": profile}, message["annotations"])
         launch.standard_fds = standard_fds
         started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
         os.waitpid(self._pid, 0)
