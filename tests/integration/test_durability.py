@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import GROUPS, Engine, all_pids, comm, parent, read, wait_until
+from harness import GROUPS, REPOSITORY, Engine, all_pids, comm, parent, read, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -189,3 +191,26 @@ def test_a_removed_run_directory_is_no_restart_of_the_host(own_engine: Engine) -
     assert engine.state(identity)["FinishedAt"] == finished
     assert "had been started" not in engine.log()
     assert engine.docker("logs", identity).stdout == "said\n"
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path) -> None:
+    """A database that cannot be opened for lack of room is left as it is, and opened when there is some."""
+    script = """
+mount -t tmpfs -o size=600k none "$0"
+"$1" -c 'import os, sys; from berth.store.database import Database; d = Database(sys.argv[1] + "/berth.db")
+d.write_now(("INSERT INTO containers VALUES (1, 1, 1)", ())); os._exit(0)' "$0"
+dd if=/dev/zero of="$0/filler" bs=4k 2>/dev/null
+rm "$0/berth.db-shm" && dd if=/dev/zero of="$0/filler2" bs=4k 2>/dev/null
+"$1" -c 'import sys; from berth.store.database import Database; Database(sys.argv[1] + "/berth.db")' "$0" 2>&1 | tail -1
+rm "$0/filler" "$0/filler2"
+"$1" -c 'import sys; from berth.store.database import Database; d = Database(sys.argv[1] + "/berth.db")
+print(d.read("SELECT * FROM containers"), d.mended); d.close()' "$0"
+ls "$0"
+"""
+    env = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, str(tmp_path), sys.executable], env=env, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert "berth.db cannot be opened: " in lines[0], done
+    assert lines[1:] == ["[('1', '1', '1')] []", "berth.db", "records"], done

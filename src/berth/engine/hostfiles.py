@@ -1,5 +1,6 @@
 """Small work on the host's files for a container: what it is given, and what is left of it."""
 
+import functools
 import os
 import time
 
@@ -32,6 +33,7 @@ def parent(pid: int) -> int:
         return 0
 
 
+@functools.cache
 def boot_id() -> str:
     """Names the time since the host was booted."""
     with open("/proc/sys/kernel/random/boot_id") as file:

@@ -10,7 +10,8 @@ log is gone: a shorter one is a sound, older database. The second copy (journal.
     as new, other rows  whole              second copy
     damaged or missing  any                second copy
 
-A second copy with damage of its own is completed with the rows that can still be read of the database.
+A second copy with damage of its own is completed with the rows that can still be read of the database. A full disk, a
+lock or a lack of rights is no damage: the engine does not start, and nothing is touched.
 """
 
 import os
@@ -22,6 +23,11 @@ from berth.errors import DataLoss
 from berth.store.journal import Journal, SecondCopy, read_second_copy, table_names
 
 _SUFFIXES = ("", "-wal", "-shm")
+_NO_DAMAGE = (
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
+)  # fmt: skip
+_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 
 
 class Opened:
@@ -57,7 +63,7 @@ def open_checked(path: str, schema: str, version: int) -> Opened:
         opened = Opened(connection, journal, sequence)
         opened.mended, opened.incomplete = mended, (bool(problem) and bool(second.problems)) or not (existed or second.exists)
         if second.problems or second.sequence != sequence or not second.exists:
-            journal.write_snapshot(sequence, connection)
+            journal.begin(sequence, connection)
         if second.problems and not problem:
             opened.mended.append(f"the second copy of the records is written anew: {_some(second.problems)}")
         return opened
@@ -81,7 +87,7 @@ def _problem(path: str, second: SecondCopy, version: int) -> str:
     try:
         connection = _connect(path)
     except sqlite3.Error as error:
-        return f"cannot be opened ({error})"
+        return f"cannot be opened ({_damage(error)})"
     try:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         if found > version:
@@ -93,9 +99,17 @@ def _problem(path: str, second: SecondCopy, version: int) -> str:
             return f"is damaged ({_some([str(row[0]) for row in result])})"
         return _difference(connection, second)
     except sqlite3.Error as error:
-        return f"is damaged ({error})"
+        return f"is damaged ({_damage(error)})"
     finally:
         connection.close()
+
+
+def _damage(error: sqlite3.Error) -> sqlite3.Error:
+    """The error, if it is one of what is in the file; else it is raised."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    if code & 0xFF in _NO_DAMAGE or (code & 0xFF == sqlite3.SQLITE_IOERR and code not in _UNREADABLE):
+        raise error
+    return error
 
 
 def _difference(connection: sqlite3.Connection, second: SecondCopy) -> str:

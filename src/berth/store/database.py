@@ -47,7 +47,7 @@ class Database:
         try:
             return open_checked(self._path, _SCHEMA, _VERSION)
         except sqlite3.DatabaseError as error:
-            raise DataLoss(f"{self._path} cannot be read: {error}; move it away to have it made from DATA_ROOT/records") from error
+            raise DataLoss(f"{self._path} cannot be opened: {error}") from error
 
     def read(self, query: str, *parameters: object) -> list[tuple]:
         """All rows, at once; for start-up."""

@@ -39,16 +39,25 @@ class Journal:
 
     def append(self, sequence: int, statements: Sequence[Statement], connection: sqlite3.Connection) -> None:
         """Notes a transaction that the database has. A full disk is no reason to refuse it: said, and made good later."""
+        if self.stale or self._bytes > self._limit_bytes:
+            self.begin(sequence, connection)
+            return
         try:
-            if self.stale or self._bytes > self._limit_bytes:
-                self.write_snapshot(sequence, connection)
-                return
-            line = _line([sequence, [[text, [_plain(value) for value in values]] for text, values in statements]])
-            self._write(line)
+            self._write(_line([sequence, [[text, [_plain(value) for value in values]] for text, values in statements]]))
         except OSError as error:
-            if not self.stale:
-                log.error("the second copy of the records (%s) is not up to date: %s", self._directory, error)
-            self.stale = True
+            self._note(error)
+
+    def begin(self, sequence: int, connection: sqlite3.Connection) -> None:
+        """Writes a snapshot, if there is room."""
+        try:
+            self._write_snapshot(sequence, connection)
+        except OSError as error:
+            self._note(error)
+
+    def _note(self, error: OSError) -> None:
+        if not self.stale:
+            log.error("the second copy of the records (%s) is not up to date: %s", self._directory, error)
+        self.stale = True
 
     def _write(self, line: bytes) -> None:
         if os.write(self._fd, line) != len(line):
@@ -56,7 +65,7 @@ class Journal:
             raise OSError(f"no room for {len(line)} bytes")
         self._bytes += len(line)
 
-    def write_snapshot(self, sequence: int, connection: sqlite3.Connection) -> None:
+    def _write_snapshot(self, sequence: int, connection: sqlite3.Connection) -> None:
         """Every row as the connection sees it; the journal begins anew. Appears whole or not at all."""
         temporary, path = f"{self._directory}/snapshot.new", f"{self._directory}/snapshot"
         tables = table_names(connection)
