@@ -62,6 +62,7 @@ CERTAIN = [
     (facts(error="something else"), "start", "could not be started: something else", ""),
     (facts(error="runc: no such file or directory", program=ProgramFile("/x", "its interpreter '/i' does not exist in the container")),
      "not-found", "(its interpreter '/i'", ""),
+    (facts(error="runc: exec: permission denied", program=ProgramFile("/etc", "it is a directory")), "directory", "(it is a directory)", "name a program"),
     # ended, and it is recorded why
     (facts(end=ended(0)), "done", "exit code 0", ""),
     (facts(end=ended(0), command=["/bin/sh"]), "done", "exit code 0", "-it"),
@@ -72,6 +73,7 @@ CERTAIN = [
     (facts(end=ended(1, oom_killed=True, memory_limit_bytes=64 * MIB, memory_peak_bytes=64 * MIB)), "oom", "exit code 1 after the kernel had killed", "--memory"),
     (facts(end=ended(137, signal=9, oom_killed=True, memory_peak_bytes=64 * MIB)), "oom", "because the host", "look what else"),
     (facts(end=ended(137, signal=9, oom_killed=True, memory_limit_bytes=64 * MIB, memory_peak_bytes=9 * MIB)), "oom", "because the host", "look what else"),
+    (facts(end=ended(137, signal=9, oom_killed=True), host={"Memory": 64 * MIB}), "oom", "want of memory (limit 64 MiB)", "--memory"),
     (facts(end=ended(137, signal=9)), "signal", "SIGKILL, and nobody had asked berth", "who sends it"),
     (facts(end=ended(137, signal=9, asked=asked((9, "kill")))), "killed", "was killed (SIGKILL) by `kill`", ""),
     (facts(end=ended(137, signal=9, asked=asked((9, "rm")))), "killed", "by `rm --force`", ""),
@@ -140,6 +142,7 @@ WORDS = [
     ("sh: can't fork: Resource temporarily unavailable", {"end": ended(1, pids_refused=3, pids_limit=10)}, "pids", "limit of 10 processes"),
     ("java.lang.OutOfMemoryError: Java heap space", {"end": ended(1, memory_limit_bytes=64 * MIB)}, "memory", "64 MiB"),
     ("OSError: [Errno 24] Too many open files", {}, "files", "open files"),
+    ("dd: error writing '/x': File too large", {}, "files", "reached the size"),
     ("wget: bad address 'example.com'", {"host": {"NetworkMode": "none"}}, "network", "its network is none"),
     ("curl: (6) Could not resolve host: x", {"host": HOST}, "network", "cannot be reached"),
     ("dial tcp 127.0.0.1:5432: connect: connection refused", {}, "network", "nobody listens"),
@@ -173,6 +176,12 @@ def test_what_its_last_words_say(line: str, more: dict, reason: str, sentence: s
 )
 def test_exit_codes_of_shells(code: int, sentence: str) -> None:
     assert sentence in why.judge(facts(end=ended(code), lines=["x"])).sentence
+
+
+def test_another_runtimes_program_that_cannot_be_executed() -> None:
+    found = why.judge(facts(end=ended(1), lines=["exec /x: no such file or directory"], program=ProgramFile("/x", "its interpreter '/i' does not exist in the container")))
+    assert (found.reason, found.likely) == ("interpreter", True)
+    assert "/x cannot be executed: its interpreter '/i'" in found.sentence
 
 
 def test_words_do_not_explain_success() -> None:

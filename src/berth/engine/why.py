@@ -157,14 +157,20 @@ def _by_request(facts: Facts, asked: list[dict], number: int, code: int) -> Verd
 _MORE_MEMORY = "give it more (`berth update --memory`), or let the program use less"
 
 
-def _memory(facts: Facts) -> str:
+def _limit_and_peak(facts: Facts) -> tuple[int, int]:
+    """In bytes, 0 for none; of another runtime's container there is only the limit that was asked for."""
     limit, peak = facts.end.get("memory_limit_bytes") or 0, facts.end.get("memory_peak_bytes") or 0
+    return limit if limit or peak else facts.host.get("Memory") or 0, peak
+
+
+def _memory(facts: Facts) -> str:
+    limit, peak = _limit_and_peak(facts)
     words = ([f"limit {size_text(limit)}"] if limit else []) + ([f"peak {size_text(peak)}"] if peak else [])
     return f" ({', '.join(words)})" if words else ""
 
 
 def _out_of_memory(facts: Facts, number: int, code: int) -> Verdict:
-    limit, peak = facts.end.get("memory_limit_bytes") or 0, facts.end.get("memory_peak_bytes") or 0
+    limit, peak = _limit_and_peak(facts)
     advice = _MORE_MEMORY
     cause = f"for want of memory{_memory(facts)}"
     if not limit or (peak and peak < limit * 9 // 10):
@@ -202,7 +208,7 @@ def _by_exit(facts: Facts, code: int) -> Verdict:
         shell = len(facts.command) == 1 and facts.command[0].rsplit("/", 1)[-1] in _SHELLS and not facts.open_stdin
         advice = "a shell without input ends at once: -it gives it a terminal" if shell else ""
         return Verdict("done", "ended by itself with exit code 0, which means success", advice)
-    found = why_words.meaning(facts, code)
+    found = why_start.told_too_late(facts, code) or why_words.meaning(facts, code)
     if found:
         return found
     if facts.end.get("pids_refused"):

@@ -13,7 +13,7 @@ from berth.engine.rootview import RootViews
 from berth.engine.state import Record
 from berth.engine.why_model import Facts, ProgramFile
 
-_TAIL_LINES, _LINE_CHARACTERS = 40, 1000
+_TAIL_LINES, _LINE_CHARACTERS, _COMMAND_WORDS = 40, 1000, 64
 
 
 class WhyService:
@@ -67,7 +67,8 @@ class WhyService:
         """Ours says itself what is wrong with a program; other runtimes do not, and nobody has tried yet what is only created."""
         if record.status == state.CREATED and not record.error:
             return True
-        return bool(record.error and self._containers.host.runtimes.get(record.host.get("Runtime") or ""))
+        failed = record.error or record.end.get("exit_code")
+        return bool(failed and self._containers.host.runtimes.get(record.host.get("Runtime") or ""))
 
     async def _program(self, container: Container) -> ProgramFile | None:
         config = container.record.config
@@ -99,7 +100,8 @@ def facts_of(record: Record, *, removed: bool = False, **gathered: object) -> Fa
     check = health.check_of(record.config)
     return Facts(
         name=record.name, status=record.status, now_ns=time.time_ns(), started_ns=record.started_ns, exit_code=record.exit_code,
-        error=record.error, oom_killed=record.oom_killed, end=record.end, host=record.host, command=views.command_of(record),
+        error=record.error, oom_killed=record.oom_killed, end=record.end, host=record.host,
+        command=[word[:_LINE_CHARACTERS] for word in views.command_of(record)[:_COMMAND_WORDS]],
         user=record.config.get("User") or "", open_stdin=bool(record.config.get("OpenStdin")), restarts=record.restarts,
         restart_due_ns=record.restart_due_ns, health=record.health, health_command=check.command if check else [], removed=removed,
         **gathered,  # type: ignore[arg-type]

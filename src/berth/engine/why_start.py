@@ -31,10 +31,11 @@ _CAUSES: list[tuple[str, str, str]] = [
 
 def failed(facts: Facts) -> Verdict:
     """Of one whose last start failed: the error says why, and what is added is what to do."""
-    reason, advice = _cause(facts.error)
+    problem = facts.program.problem if facts.program else ""
+    detail = "" if not problem or problem in facts.error or "not found in $PATH" in facts.error else f" ({problem})"
+    reason, advice = _cause(facts.error + detail)
     if reason == "not-found":
         advice = _not_found(facts) or advice
-    detail = f" ({facts.program.problem})" if facts.program and facts.program.problem and facts.program.problem not in facts.error else ""
     return Verdict(reason, f"could not be started: {facts.error}{detail}", advice)
 
 
@@ -53,6 +54,14 @@ def _not_found(facts: Facts) -> str:
     if first.startswith("-"):
         return "options of berth go before the image: what follows it is the command"
     return "see that the image has it and that PATH leads there; a name with a slash is looked up as it is" if "/" not in first else ""
+
+
+def told_too_late(facts: Facts, code: int) -> Verdict | None:
+    """Of one that another runtime reported as started before its `execve` had failed."""
+    if not facts.program or not facts.program.problem:
+        return None
+    reason, advice = _cause(facts.program.problem)
+    return Verdict(reason, f"ended with exit code {code}, because {facts.program.path} cannot be executed: {facts.program.problem}", advice, likely=True)
 
 
 def foreseen(facts: Facts) -> Verdict | None:

@@ -117,6 +117,10 @@ def _no_files(facts: Facts, line: str, found: re.Match[str]) -> Verdict:
     return Verdict("files", "it reached its limit of open files", "raise it with --ulimit nofile=SOFT:HARD")
 
 
+def _too_large(facts: Facts, line: str, found: re.Match[str]) -> Verdict:
+    return Verdict("files", "a file reached the size that its limit or file system allows", "raise it with --ulimit fsize=BYTES, if that is set")
+
+
 def _no_network(facts: Facts, line: str, found: re.Match[str]) -> Verdict:
     mode = facts.host.get("NetworkMode") or "default"
     if mode in ("none", "default"):
@@ -191,6 +195,7 @@ _MEANINGS: list[tuple[str, Judge]] = [
     (r"function not implemented|\bENOSYS\b", _no_call),
     (r"(?:^|[\s:])([\w./+@-]+): (?:command )?not found\s*$|can't execute '([^']+)': No such|env: [‘'\"]?([\w./+@-]+)[’'\"]?: No such", _not_found),
     (_EMFILE, _no_files),
+    (r"file too large|\bEFBIG\b", _too_large),
     (r"resource temporarily unavailable|can't fork|\bEAGAIN\b|unable to create (?:new )?(?:native )?thread|can't start new thread", _no_process),
     (r"cannot allocate memory|out of memory|\bMemoryError\b|OutOfMemoryError|bad_alloc|\bENOMEM\b", _no_memory),
     (r"temporary failure in name resolution|bad address '|could not resolve|name or service not known|\bEAI_AGAIN\b|\bENOTFOUND\b|"
