@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import REPOSITORY, Engine, wait_until
+from harness import REPOSITORY, Engine, parent, wait_until
 
 pytestmark = pytest.mark.root
 Up = Callable[..., str]
@@ -113,6 +114,13 @@ def test_who_asked_is_known_after_the_engine_was_killed(own_engine: Engine) -> N
     engine.start()
     engine.docker("wait", identity)
     assert "exit code 0 on SIGTERM, which `stop` sent" in line(engine, identity)
+
+
+def test_a_monitor_that_was_killed(engine: Engine, up: Up) -> None:
+    identity = up()
+    os.kill(parent(engine.pid(identity)), signal.SIGKILL)
+    engine.docker("wait", identity)
+    assert "its monitor, the process of berth beside it, had been killed" in line(engine, identity)
 
 
 def test_what_would_not_start(engine: Engine, made: Callable[..., str]) -> None:

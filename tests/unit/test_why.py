@@ -5,6 +5,8 @@ import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from berth.cli import why as cli_why
 from berth.engine import why, why_denied, why_host, why_program, why_words
@@ -61,7 +63,7 @@ CERTAIN = [
     (facts(error="bind: address already in use"), "port", "", "stop who has the port"),
     (facts(error="something else"), "start", "could not be started: something else", ""),
     (facts(error="runc: no such file or directory", program=ProgramFile("/x", "its interpreter '/i' does not exist in the container")),
-     "not-found", "(its interpreter '/i'", ""),
+     "interpreter", "(its interpreter '/i'", ""),
     (facts(error="runc: exec: permission denied", program=ProgramFile("/etc", "it is a directory")), "directory", "(it is a directory)", "name a program"),
     # ended, and it is recorded why
     (facts(end=ended(0)), "done", "exit code 0", ""),
@@ -207,6 +209,30 @@ def test_ports_are_taken_from_words_first() -> None:
 
 def test_sizes() -> None:
     assert [size_text(value) for value in (0, 1536, 64 * MIB, 3 << 30)] == ["0 B", "1.5 KiB", "64 MiB", "3 GiB"]
+
+
+_NUMBERS = st.integers(0, 300)
+_ENDS = st.fixed_dictionaries(
+    {"exit_code": _NUMBERS, "finished_ns": st.integers(0, 1 << 62), "oom_killed": st.booleans(), "started_ns": st.integers(0, 1 << 62)},
+    optional={
+        "signal": st.integers(0, 64), "core": st.booleans(), "memory_limit_bytes": st.integers(0, 1 << 62), "memory_peak_bytes": st.integers(0, 1 << 62),
+        "pids_refused": _NUMBERS, "pids_limit": _NUMBERS, "lost": st.sampled_from(["host", "monitor", "socket"]), "cancelled_by": st.text(max_size=9),
+        "asked": st.lists(st.fixed_dictionaries({"signal": st.integers(0, 255), "by": st.sampled_from(["", "stop", "kill", "x"]), "at_ns": _NUMBERS}), max_size=3),
+    },
+)  # fmt: skip
+_SAID = st.lists(st.sampled_from([line for line, *_ in WORDS]) | st.text(max_size=40).map(why_words.printable), max_size=4)
+
+
+@given(
+    status=st.sampled_from(["created", "running", "paused", "restarting", "exited", "removing"]), end=_ENDS | st.just({}), lines=_SAID,
+    error=st.just("") | st.text(max_size=40), command=st.lists(st.text(max_size=9), max_size=3), user=st.text(max_size=9), removed=st.booleans(),
+    restarts=st.integers(0, 9), host=st.sampled_from([{}, HOST, {"Privileged": True}, {"AutoRemove": True}, {"Memory": 9}]),
+)  # fmt: skip
+def test_there_is_always_a_verdict(**known: object) -> None:
+    found = why.judge(facts(**known))
+    assert found.reason
+    assert found.sentence
+    assert not found.advice or found.advice.strip()
 
 
 # -- the program's file ---------------------------------------------------------------------------------------

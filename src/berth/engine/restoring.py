@@ -132,7 +132,7 @@ class Restoring(Running):
         """The container has ended with the host. What follows is no restart after a failure: policies start it as they do at boot."""
         report = self._kept_report(container) or {
             "exit_code": _EXIT_CODE_UNKNOWN, "finished_ns": max(hostfiles.booted_ns(), container.record.started_ns),
-            "oom_killed": False, "error": _HOST_RESTARTED,
+            "oom_killed": False, "error": _HOST_RESTARTED, "lost": "host",
         }  # fmt: skip
         container.cancelled = True
         await self._ended(container, report)

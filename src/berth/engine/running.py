@@ -23,7 +23,6 @@ log = logging.getLogger("berth.containers")
 RESTARTING_TEXT = "Container {} is restarting, wait until the container is running"
 _KILLED_MONITOR = "the container's monitor was killed, and the container with it"
 _UNREACHABLE_MONITOR = "the container's monitor could not be reached, its socket is gone: ended"
-_REBOOTED = "the host was restarted while the container ran"
 _EXIT_CODE_KILLED = 137
 _LAST_WORDS_S = 5.0
 _MAX_TIMEOUT_S = 1 << 31
@@ -133,16 +132,19 @@ class Running(Preparing):
             monitor = self._kill_leftovers(container)
             if monitor:
                 await asyncio.to_thread(_await_end, monitor)  # it may have something to say after all
-            rebooted = container.record.started_ns < time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            unreachable = monitor and not self._has_socket(container)
             report = self._kept_report(container) or {
                 "exit_code": _EXIT_CODE_KILLED, "finished_ns": time.time_ns(), "oom_killed": False,
-                "error": _UNREACHABLE_MONITOR if monitor else _REBOOTED if rebooted else _KILLED_MONITOR,
-                "lost": "socket" if monitor else "host" if rebooted else "monitor",
+                "error": _UNREACHABLE_MONITOR if unreachable else _KILLED_MONITOR, "lost": "socket" if unreachable else "monitor",
             }  # fmt: skip
-            if monitor and report.get("signal") == 9:
+            if unreachable and report.get("signal") == 9:
                 report["lost"] = "socket"  # the signal was ours
         await asyncio.to_thread(self._remove_group, container)
         await self._ended(container, report)
+
+    def _has_socket(self, container: Container) -> bool:
+        """A monitor that was killed leaves its socket's file behind; it may still be there itself, on its way out."""
+        return os.path.exists(f"{self.state_directory(container)}/monitor.sock")
 
     def _kept_report(self, container: Container) -> dict | None:
         try:

@@ -11,7 +11,8 @@ from berth.engine.why_model import Facts, Verdict
 # What a line or command says -> the call, the capability it needs ('' for none: then only seccomp refuses).
 _NEEDS: list[tuple[str, str, str]] = [
     (r"\bu?mount(?:ing)?\b|losetup|pivot_root|swapo(?:n|ff)", "mount", "SYS_ADMIN"),
-    (r"unshare|\bnsenter|setns|namespace|\bbwrap\b|bubblewrap|CLONE_NEW", "unshare", "SYS_ADMIN"),
+    (r"\bnsenter|setns", "setns", "SYS_ADMIN"),
+    (r"unshare|namespace|\bbwrap\b|bubblewrap|CLONE_NEW", "unshare", "SYS_ADMIN"),
     (r"settimeofday|clock_settime|set (?:the )?date|hwclock|adjtime|\bchronyd?\b|\bntpd\b", "clock_settime", "SYS_TIME"),
     (r"sethostname|\bhostname\b", "sethostname", "SYS_ADMIN"),
     (r"\bping6?\b|raw socket|SOCK_RAW|tcpdump|traceroute", "socket", "NET_RAW"),
@@ -26,7 +27,7 @@ _NEEDS: list[tuple[str, str, str]] = [
     (r"setrlimit|ulimit|prlimit", "prlimit64", "SYS_RESOURCE"),
     (r"mlock|lock memory", "mlock", "IPC_LOCK"),
     (r"klogctl|dmesg|syslog\(", "syslog", "SYSLOG"),
-    (r"set(?:res|re|fs)?gid|setgroups|initgroups", "setgid", "SETGID"),
+    (r"set(?:res|re|fs)?gid|set ?groups|initgroups", "setgid", "SETGID"),
     (r"set(?:res|re|fs)?uid|\bsu\b|\bsudo\b|gosu|su-exec|can't set (?:uid|gid)|setpriv", "setuid", "SETUID"),
     (r"setcap|file cap", "setxattr", "SETFCAP"),
     (r"\bkill\b", "kill", "KILL"),
