@@ -219,6 +219,7 @@ def make_rootfs_tar(path: str) -> None:
     with tempfile.TemporaryDirectory() as top:
         for name in ("bin", "sbin", "etc", "proc", "sys", "dev", "tmp", "root", "home", "var", "usr/bin"):
             os.makedirs(f"{top}/{name}")
+        os.chmod(top, 0o755)
         os.chmod(f"{top}/tmp", 0o1777)
         shutil.copy(BUSYBOX, f"{top}/bin/busybox")
         for applet in applets:

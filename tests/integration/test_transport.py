@@ -94,6 +94,43 @@ def test_tls_keeps_what_comes_after_a_half_close(reached: Reached) -> None:
     reached.engine.rm(identity)
 
 
+DOCKER_PY = """
+import docker, sys
+address, top = sys.argv[1:]
+
+def client_as(name):
+    tls = docker.tls.TLSConfig(client_cert=(f"{top}/{name}.pem", f"{top}/{name}-key.pem"), ca_cert=f"{top}/ca.pem", verify=True)
+    return docker.DockerClient(base_url=address, tls=tls, timeout=60)
+
+client = client_as("client")
+container = client.containers.run("bb", ["sh", "-c", "echo up; read x; echo got $x"], detach=True, stdin_open=True, network_mode="none")
+both = container.exec_run(["sh", "-c", "echo out; echo err >&2"], demux=True)
+stdin = container.attach_socket(params={"stdin": 1, "stream": 1})
+stdin.send(b"it\\n")
+print(both.output, b"".join(container.logs(stream=True, follow=True)), container.wait()["StatusCode"])
+print(sum(map(len, container.get_archive("/bin/busybox")[0])))
+container.remove(force=True)
+try:
+    client_as("stranger")
+except docker.errors.DockerException as error:
+    print("alert" in str(error) or "reset" in str(error) or "closed" in str(error))
+"""
+
+
+def test_docker_py_over_tls(reached: Reached) -> None:
+    """In a process of its own: docker-py leaves sockets of TLS open."""
+    pytest.importorskip("docker")
+    # requests would take these for our CA
+    env = {key: value for key, value in os.environ.items() if key not in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")}
+    words = [sys.executable, "-c", DOCKER_PY, f"tcp://127.0.0.1:{reached.port}", reached.certificates]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    first, size, refused = done.stdout.splitlines()
+    assert first == repr((b"out\n", b"err\n")) + " " + repr(b"up\ngot it\n") + " 0"
+    assert int(size) > os.stat("/bin/busybox").st_size
+    assert refused == "True"
+
+
 def test_tls_lets_only_clients_of_the_ca_in(reached: Reached) -> None:
     top, url = reached.certificates, f"https://127.0.0.1:{reached.port}/_ping"
 

@@ -59,11 +59,11 @@ def specified(config: dict | None = None, host: dict | None = None, **changes: o
 )  # fmt: skip
 def test_users(user: str, uid: int, gid: int, additional: list[int], home: str) -> None:
     found = users.resolve(user, [], PASSWD, GROUP)
-    assert (found.uid, found.gid, found.additional_gids, found.home) == (uid, gid, additional, home)
+    assert (found.uid, found.gid, found.additional_gids, found.home) == (uid, gid, sorted({gid, *additional}), home)
 
 
 def test_added_groups() -> None:
-    assert users.resolve("web", ["video", "9", "audio"], PASSWD, GROUP).additional_gids == [9, 29, 44]
+    assert users.resolve("web", ["video", "9", "audio"], PASSWD, GROUP).additional_gids == [9, 29, 34, 44]
 
 
 def test_without_files() -> None:

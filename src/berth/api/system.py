@@ -36,7 +36,7 @@ class System:
         exchange.respond(200, self._engine.info())
 
     async def networks(self, exchange: Exchange) -> None:
-        exchange.respond(200, [self._network(name) for name in networks.DRIVERS])
+        exchange.respond(200, [self._network(name) for name in networks.chosen(parse_filters(exchange.query.get("filters", "")))])
 
     async def network_inspect(self, exchange: Exchange) -> None:
         name = networks.find(exchange.parameters["name"])

@@ -214,7 +214,7 @@ def _process(
     process: dict = {
         "terminal": bool(config.get("Tty")),
         "user": {
-            "uid": facts.user.uid, "gid": facts.user.gid, "additionalGids": facts.user.additional_gids or [facts.user.gid],
+            "uid": facts.user.uid, "gid": facts.user.gid, "additionalGids": facts.user.additional_gids,
         },
         "args": arguments,
         "env": environment(config, host_name, facts.user.home),

@@ -181,7 +181,7 @@ class ExecService:
         process = {
             **first, "args": config["Cmd"], "env": environment, "terminal": bool(config.get("Tty")),
             "cwd": config.get("WorkingDir") or first["cwd"],
-            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids or [user.gid]},
+            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids},
             "capabilities": bundle.capability_sets(granted, user.uid),
         }  # fmt: skip
         process.pop("consoleSize", None)

@@ -1,9 +1,11 @@
 """The networks that every engine has, none and host, as Docker's clients see them. Pure."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from berth.engine.state import Record
+from berth.errors import InvalidParameter
 
 DRIVERS = {"host": "host", "none": "null"}
 
@@ -59,3 +61,33 @@ def payload(name: str, records: list[Record], created: str) -> dict[str, Any]:
 
 def _endpoint_id(record: Record) -> str:
     return hashlib.sha256(f"berth endpoint {record.id} {record.started_ns}".encode()).hexdigest()
+
+
+# -- lists --------------------------------------------------------------------------------------------
+
+_TESTS: dict[str, Callable[[str, str], bool]] = {
+    "name": lambda name, value: _has_part(name, value), "id": lambda name, value: _has_part(identity(name), value),
+    "driver": lambda name, value: DRIVERS[name] == value, "scope": lambda name, value: value == "local",
+    "type": lambda name, value: value == "builtin", "label": lambda name, value: False,
+    "dangling": lambda name, value: value in ("0", "false"),  # predefined ones never are
+}  # fmt: skip
+
+
+def chosen(filters: dict[str, list[str]]) -> list[str]:
+    """The names that GET /networks lists: any value of a key, every key."""
+    for key, values in filters.items():
+        if key not in _TESTS:
+            raise InvalidParameter(f"invalid filter '{key}'")
+        for value in values:
+            if value not in {"type": ("builtin", "custom"), "dangling": ("0", "1", "false", "true")}.get(key, (value,)):
+                raise InvalidParameter(f"invalid filter: '{key}'='{value}'")
+    return [name for name in DRIVERS if all(any(_TESTS[key](name, value) for value in values) for key, values in filters.items() if values)]
+
+
+def _has_part(text: str, pattern: str) -> bool:
+    """Docker takes a regular expression; of these two names, its anchors are all that anybody needs."""
+    part = pattern.removeprefix("^").removesuffix("$")
+    from_start, to_end = pattern.startswith("^"), pattern.endswith("$")
+    return part in text and (not from_start or text.startswith(part)) and (not to_end or text.endswith(part)) and (
+        not (from_start and to_end) or text == part
+    )

@@ -42,7 +42,8 @@ def resolve(user: str, extra_groups: list[str], passwd: str, group: str) -> Reso
     elif name:
         additional = [int(entry[2]) for entry in groups if len(entry) > 3 and name in entry[3].split(",")]
     additional += [_group_id(text, groups) for text in extra_groups]
-    return ResolvedUser(uid, gid, sorted(set(additional)), home)
+    # The first group is among them, as with Docker since CVE-2022-36109: setgroups takes the place of all that were there.
+    return ResolvedUser(uid, gid, sorted({gid, *additional}), home)
 
 
 def _fields(text: str, at_least: int) -> list[list[str]]:
