@@ -242,7 +242,7 @@ def test_every_command_has_a_help_page(name):
         (["-H", "unix:///nonexistent/b.sock", "ps"], 1, "is the engine running"),
         (["-H", "unix:///nonexistent/b.sock", "run", "x"], 125, "is the engine running"),
         (["-H", "tcp://127.0.0.1:1", "ps"], 1, "Connection refused"), (["-H", "http://x", "ps"], 1, "expected unix:///path"),
-        (["-H", "ssh://-oProxyCommand=x", "ps"], 1, "expected ssh://"), (["-c", "no-such-context", "ps"], 1, "no such context"), (["stop"], 1, "requires at least 1 argument"),
+        (["-H", "ssh://-oProxyCommand=x", "ps"], 1, "expected ssh://"), (["-c", "no-such-context", "ps"], 1, "context not found"), (["stop"], 1, "requires at least 1 argument"),
     ],
 )  # fmt: skip
 def test_mistakes_get_a_message_and_no_traceback(words, code, said):

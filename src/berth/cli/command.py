@@ -3,7 +3,7 @@
 import sys
 
 from berth.cli.client import ApiError, fail
-from berth.cli.flags import HelpRequested, Parsed, Syntax
+from berth.cli.flags import HelpRequested, Misuse, Parsed, Syntax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ def parse_command(call: "Invocation", syntax: "dict[str, Syntax]") -> Parsed:
 
 
 def for_each(names: "list[str]", work: "Callable[[str], str]") -> int:
-    """Prints what `work` returns for each name; one failure does not keep the others from their turn."""
+    """Prints what `work` returns for each name, if anything; one failure does not keep the others from their turn."""
     code = 0
     for name in names:
         try:
-            print(work(name), flush=True)
-        except ApiError as error:
-            fail(f"Error response from daemon: {error}")
+            if said := work(name):
+                print(said, flush=True)
+        except (ApiError, Misuse) as error:
+            sys.stdout.flush()
+            fail(f"Error response from daemon: {error}" if isinstance(error, ApiError) else str(error))
             code = 1
     return code

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from berth.cli.client import NoEngine, fail
+from berth.cli.client import fail
 from berth.cli.command import for_each, parse_command
 from berth.cli.contextstore import (
     DEFAULT,
@@ -18,6 +18,7 @@ from berth.cli.contextstore import (
     write_files,
 )
 from berth.cli.flags import Flag, Misuse, Syntax
+from berth.cli.table import print_rows
 from berth.models.jsonlite import dumps, pretty
 
 TYPE_CHECKING = False
@@ -37,6 +38,7 @@ _CREATE: "tuple[Flag, ...]" = (
     ("docker", "", "stringToString", "KEY=VALUE,...", "host=ADDRESS, and ca=FILE, cert=FILE, key=FILE, skip-tls-verify=true"),
     ("from", "", "string", "CONTEXT", "Copy another context"),
 )
+_COLUMNS = {"Name": "NAME", "Current": "CURRENT", "Description": "DESCRIPTION", "DockerEndpoint": "DOCKER ENDPOINT", "Error": "ERROR"}
 _OF_ENVIRONMENT = "Current DOCKER_HOST based configuration"
 _FORCE: Flag = ("force", "f", "bool", "", "Also the current one")
 _FORMAT: Flag = ("format", "f", "string", "FORMAT", "A Go template such as '{{.Endpoints.docker.Host}}'")
@@ -59,20 +61,13 @@ def ls(call: "Invocation") -> int:
         name, endpoint = str(meta.get("Name")), meta.get("Endpoints", {}).get("docker", {})
         description = (meta.get("Metadata") or {}).get("Description") or (_OF_ENVIRONMENT if name == DEFAULT else "")
         rows.append({"Name": name, "Current": name == chosen, "Description": description, "DockerEndpoint": endpoint.get("Host", ""), "Error": ""})
-    if parsed.flag("quiet"):
-        print("\n".join(row["Name"] for row in rows))
-    elif parsed.text("format") == "json":
-        print("\n".join(dumps(row) for row in rows))
-    elif parsed.text("format"):
-        from berth.cli.gotemplate import Template
-
-        template = Template(parsed.text("format"))
-        print("\n".join(template.render(row) for row in rows))
-    else:
-        from berth.cli.table import render
-
-        cells = [[row["Name"] + (" *" if row["Current"] else ""), row["Description"], row["DockerEndpoint"], row["Error"]] for row in rows]
-        sys.stdout.write(render([["NAME", "DESCRIPTION", "DOCKER ENDPOINT", "ERROR"], *cells]))
+    if parsed.text("format") in ("", "table"):
+        rows = [{**row, "Name": row["Name"] + (" *" if row["Current"] and not parsed.flag("quiet") else "")} for row in rows]
+    print_rows(parsed.text("format"), _COLUMNS, rows, "Name Description DockerEndpoint Error", parsed.flag("quiet"), "Name")
+    if os.environ.get("DOCKER_HOST") and chosen == DEFAULT:
+        sys.stdout.flush()
+        fail("Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global "
+             "--context flag, or unset DOCKER_HOST environment variable.")  # fmt: skip
     return 0
 
 
@@ -161,11 +156,12 @@ def rm(call: "Invocation") -> int:
 
     def remove(name: str) -> str:
         if name == DEFAULT:
-            raise NoEngine('context "default" cannot be removed')
-        read(name, call.config)
+            raise Misuse('context "default" cannot be removed')
+        if not os.path.exists(f"{call.config}/contexts/meta/{digest_of(name)}"):
+            raise Misuse(f'context "{name}" does not exist')
         if name == current(call.config):
             if not parsed.flag("force"):
-                raise NoEngine(f'context "{name}" is in use, set -f flag to force remove')
+                raise Misuse(f'context "{name}" is in use, set -f flag to force remove')
             config = config_of(call.config)
             config.pop("currentContext", None)
             write_files(call.config, {"config.json": pretty(config).encode() + b"\n"})
@@ -186,7 +182,12 @@ def inspect(call: "Invocation") -> int:
         if name == DEFAULT:
             found.append(default_meta())
             continue
-        meta, digest = read(name, call.config), digest_of(name)
+        try:
+            meta, digest = read(name, call.config), digest_of(name)
+        except Misuse:
+            if not parsed.text("format"):
+                print(pretty(found))
+            raise
         tls = f"{call.config}/contexts/tls/{digest}"
         material = sorted(os.listdir(f"{tls}/docker")) if os.path.isdir(f"{tls}/docker") else []
         storage = {"MetadataPath": f"{call.config}/contexts/meta/{digest}", "TLSPath": tls}

@@ -6,7 +6,7 @@ It may come from anybody: only those names are read, and only as many bytes as a
 import os
 import sys
 
-from berth.cli.client import NoEngine, fail
+from berth.cli.client import fail
 from berth.cli.command import parse_command
 from berth.cli.context import check_name, docker_option
 from berth.cli.contextstore import DEFAULT, TLS_FILES, default_meta, digest_of, file_bytes, read, write_files
@@ -103,18 +103,18 @@ def import_(call: "Invocation") -> int:
     check_name(name)
     directory = f"{call.config}/contexts/meta/{digest_of(name)}"
     if os.path.exists(f"{directory}/meta.json"):
-        raise NoEngine(f'context "{name}" already exists')
+        raise Misuse(f'context "{name}" already exists')
     with open(0 if source == "-" else source, "rb", closefd=source != "-") as file:
         data = file.read(_ARCHIVE_BYTES + 1)
     if len(data) > _ARCHIVE_BYTES:
-        raise NoEngine(f"{source}: no context has more than {_ARCHIVE_BYTES} bytes")
+        raise Misuse(f"{source}: no context has more than {_ARCHIVE_BYTES} bytes")
     files = _members(source, data)
     try:
         meta = dict(loads(files.pop("meta.json").decode()))
         endpoint = meta["Endpoints"]["docker"]
         kept = {"Host": str(endpoint.get("Host", "")), "SkipTLSVerify": bool(endpoint.get("SkipTLSVerify"))}
     except (KeyError, ValueError, TypeError, AttributeError):
-        raise NoEngine(f"{source}: invalid context: no metadata found") from None
+        raise Misuse(f"{source}: invalid context: no metadata found") from None
     meta = {"Name": name, "Metadata": meta.get("Metadata") or {}, "Endpoints": {"docker": kept}}
     write_files(f"{call.config}/contexts/tls/{digest_of(name)}/docker", files)
     write_files(directory, {"meta.json": dumps(meta).encode()})
@@ -136,17 +136,18 @@ def _members(source: str, data: bytes) -> "dict[str, bytes]":
                     if item.filename in wanted and item.file_size <= _ARCHIVE_BYTES:
                         found[wanted[item.filename]] = archive.read(item)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise NoEngine(f"{source}: is no archive of a context: {error}") from None
+            raise Misuse(f"{source}: is no archive of a context: {error}") from None
         return found
     import tarfile
 
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        # Docker leaves out the zeros that end an archive, and those that fill up its last block.
+        with tarfile.open(fileobj=io.BytesIO(data + bytes(3 * tarfile.BLOCKSIZE)), mode="r:") as tar:
             for member in tar:
                 if member.isreg() and member.name in wanted and (opened := tar.extractfile(member)):
                     found[wanted[member.name]] = opened.read()
     except tarfile.TarError as error:
-        raise NoEngine(f"{source}: is no archive of a context: {error}") from None
+        raise Misuse(f"{source}: is no archive of a context: {error}") from None
     return found
 
 

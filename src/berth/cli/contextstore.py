@@ -7,8 +7,9 @@
 
 import os
 
-from berth.cli.client import NoEngine, default_address, fail
+from berth.cli.client import default_address, fail
 from berth.cli.dial import TlsFiles
+from berth.cli.flags import Misuse
 from berth.models.jsonlite import loads
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ class Place:
 
 
 def find(name: str, directory: str) -> Place:
-    """NoEngine where there is no such context, in Docker's words."""
+    """Misuse where there is no such context, in Docker's words."""
     meta = read(name, directory)
     endpoint = meta.get("Endpoints", {}).get("docker", {})
     address = str(endpoint.get("Host") or default_address())
@@ -46,12 +47,16 @@ def current(directory: str) -> str:
 
 def read(name: str, directory: str) -> "dict[str, Any]":
     try:
-        with open(f"{directory}/contexts/meta/{digest_of(name)}/meta.json") as file:
+        with open(_meta(name, directory)) as file:
             return dict(loads(file.read()))
     except FileNotFoundError:
-        raise NoEngine(f'context "{name}": context not found: no such context; see berth context ls') from None
+        raise Misuse(f'context "{name}": context not found: there is no {_meta(name, directory)}; see berth context ls') from None
     except (ValueError, TypeError) as error:
-        raise NoEngine(f'context "{name}": its meta.json is wrong: {error}') from None
+        raise Misuse(f'context "{name}": its meta.json is wrong: {error}') from None
+
+
+def _meta(name: str, directory: str) -> str:
+    return f"{directory}/contexts/meta/{digest_of(name)}/meta.json"
 
 
 def digest_of(name: str) -> str:

@@ -3,7 +3,7 @@
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Syntax
 from berth.cli.table import age, human_size, print_rows, render, shorten, size
-from berth.models.jsonlite import dumps
+from berth.models.jsonlite import dumps_as_go
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def df(call: "Invocation") -> int:
     if parsed.text("format") not in ("", "table"):
         value = {"Images": image_rows, "Containers": container_rows, "Volumes": [], "BuildCache": []}
         if parsed.text("format") == "json":
-            print(dumps(value))
+            print(dumps_as_go(value))
         else:
             from berth.cli.gotemplate import Template
 

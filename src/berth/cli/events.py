@@ -6,7 +6,7 @@ from berth.cli.client import query
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Syntax
 from berth.cli.ps import parse_filters
-from berth.models.jsonlite import dumps
+from berth.models.jsonlite import dumps_as_go
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _printer(format_: str) -> "Callable[[Any], str]":
     if not format_:
         return plain
     if format_ in ("json", "{{json .}}"):
-        return dumps
+        return dumps_as_go
     from berth.cli.gotemplate import Template
 
     template = Template(format_)

@@ -23,6 +23,10 @@ class Misuse(UsageError):
     code = 1
 
 
+class Refused(UsageError):
+    """Flags of run or create that cannot be served together, or a file that cannot be read: 125, and no usage is shown."""
+
+
 class Arity(Misuse):
     """The number of arguments is wrong; the usage is shown."""
 

@@ -5,7 +5,7 @@ Source: pkg.go.dev/text/template; Docker's own functions: json, join, lower, upp
 """
 
 from berth.cli.flags import Misuse
-from berth.models.jsonlite import dumps
+from berth.models.jsonlite import dumps_as_go
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ def _command(words: "list[str]", index: int, dot: "Any", variables: "dict[str, A
         arguments.append(value)
     if piped is not _NOTHING:
         arguments.append(piped)
+    if function is None and arguments and callable(arguments[0]):
+        function, arguments = arguments[0], arguments[1:]
     if function is None:
         if len(arguments) != 1:
             raise Misuse("template parsing error: a value is not a function and takes no arguments")
@@ -281,10 +283,18 @@ def _field(value: "Any", path: str) -> "Any":
     for name in path.split(".")[1:]:
         if value is None:
             raise Misuse(f"template: nil pointer evaluating {path}")
+        if name == "Label" and isinstance(value, dict) and isinstance(value.get("Labels"), str):
+            value = {"Label": _label_of(value["Labels"])}
         if not isinstance(value, dict) or name not in value:
             raise Misuse(f"template: can't evaluate field {name} in {path}: there is no such field")
         value = value[name]
     return value
+
+
+def _label_of(labels: str) -> "Callable[[str], str]":
+    """`{{.Label "key"}}` of a list's row; for the row of headings, the key itself."""
+    pairs = dict(pair.partition("=")[::2] for pair in labels.split(","))
+    return lambda key: key if labels == "LABELS" else pairs.get(key, "")
 
 
 def _true(value: "Any") -> bool:
@@ -333,7 +343,7 @@ def _or(*values: "Any") -> "Any":
 
 
 FUNCTIONS: "dict[str, Callable[..., Any]]" = {
-    "json": dumps, "join": lambda items, separator: separator.join(map(_shown, items or [])), "lower": lambda s: s.lower(),
+    "json": dumps_as_go, "join": lambda items, separator: separator.join(map(_shown, items or [])), "lower": lambda s: s.lower(),
     "upper": lambda s: s.upper(), "title": lambda s: s.title(), "split": lambda s, separator: s.split(separator),
     "pad": lambda s, before, after: " " * before + s + " " * after if s else "", "truncate": lambda s, n: s[:n],
     "index": _index, "len": len, "print": lambda *v: " ".join(map(_shown, v)), "println": lambda *v: " ".join(map(_shown, v)) + "\n",

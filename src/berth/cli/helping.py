@@ -8,7 +8,7 @@ import os
 import textwrap
 
 from berth.cli.commands import COMMANDS, GLOBAL_FLAGS, GROUP_SUMMARIES, GROUPS, aliases
-from berth.cli.flags import LISTS, Arity, Flag, Misuse, Syntax, UsageError
+from berth.cli.flags import LISTS, Arity, Flag, Misuse, Refused, Syntax, UsageError
 
 _SHORTEST, _WIDEST = 60, 110
 _COMMON = "run exec ps logs stop start rm images inspect stats why".split()
@@ -138,6 +138,8 @@ def _filled(text: str, indent: str = "") -> "list[str]":
 
 def wrong_line(error: UsageError, name: str, shown: str) -> str:
     """What a person reads about a line that is wrong: in Docker's form, the usage behind it where that helps."""
+    if isinstance(error, Refused):
+        return f"berth: {error}\n\nRun 'berth {shown} --help' for more information"
     if isinstance(error, Misuse) and not isinstance(error, Arity):
         return str(error)
     syntax = syntax_of(name)

@@ -6,7 +6,7 @@ from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Misuse, Syntax
 from berth.cli.ps import parse_filters
-from berth.cli.table import age, print_rows, size
+from berth.cli.table import age, human_size, print_rows, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def _row(image: dict, name: str, whole: bool) -> "dict[str, str]":
         "ID": image["Id"] if whole else image["Id"].removeprefix("sha256:")[:12],
         "CreatedSince": age(image["Created"]) if image["Created"] else "N/A",
         "CreatedAt": strftime("%Y-%m-%d %H:%M:%S +0000 UTC", gmtime(image["Created"])), "Size": size(image["Size"]),
-        "Containers": str(image["Containers"]), "SharedSize": "N/A", "UniqueSize": "N/A",
-        "VirtualSize": size(image["Size"]),
+        "Containers": str(image["Containers"]) if image["Containers"] >= 0 else "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
+        "VirtualSize": human_size(image["Size"]),
     }  # fmt: skip
 
 
@@ -166,9 +166,8 @@ def rmi(call: "Invocation") -> int:
                 for word, value in item.items():
                     print(f"{word}: {value}")
         except ApiError as error:
-            if not (parsed.flag("force") and error.status == 404):
-                fail(f"Error response from daemon: {error}")
-                code = 1
+            fail(f"Error response from daemon: {error}")
+            code = code if parsed.flag("force") and error.status == 404 else 1
     return code
 
 

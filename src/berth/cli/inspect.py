@@ -5,7 +5,7 @@ import sys
 from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Misuse, Syntax
-from berth.models.jsonlite import dumps, pretty
+from berth.models.jsonlite import dumps_as_go, pretty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def inspect(call: "Invocation") -> int:
     parsed = parse_command(call, SYNTAX)
     kind = call.name.removesuffix("inspect").strip() or parsed.text("type")
     if kind not in ("", *_PATHS):
-        raise Misuse(f'"{kind}" is not a valid value for --type; this version has container and image')
+        raise Misuse(f'unknown type: "{kind}": must be one of "container", "image"; the others come in later versions')
     found: list[Any] = []
     code = 0
     for name in parsed.arguments:
@@ -43,14 +43,16 @@ def inspect(call: "Invocation") -> int:
     if not format_:
         print(pretty(found))
     elif format_ == "json":
-        for item in found:
-            print(dumps(item))
+        print(dumps_as_go(found))
     else:
         from berth.cli.gotemplate import Template
 
-        template = Template(format_)
-        for item in found:
-            print(template.render(item))
+        try:
+            template = Template(format_)
+        except Misuse as error:
+            fail(str(error))
+            return 64  # Docker's code for this one
+        print("\n".join(template.render(item) for item in found))
     sys.stdout.flush()
     return code
 

@@ -1,7 +1,7 @@
 """start, stop, restart, kill, rm, wait, pause, unpause, rename."""
 
 from berth.cli import terminal
-from berth.cli.client import ApiError, query, quote
+from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import for_each, parse_command
 from berth.cli.flags import Flag, Misuse, Syntax
 
@@ -47,11 +47,18 @@ def start(call: "Invocation") -> int:
             raise Misuse("you cannot start and attach multiple containers at once")
         return _start_attached(call, parsed.arguments[0], parsed.flag("interactive"), parsed.text("detach-keys"))
 
+    failed: list[str] = []
+
     def one(name: str) -> str:
+        failed.append(name)
         call.client.request("POST", f"/containers/{quote(name)}/start")
+        failed.remove(name)
         return name
 
-    return for_each(parsed.arguments, one)
+    code = for_each(parsed.arguments, one)
+    if failed:
+        fail(f"failed to start containers: {', '.join(failed)}")
+    return code
 
 
 def _start_attached(call: "Invocation", name: str, interactive: bool, keys: str) -> int:
@@ -68,8 +75,6 @@ def _start_attached(call: "Invocation", name: str, interactive: bool, keys: str)
     try:
         client.request("POST", f"/containers/{identity}/start")
     except ApiError as error:
-        from berth.cli.client import fail
-
         fail(f"Error response from daemon: {error}")
         return code_of_start_error(str(error))
     if not tty:
@@ -124,6 +129,8 @@ def rm(call: "Invocation") -> int:
         except ApiError as error:
             if not (parsed.flag("force") and error.status == 404):
                 raise
+            fail(f"Error response from daemon: {error}")
+            return ""
         return name
 
     return for_each(parsed.arguments, one)
@@ -159,5 +166,9 @@ def rename(call: "Invocation") -> int:
     """berth rename"""
     parsed = parse_command(call, SYNTAX)
     old, new = parsed.arguments
-    call.client.request("POST", f"/containers/{quote(old)}/rename{query(name=new)}")
+    try:
+        call.client.request("POST", f"/containers/{quote(old)}/rename{query(name=new)}")
+    except ApiError as error:
+        fail(f"Error response from daemon: {error}\nfailed to rename container named {old}")
+        return 1
     return 0

@@ -5,7 +5,7 @@ import sys
 
 from berth.cli.client import ApiError, Client, NoEngine, default_address, fail
 from berth.cli.commands import COMMANDS, COMPLETE, GLOBAL_FLAGS, GROUPS, resolve
-from berth.cli.flags import Arity, HelpRequested, Misuse, Parsed, UsageError, parse
+from berth.cli.flags import HelpRequested, Misuse, Parsed, UsageError, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _where(parsed: Parsed, config: str) -> "tuple[str, str]":
     """Address and context, one of them '', in Docker's order: -H, --context, DOCKER_HOST, DOCKER_CONTEXT, `context use`."""
     hosts, context, environ = parsed.list("host"), parsed.text("context"), os.environ
     if hosts and context:
-        raise Misuse("conflicting options: either specify --host or --context, not both")
+        raise Misuse("conflicting options: cannot specify both --host and --context")
     host = (hosts[-1] if hosts else "") or ("" if context else environ.get("BERTH_HOST") or environ.get("DOCKER_HOST") or "")
     return host, "" if host else context or environ.get("DOCKER_CONTEXT") or _chosen_context(config)
 
@@ -120,7 +120,6 @@ def _run(name: str, shown: str, words: "list[str]", parsed: Parsed) -> int:
     if name == "engine":
         return _exec_engine(words)
     command: Callable[[Invocation], int] = getattr(__import__(f"berth.cli.{module}", fromlist=[function]), function)
-    errors_exit_code = 125 if name == "run" else 1
     try:
         config, host, context = address_of(parsed)
         # Contexts can be mended while the chosen one is broken; completion scripts need no engine.
@@ -137,26 +136,28 @@ def _run(name: str, shown: str, words: "list[str]", parsed: Parsed) -> int:
         from berth.cli.helping import wrong_line
 
         fail(wrong_line(error, name, shown))
-        return error.code if isinstance(error, Arity) or name != "run" else max(error.code, errors_exit_code)
+        return error.code
     except NoEngine as error:
-        fail(f"berth: {error}")
-        return errors_exit_code
+        return _failed(name, str(error))
     except ApiError as error:
-        fail(f"Error response from daemon: {error}")
-        return errors_exit_code
+        return _failed(name, f"Error response from daemon: {error}")
     except BrokenPipeError:
         os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
         return 0
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        fail(f"berth {name}: {error}")
-        return errors_exit_code
+        return _failed(name, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except Exception as error:
         if parsed.flag("debug"):
             raise
-        fail(f"berth {name}: a mistake in berth itself: {type(error).__name__}: {error}; run with --debug for where")
-        return errors_exit_code
+        return _failed(name, f"a mistake in berth itself: {type(error).__name__}: {error}; run with --debug for where")
+
+
+def _failed(name: str, message: str) -> int:
+    """Says it as Docker does. run ends with 125, for its other codes are its program's."""
+    fail(f"berth: {message}\n\nRun 'berth run --help' for more information" if name == "run" else message)
+    return 125 if name == "run" else 1
 
 
 def _exec_engine(words: "list[str]") -> int:

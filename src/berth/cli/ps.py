@@ -8,6 +8,8 @@ from berth.models.jsonlite import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from berth.cli.main import Invocation
 
 _FLAGS: "tuple[Flag, ...]" = (
@@ -43,7 +45,8 @@ def ps(call: "Invocation") -> int:
     """berth ps"""
     parsed = parse_command(call, SYNTAX)
     last = 1 if parsed.flag("latest") else parsed.number("last", -1)
-    wants_size = parsed.flag("size") or ".Size" in parsed.text("format")
+    format_ = parsed.text("format")
+    wants_size = parsed.flag("size") or ".Size" in format_ or "{{json .}}" in format_
     options = query(
         all=parsed.flag("all"), limit=last if last > 0 else None, filters=parse_filters(parsed.list("filter")), size=wants_size
     )
@@ -51,11 +54,11 @@ def ps(call: "Invocation") -> int:
     whole = parsed.flag("no-trunc")
     rows = [_row(container, whole) for container in containers]
     default = "ID Image Command RunningFor Status Ports Names" + (" Size" if parsed.flag("size") else "")
-    print_rows(parsed.text("format"), _COLUMNS, rows, default, parsed.flag("quiet"), "ID")
+    print_rows(format_, _COLUMNS, rows, default, parsed.flag("quiet"), "ID")
     return 0
 
 
-def _row(container: dict, whole: bool) -> "dict[str, str]":
+def _row(container: dict, whole: bool) -> "dict[str, Any]":
     from time import gmtime, strftime
 
     command = container["Command"]
@@ -67,7 +70,7 @@ def _row(container: dict, whole: bool) -> "dict[str, str]":
         "Command": f'"{command if whole else shorten(command, 20)}"',
         "CreatedAt": strftime("%Y-%m-%d %H:%M:%S +0000 UTC", gmtime(container["Created"])),
         "RunningFor": age(container["Created"]), "Status": container["Status"], "Ports": "",
-        "Names": ",".join(name.removeprefix("/") for name in container["Names"]), "State": container["State"], "Size": "",
+        "Names": ",".join(name.removeprefix("/") for name in container["Names"]), "State": container["State"], "Size": "0B", "Platform": None,
         "Labels": ",".join(f"{k}={v}" for k, v in (container["Labels"] or {}).items()),
         "Mounts": ",".join(m if whole else shorten(m, 15) for m in mounts),
         "Networks": ",".join(container["NetworkSettings"]["Networks"]), "LocalVolumes": "0",

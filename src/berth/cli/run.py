@@ -6,7 +6,7 @@ import sys
 from berth.cli import terminal
 from berth.cli.client import ApiError, fail, query
 from berth.cli.command import parse_command
-from berth.cli.flags import Flag, Misuse, Parsed, Syntax, UsageError
+from berth.cli.flags import Flag, Misuse, Parsed, Refused, Syntax
 from berth.cli.runflags import CREATE_FLAGS
 
 TYPE_CHECKING = False
@@ -105,11 +105,11 @@ def _create(client: "Client", parsed: Parsed) -> str:
 
     cidfile = parsed.text("cidfile")
     if cidfile and os.path.exists(cidfile):
-        raise UsageError(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
+        raise Refused(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
     body: dict[str, Any] = container_config(parsed)
     pull = parsed.text("pull", "missing")
     if pull not in ("missing", "never", "always"):
-        raise UsageError(f"invalid --pull {pull!r}: expected always, missing or never")
+        raise Refused(f"invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"")
     options = query(name=parsed.text("name"), platform=parsed.text("platform"))
     try:
         answer = client.json("POST", f"/containers/create{options}", body)

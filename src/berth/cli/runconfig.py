@@ -2,7 +2,8 @@
 
 import os
 
-from berth.cli.flags import Parsed, UsageError
+from berth.cli.flags import Parsed, Refused, UsageError, wrong_value
+from berth.cli.runflags import CREATE_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ _HEALTH_TIMES = (
 )  # fmt: skip
 
 
+def _wrong(flag: str, text: str, why: str) -> UsageError:
+    """A value that a flag cannot have; flag: with its dashes."""
+    return wrong_value(next(entry for entry in CREATE_FLAGS if f"--{entry[0]}" == flag), text, why)
+
+
 def size_bytes(text: str, flag: str) -> int:
     """`512m`, `1.5GiB`, `-1` -> bytes, as Docker reads them (powers of 1024)."""
     lower = text.strip().lower()
@@ -26,7 +32,7 @@ def size_bytes(text: str, flag: str) -> int:
             raise ValueError
         return int(float(number) * _UNITS[unit])
     except ValueError:
-        raise UsageError(f"invalid argument {text!r} for {flag!r} flag: invalid size; e.g. 512m or 2g") from None
+        raise _wrong(flag, text, f"invalid size: '{text}'; write e.g. 512m or 2g") from None
 
 
 def container_config(parsed: Parsed) -> "dict[str, Any]":
@@ -35,7 +41,7 @@ def container_config(parsed: Parsed) -> "dict[str, Any]":
     stdin, attach = parsed.flag("interactive"), [name.lower() for name in parsed.list("attach")]
     for name in attach:
         if name not in ("stdin", "stdout", "stderr"):
-            raise UsageError(f"invalid argument {name!r} for '-a, --attach' flag: valid streams are STDIN, STDOUT and STDERR")
+            raise _wrong("--attach", name, "valid streams are STDIN, STDOUT and STDERR")
     foreground = not parsed.flag("detach")
     config: dict[str, Any] = {
         "Image": image, "Cmd": command or None, "Hostname": parsed.text("hostname"),
@@ -64,12 +70,12 @@ def _health(parsed: Parsed) -> "dict[str, Any]":
     if not given and not parsed.text("health-cmd") and not parsed.number("health-retries"):
         return {"Healthcheck": {"Test": ["NONE"]}} if parsed.flag("no-healthcheck") else {}
     if parsed.flag("no-healthcheck"):
-        raise UsageError("--no-healthcheck conflicts with --health-* options")
+        raise Refused("--no-healthcheck conflicts with --health-* options")
     check: dict[str, Any] = {}
     if parsed.text("health-cmd"):
         check["Test"] = ["CMD-SHELL", parsed.text("health-cmd")]
     if parsed.number("health-retries") < 0:
-        raise UsageError("--health-retries cannot be negative")
+        raise Refused("--health-retries cannot be negative")
     if parsed.number("health-retries"):
         check["Retries"] = parsed.number("health-retries")
     for flag, key in _HEALTH_TIMES:
@@ -85,9 +91,9 @@ def duration_ns(text: str, flag: str) -> int:
     try:
         found = durations.parse_ns(text)
     except ValueError as error:
-        raise UsageError(f'invalid argument "{text}" for "--{flag}" flag: {error}') from None
+        raise _wrong(f"--{flag}", text, str(error)) from None
     if found < 0:
-        raise UsageError(f"--{flag} cannot be negative")
+        raise Refused(f"--{flag} cannot be negative")
     return found
 
 
@@ -100,7 +106,7 @@ def environment(parsed: Parsed) -> "list[str]":
     result = []
     for item in found:
         if not item or item.startswith("="):
-            raise UsageError(f"invalid environment variable: {item!r}")
+            raise _wrong("--env", item, f"invalid environment variable: {item}")
         if "=" in item:
             result.append(item)
         elif item in os.environ:
@@ -113,7 +119,7 @@ def _file_lines(path: str) -> "list[str]":
         with open(path) as file:
             lines = file.read().splitlines()
     except OSError as error:
-        raise UsageError(f"open {path}: {(error.strerror or '').lower()}") from None
+        raise Refused(f"open {path}: {(error.strerror or '').lower()}") from None
     return [line.lstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
@@ -125,13 +131,13 @@ def _labels(parsed: Parsed) -> "dict[str, str]":
 def _pairs(items: "list[str]", flag: str) -> "dict[str, str]":
     for item in items:
         if "=" not in item:
-            raise UsageError(f"invalid argument {item!r} for {flag!r} flag: expected KEY=VALUE")
+            raise _wrong(flag, item, "expected KEY=VALUE")
     return {key: value for key, _, value in (item.partition("=") for item in items)}
 
 
 def _host(parsed: Parsed) -> "dict[str, Any]":
     if parsed.flag("rm") and parsed.text("restart") not in ("", "no"):
-        raise UsageError("conflicting options: cannot specify both --restart and --rm")
+        raise Refused("conflicting options: cannot specify both --restart and --rm")
     host: dict[str, Any] = {
         "Binds": parsed.list("volume") or None, "AutoRemove": parsed.flag("rm"), "Privileged": parsed.flag("privileged"),
         "NetworkMode": parsed.text("network") or parsed.text("net") or "default",
@@ -190,26 +196,26 @@ def restart_policy(text: str) -> "dict[str, Any]":
     """`on-failure:3` -> Docker's RestartPolicy; what it may be, the engine says."""
     name, colon, count = text.partition(":")
     if colon and (not name or ":" in count):
-        raise UsageError("invalid restart policy format: " + ("no policy provided before colon" if not name else "maximum retry count must be an integer"))
+        raise Refused("invalid restart policy format: " + ("no policy provided before colon" if not name else "maximum retry count must be an integer"))
     try:
         return {"Name": name or "no", "MaximumRetryCount": int(count) if colon else 0}
     except ValueError:
-        raise UsageError("invalid restart policy format: maximum retry count must be an integer") from None
+        raise Refused("invalid restart policy format: maximum retry count must be an integer") from None
 
 
 def nano_cpus(text: str) -> int:
     try:
         return round(float(text) * 1_000_000_000)
     except ValueError:
-        raise UsageError(f"invalid argument {text!r} for '--cpus' flag: failed to parse {text} as a number") from None
+        raise _wrong("--cpus", text, f"failed to parse {text} as a number") from None
 
 
 def _throttle(item: str, flag: str, is_bytes: bool) -> "dict[str, Any]":
     path, separator, rate = item.rpartition(":")
     if not separator or not path.startswith("/"):
-        raise UsageError(f"invalid argument {item!r} for '--{flag}' flag: expected /dev/PATH:VALUE")
+        raise _wrong(f"--{flag}", item, "expected /dev/PATH:VALUE")
     if not is_bytes and not rate.isdigit():
-        raise UsageError(f"invalid argument {item!r} for '--{flag}' flag: {rate!r} is not a number")
+        raise _wrong(f"--{flag}", item, f"{rate!r} is not a number")
     return {"Path": path, "Rate": size_bytes(rate, f"--{flag}") if is_bytes else int(rate)}
 
 
@@ -222,7 +228,7 @@ def _security_option(option: str) -> str:
         with open(value) as file:
             return f"seccomp={file.read()}"
     except OSError as error:
-        raise UsageError(f"opening seccomp profile ({value}) failed: {(error.strerror or '').lower()}") from None
+        raise Refused(f"opening seccomp profile ({value}) failed: {(error.strerror or '').lower()}") from None
 
 
 def _ulimit(item: str) -> "dict[str, Any]":
@@ -233,13 +239,13 @@ def _ulimit(item: str) -> "dict[str, Any]":
             raise ValueError
         return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
     except ValueError:
-        raise UsageError(f"invalid argument {item!r} for '--ulimit' flag: expected NAME=SOFT[:HARD]") from None
+        raise _wrong("--ulimit", item, "expected NAME=SOFT[:HARD]") from None
 
 
 def _device(item: str) -> "dict[str, str]":
     parts = item.split(":")
     if len(parts) > 3 or not parts[0]:
-        raise UsageError(f"invalid device specification: {item}")
+        raise Refused(f"invalid device specification: {item}")
     source, target, mode = parts[0], parts[0], "rwm"
     if len(parts) == 3:
         target, mode = parts[1] or source, parts[2]
@@ -262,6 +268,8 @@ def _mount(text: str) -> "dict[str, Any]":
     for field in text.split(","):
         key, _, value = field.partition("=")
         key = key.strip().lower()
+        if "=" not in field and key not in ("readonly", "ro", "bind-nonrecursive", "bind-create-src"):
+            raise _wrong("--mount", text, f"invalid field '{field}' must be a key=value pair")
         if key == "type":
             mount["Type"] = value.lower()
         elif key in ("source", "src"):
@@ -270,7 +278,7 @@ def _mount(text: str) -> "dict[str, Any]":
             mount["Target"] = value
         elif key in ("readonly", "ro"):
             if value not in _TRUTH:
-                raise UsageError(f"invalid value for {key}: {value}")
+                raise _wrong("--mount", text, f"invalid value for {key}: {value}")
             mount["ReadOnly"] = _TRUTH[value]
         elif key == "bind-propagation":
             bind["Propagation"] = value
@@ -292,9 +300,9 @@ def _mount(text: str) -> "dict[str, Any]":
         elif key == "consistency":
             mount["Consistency"] = value
         else:
-            raise UsageError(f"invalid argument {text!r} for '--mount' flag: unexpected key '{key}' in '{field}'")
+            raise _wrong("--mount", text, f"unexpected key '{key}' in '{field}'")
     if not mount.get("Target"):
-        raise UsageError(f"invalid argument {text!r} for '--mount' flag: target is required")
+        raise _wrong("--mount", text, "target is required")
     if bind:
         mount["BindOptions"] = bind
     if tmpfs:

@@ -8,7 +8,7 @@ from berth.cli.client import ApiError, NoEngine, fail
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Syntax
 from berth.cli.table import binary_size
-from berth.models.jsonlite import dumps
+from berth.models.jsonlite import dumps_as_go
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def version(call: "Invocation") -> int:
     client = {
         "Platform": {"Name": "berth"}, "Version": VERSION, "ApiVersion": API_VERSION, "DefaultAPIVersion": API_VERSION,
         "GitCommit": "", "GoVersion": f"python{sys.version.split()[0]}", "Os": "linux", "Arch": machine, "BuildTime": "",
-        "Context": "default",
+        "Context": call.context,
     }  # fmt: skip
     server, problem = None, ""
     try:
@@ -37,13 +37,7 @@ def version(call: "Invocation") -> int:
     if parsed.text("format"):
         _formatted(parsed.text("format"), {"Client": client, "Server": server})
     else:
-        print(f"Client:\n Version:           {VERSION}\n API version:       {API_VERSION}\n"
-              f" Python version:    {sys.version.split()[0]}\n OS/Arch:           linux/{machine}")  # fmt: skip
-        if server:
-            print(f"\nServer:\n Engine:\n  Version:          {server['Version']}\n"
-                  f"  API version:      {server['ApiVersion']} (minimum version {server['MinAPIVersion']})\n"
-                  f"  Python version:   {server['GoVersion'].removeprefix('python')}\n"
-                  f"  OS/Arch:          {server['Os']}/{server['Arch']}\n  Kernel:           {server['KernelVersion']}")  # fmt: skip
+        print("\n".join(version_lines(client, server)))
     if problem:
         sys.stdout.flush()
         fail(problem)
@@ -51,9 +45,24 @@ def version(call: "Invocation") -> int:
     return 0
 
 
+def version_lines(client: "dict[str, Any]", server: "dict[str, Any] | None") -> "list[str]":
+    """With Docker's names in Docker's order, for scripts look for them; there is no Go, so its line has Python's version. Pure."""
+    lines = ["Client:"]
+    rows = [("Version", client["Version"]), ("API version", client["ApiVersion"]), ("Go version", client["GoVersion"]),
+            ("OS/Arch", f"{client['Os']}/{client['Arch']}"), ("Context", client["Context"])]  # fmt: skip
+    lines += [f" {name + ':':<18} {value}" for name, value in rows]
+    if server:
+        platform = (server.get("Platform") or {}).get("Name", "")
+        rows = [("Version", server["Version"]), ("API version", f"{server['ApiVersion']} (minimum version {server['MinAPIVersion']})"),
+                ("Go version", server["GoVersion"]), ("OS/Arch", f"{server['Os']}/{server['Arch']}"), ("Kernel", server["KernelVersion"]),
+                ("Experimental", str(bool(server.get("Experimental"))).lower())]  # fmt: skip
+        lines += ["", f"Server: {platform}".rstrip(), " Engine:", *(f"  {name + ':':<17} {value}" for name, value in rows)]
+    return lines
+
+
 def _formatted(format_: str, value: "Any") -> None:
     if format_ == "json":
-        print(dumps(value))
+        print(dumps_as_go(value))
         return
     from berth.cli.gotemplate import Template
 
@@ -67,26 +76,38 @@ def info(call: "Invocation") -> int:
     if parsed.text("format"):
         _formatted(parsed.text("format"), data)
         return 0
-    lines = ["Client:", f" Version:    {VERSION}", " Context:    default", "", "Server:",
-             f" Containers: {data['Containers']}", f"  Running: {data['ContainersRunning']}",
-             f"  Paused: {data['ContainersPaused']}", f"  Stopped: {data['ContainersStopped']}", f" Images: {data['Images']}",
-             f" Server Version: {data['ServerVersion']}", f" Storage Driver: {data['Driver']}"]  # fmt: skip
+    print("\n".join(info_lines(data, call.context)), flush=True)
+    for warning in data["Warnings"] or []:
+        fail(warning)
+    return 0
+
+
+def info_lines(data: "dict[str, Any]", context: str) -> "list[str]":
+    """Docker's lines in Docker's order. Pure."""
+    plugins = data["Plugins"]
+    lines = ["Client:", f" Version:    {VERSION}", f" Context:    {context}", " Debug Mode: false", "", "Server:",
+             f" Containers: {data['Containers']}", f"  Running: {data['ContainersRunning']}", f"  Paused: {data['ContainersPaused']}",
+             f"  Stopped: {data['ContainersStopped']}", f" Images: {data['Images']}", f" Server Version: {data['ServerVersion']}",
+             f" Storage Driver: {data['Driver']}"]  # fmt: skip
     lines += [f"  {name}: {value}" for name, value in data["DriverStatus"]]
-    lines += [f" Logging Driver: {data['LoggingDriver']}", f" Cgroup Driver: {data['CgroupDriver']}",
-              f" Cgroup Version: {data['CgroupVersion']}", " Plugins:",
-              f"  Network: {' '.join(data['Plugins']['Network'])}", f"  Log: {' '.join(data['Plugins']['Log'])}",
+    lines += [f" Logging Driver: {data['LoggingDriver']}", f" Cgroup Driver: {data['CgroupDriver']}", f" Cgroup Version: {data['CgroupVersion']}",
+              " Plugins:", f"  Volume: {' '.join(plugins.get('Volume') or [])}", f"  Network: {' '.join(plugins.get('Network') or [])}",
+              f"  Log: {' '.join(plugins.get('Log') or [])}", f" Swarm: {(data.get('Swarm') or {}).get('LocalNodeState', 'inactive')}",
               f" Runtimes: {' '.join(data['Runtimes'])}", f" Default Runtime: {data['DefaultRuntime']}",
               f" Init Binary: {data['InitBinary'] or '(none: install tini for --init)'}", " Security Options:"]  # fmt: skip
     for option in data["SecurityOptions"]:
         parts = dict(part.partition("=")[::2] for part in option.split(","))
         lines.append(f"  {parts.pop('name')}")
         lines += [f"   {key.capitalize()}: {value}" for key, value in parts.items()]
-    lines += [f" Kernel Version: {data['KernelVersion']}", f" Operating System: {data['OperatingSystem']}",
-              f" OSType: {data['OSType']}", f" Architecture: {data['Architecture']}", f" CPUs: {data['NCPU']}",
-              f" Total Memory: {binary_size(data['MemTotal'])}", f" Name: {data['Name']}", f" ID: {data['ID']}",
-              f" Docker Root Dir: {data['DockerRootDir']}", f" Live Restore Enabled: {str(data['LiveRestoreEnabled']).lower()}",
-              " Default network: none (bridge networks come in a later version)"]  # fmt: skip
-    print("\n".join(lines), flush=True)
-    for warning in data["Warnings"] or []:
-        fail(warning)
-    return 0
+    lines += [f" Kernel Version: {data['KernelVersion']}", f" Operating System: {data['OperatingSystem']}", f" OSType: {data['OSType']}",
+              f" Architecture: {data['Architecture']}", f" CPUs: {data['NCPU']}", f" Total Memory: {binary_size(data['MemTotal'])}",
+              f" Name: {data['Name']}", f" ID: {data['ID']}", f" Docker Root Dir: {data['DockerRootDir']}",
+              f" Debug Mode: {_truth(data, 'Debug')}", f" Experimental: {_truth(data, 'ExperimentalBuild')}"]  # fmt: skip
+    lines += [" Labels:", *(f"  {label}" for label in data["Labels"])] if data.get("Labels") else []
+    registries = (data.get("RegistryConfig") or {}).get("InsecureRegistryCIDRs") or []
+    lines += [" Insecure Registries:", *(f"  {network}" for network in registries)] if registries else []
+    return [*lines, f" Live Restore Enabled: {_truth(data, 'LiveRestoreEnabled')}"]
+
+
+def _truth(data: "dict[str, Any]", key: str) -> str:
+    return "true" if data.get(key) else "false"

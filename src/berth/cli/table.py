@@ -4,6 +4,10 @@ import time
 
 from berth.models.units import duration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def render(rows: "list[list[str]]") -> str:
     """Columns padded to their widest cell and three spaces, ten at least; the last one is not padded."""
@@ -55,14 +59,14 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def print_rows(format_: str, columns: "dict[str, str]", rows: "list[dict[str, str]]", default: str, quiet: bool, key: str) -> None:
+def print_rows(format_: str, columns: "dict[str, str]", rows: "list[dict[str, Any]]", default: str, quiet: bool, key: str) -> None:
     """A list in a `--format`: '' or table for columns, json, or a Go template; quiet prints one column.
 
     columns: field -> heading. default: the fields of the plain table, separated by spaces.
     """
     import sys
 
-    from berth.models.jsonlite import dumps
+    from berth.models.jsonlite import dumps_as_go
 
     if quiet:
         sys.stdout.write("".join(row[key] + "\n" for row in rows))
@@ -70,10 +74,12 @@ def print_rows(format_: str, columns: "dict[str, str]", rows: "list[dict[str, st
         fields = default.split()
         sys.stdout.write(render([[columns[f] for f in fields], *([row[f] for f in fields] for row in rows)]))
     elif format_ == "json":
-        sys.stdout.write("".join(dumps(row) + "\n" for row in rows))
+        rows = [dict(sorted(row.items())) for row in rows]
+        sys.stdout.write("".join(dumps_as_go(row) + "\n" for row in rows))
     else:
         from berth.cli.gotemplate import Template
 
+        rows = [dict(sorted(row.items())) for row in rows]
         is_table = format_.startswith("table ")
         template = Template(format_.removeprefix("table ").replace("\\t", "\t").replace("\\n", "\n"))
         if is_table:

@@ -158,6 +158,6 @@ def check_tty(stdin: bool, tty: bool) -> None:
     if stdin and tty and not os.isatty(0):
         from berth.cli.flags import Misuse
 
-        raise Misuse("the input device is not a TTY; leave out -t, or run in a terminal")
+        raise Misuse("the input device is not a TTY")
 
 

@@ -75,7 +75,7 @@ def summary(record: Record, image_name: str) -> dict:
     """An element of GET /containers/json."""
     return {
         "Id": record.id, "Names": [f"/{record.name}"], "Image": image_name, "ImageID": record.image_id,
-        "Command": " ".join(command_of(record)), "Created": record.created_ns // 1_000_000_000, "Ports": [],
+        "Command": " ".join(f"'{word}'" if " " in word else word for word in command_of(record)), "Created": record.created_ns // 1_000_000_000, "Ports": [],
         "Labels": record.config.get("Labels") or {}, "State": record.status, "Status": status_text(record),
         "HostConfig": {"NetworkMode": network_mode(record)},
         "NetworkSettings": {"Networks": networks.endpoint(record)}, "Mounts": mount_points(record),

@@ -61,12 +61,31 @@ except ImportError:
     _quote = json.dumps
 
 
+def _quote_as_go(text: str) -> str:
+    """As Go writes a string: letters as they are, but what could be markup, and two line ends of JavaScript, escaped."""
+    quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if text.isprintable() else _quote(text)
+    for letter in "<>&":
+        quoted = quoted.replace(letter, f"\\u{ord(letter):04x}")
+    return quoted
+
+
+def dumps_as_go(value: object) -> str:
+    """Compact JSON as Docker's command line prints it."""
+    if isinstance(value, str):
+        return _quote_as_go(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_quote_as_go(str(key))}:{dumps_as_go(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(dumps_as_go, value)) + "]"
+    return dumps(value)
+
+
 def pretty(value: object, indent: str = "") -> str:
     """JSON over several lines, four spaces a level, as `docker inspect` prints it."""
     deeper = indent + "    "
     if isinstance(value, dict) and value:
-        rows = [f"{deeper}{_quote(str(k))}: {pretty(v, deeper)}" for k, v in value.items()]
+        rows = [f"{deeper}{_quote_as_go(str(k))}: {pretty(v, deeper)}" for k, v in value.items()]
         return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
     if isinstance(value, list | tuple) and value:
         return "[\n" + ",\n".join(deeper + pretty(v, deeper) for v in value) + f"\n{indent}]"
-    return dumps(value)
+    return dumps_as_go(value)
