@@ -120,6 +120,8 @@ def test_freezer(findings: dict[str, Any]) -> None:
 def test_out_of_memory(findings: dict[str, Any]) -> None:
     first = _of(findings, "out_of_memory")
     assert (first["code"], first["oom_killed"]) == (137, True)
+    assert (first["why"]["Reason"], first["why"]["Signal"], first["why"]["MemoryLimit"]) == ("oom", 9, 16 * _MEBI)
+    assert 8 * _MEBI < first["why"]["MemoryPeak"] <= 16 * _MEBI
     child = _of(findings, "out_of_memory_in_child")
     assert child["oom_killed"]
     assert "the shell goes on" in child["text"]

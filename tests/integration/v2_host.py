@@ -86,14 +86,15 @@ class Engine:
         return dict(self.call("GET", f"/containers/{identity}/json"))
 
     def run(self, script: str, **host: object) -> dict:
-        """Runs a shell script to its end: {"code", "text", "oom_killed"}."""
+        """Runs a shell script to its end: {"code", "text", "oom_killed", "why"}."""
         identity = self.create(["sh", "-c", script], **host)
         self.call("POST", f"/containers/{identity}/start")
         code = self.call("POST", f"/containers/{identity}/wait")["StatusCode"]
         text = plain(self.raw("GET", f"/containers/{identity}/logs?stdout=1&stderr=1")[1])
         killed = self.inspect(identity)["State"]["OOMKilled"]
+        why = self.call("GET", f"/containers/{identity}/why")
         self.call("DELETE", f"/containers/{identity}?force=1")
-        return {"code": code, "text": text, "oom_killed": killed, "group_left": eventually(group(identity), there=False)}
+        return {"code": code, "text": text, "oom_killed": killed, "why": why, "group_left": eventually(group(identity), there=False)}
 
     @contextlib.contextmanager
     def running(self, command: list[str] = SLEEP, **host: object) -> Iterator[tuple[str, int]]:

@@ -16,6 +16,9 @@ _CRASHES = {
     "SIGILL": "it used an instruction that this CPU does not have", "SIGFPE": "it divided by zero or the like",
     "SIGABRT": "it gave up by itself (abort, a failed assertion)", "SIGTRAP": "it ran into a breakpoint",
 }  # fmt: skip
+_ENDING = ("stop", "restart", "rm", "engine")
+_HARMLESS = (signals.SIGWINCH, signals.SIGCHLD, signals.SIGCONT, signals.SIGURG)
+_SOON_NS = 10_000_000_000
 _ASKED = {
     "stop": "`stop`", "kill": "`kill`", "restart": "`restart`", "rm": "`rm --force`", "engine": "the engine, which was told to end its containers,",
 }  # fmt: skip
@@ -122,13 +125,21 @@ def _end(facts: Facts) -> Verdict:
 def _ended_itself(facts: Facts) -> Verdict:
     end = facts.end
     code, number = end["exit_code"], end.get("signal") or 0
-    asked = [one for one in end.get("asked") or [] if isinstance(one, dict)]
+    asked = [one for one in end.get("asked") or [] if _may_have_ended(one, end)]
     return (
         (_by_request(facts, asked, number, code) if asked else None)
         or (_out_of_memory(facts, number, code) if end.get("oom_killed") else None)
         or (_by_signal(facts, number) if number else None)
         or _by_exit(facts, code)
     )
+
+
+def _may_have_ended(one: dict, end: dict) -> bool:
+    """Whether a signal that was asked for has to do with the end: a SIGHUP of last week that reloaded something has not."""
+    number = one["signal"]
+    if one.get("by") in _ENDING or number == _KILL or number in (end.get("signal"), end["exit_code"] - 128):
+        return True
+    return number not in _HARMLESS and end["finished_ns"] - one["at_ns"] < _SOON_NS
 
 
 def _by_request(facts: Facts, asked: list[dict], number: int, code: int) -> Verdict | None:
