@@ -9,10 +9,11 @@ class ExecBase:
     """Of the run that began at started_ns. process: the first program's, as in the specification.
 
     seccomp_path: where the container's compiled filter is, '' for none. The profile is left out: it is most of the
-    specification, and would be most of what is sent for each exec, and of what the engine keeps.
+    specification, and would be most of what is sent for each exec, and of what the engine keeps. probe: the message for
+    a health check's exec, of which there are many and all the same; b'' until there has been one.
     """
 
-    __slots__ = ("annotations", "cgroup_path", "process", "seccomp_path", "started_ns", "uid_mappings")
+    __slots__ = ("annotations", "cgroup_path", "probe", "process", "seccomp_path", "started_ns", "uid_mappings")
 
     def __init__(self, directory: str, seccomp_cache: str, started_ns: int) -> None:
         """directory: of the container's bundle. Raises OSError."""
@@ -20,6 +21,7 @@ class ExecBase:
             specification = json.load(file)
         linux = specification["linux"]
         self.started_ns = started_ns
+        self.probe = b""
         self.process: dict = specification["process"]
         self.annotations: dict[str, str] = specification.get("annotations") or {}
         self.cgroup_path: str = linux["cgroupsPath"]

@@ -15,7 +15,7 @@ from berth.engine import bundle, execfiles, rootfiles, state, users
 from berth.engine.containers import Container, ContainerService
 from berth.engine.execbase import ExecBase
 from berth.engine.hostfiles import start_ticks
-from berth.engine.monitors import Launcher, MonitorConnection, await_started
+from berth.engine.monitors import DirectConnection, Launcher, MonitorConnection, await_started, why_not_started
 from berth.engine.proctree import kill_tree
 from berth.engine.running import RESTARTING_TEXT
 from berth.engine.tasks import Tasks
@@ -43,7 +43,7 @@ class Exec:
         self.running = False
         self.pid = 0
         self.exit_code: int | None = None
-        self.control: MonitorConnection | None = None
+        self.control: MonitorConnection | DirectConnection | None = None
         self.ended = asyncio.Event()
         self.asked = False  # for its exit code
 
@@ -88,54 +88,100 @@ class ExecService:
 
     async def start(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
         """Starts it; returns a connection for its streams. Raises what went wrong."""
-        control, stream = await self._start(exec_, [0, wants], size)
+        self._begin(exec_)
+        try:
+            control, stream = [await MonitorConnection.of_socket(sock) for sock in self._ask(exec_, [0, wants], size)]
+            try:
+                report = await await_started(control)
+            except BaseException:
+                control.close()
+                stream.close()
+                raise
+        except errors.BerthError as error:
+            self._not_started(exec_, error)
+            raise
+        exec_.pid, exec_.control = report["pid"], control
         self._tasks.spawn(self._watch(exec_, control))
         return stream
 
     async def run(self, exec_: Exec, on_output: Callable[[bytes], None]) -> None:
-        """Starts one whose output only the engine wants, and returns when it has ended. Raises what went wrong before."""
-        (control,) = await self._start(exec_, [frames.WANT_STDOUT | frames.WANT_STDERR], (0, 0))
-        self._tasks.spawn(self._watch(exec_, control, on_output))
-        await exec_.ended.wait()
+        """Starts one whose output only the engine wants, and returns when it has ended. Raises what went wrong before.
 
-    async def _start(self, exec_: Exec, attach: list[int], size: tuple[int, int]) -> list[MonitorConnection]:
-        """A connection for each of `attach`; the first is the one that tells of the end."""
+        If cancelled, one that has started goes on, and its end is told as ever.
+        """
+        self._begin(exec_)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        said: dict[bytes, bytes] = {}  # the frames of which there is one
+
+        def on_frame(kind: bytes, payload: bytes) -> None:
+            if kind in (frames.STDOUT, frames.STDERR):
+                on_output(payload)
+            elif kind == frames.STARTED:
+                exec_.pid, exec_.control = json.loads(payload)["pid"], connection
+            elif kind:
+                said[kind] = payload
+            elif exec_.control:
+                self._monitor_gone(exec_, json.loads(said[frames.EXITED]) if frames.EXITED in said else None)
+                if not over.done():
+                    over.set_result(None)
+            elif not over.done():
+                over.set_exception(why_not_started(frames.FAILED if frames.FAILED in said else b"", said.get(frames.FAILED, b"")))
+
+        try:
+            (sock,) = self._ask(exec_, [frames.WANT_STDOUT | frames.WANT_STDERR], (0, 0))
+            connection = DirectConnection(sock, on_frame)
+            try:
+                await over
+            except BaseException:
+                if exec_.control is None:
+                    connection.close()
+                raise
+        except errors.BerthError as error:
+            self._not_started(exec_, error)
+            raise
+
+    def _begin(self, exec_: Exec) -> None:
         self.check_startable(exec_)
         exec_.running = True
         self.publish(exec_, f"exec_start: {_shown(exec_.config['Cmd'])}")
-        try:
-            return await self._launch(exec_, attach, size)
-        except errors.BerthError as error:
-            exec_.running = False
-            exec_.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 126
-            self._remove_file(exec_)
-            self._forget_later(exec_)
-            raise
 
-    async def _launch(self, exec_: Exec, attach: list[int], size: tuple[int, int]) -> list[MonitorConnection]:
+    def _not_started(self, exec_: Exec, error: errors.BerthError) -> None:
+        exec_.running = False
+        exec_.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 126
+        self._remove_file(exec_)
+        self._forget_later(exec_)
+
+    def _ask(self, exec_: Exec, attach: list[int], size: tuple[int, int]) -> list[socket.socket]:
+        """Sends the request; returns a socket for each of `attach`. The first is the one that tells of the end."""
         record = exec_.container.record
         pidfd = self._open_pidfd(record.pid, record.pid_start_ticks)
         kept_fds = self._create_file(exec_)
         pairs = [socket.socketpair() for _ in attach]
         try:
-            message = self._message(exec_, size)
-            message["attach"] = attach
-            message["keep"] = execfiles.name_of(exec_.id) if kept_fds else ""
-            self._launcher.send(message, [pidfd, *kept_fds, *(theirs.fileno() for _, theirs in pairs)])
+            own = {"attach": attach, "keep": execfiles.name_of(exec_.id) if kept_fds else ""}
+            message = b'%b, %b' % (self._encoded(exec_, size)[:-1], json.dumps(own).encode()[1:])
+            self._launcher.send_encoded(message, [pidfd, *kept_fds, *(theirs.fileno() for _, theirs in pairs)])
+        except BaseException:
+            for ours, _ in pairs:
+                ours.close()
+            raise
         finally:
             for fd in (pidfd, *kept_fds):
                 os.close(fd)
             for _, theirs in pairs:
                 theirs.close()
-        connections = [await MonitorConnection.of_socket(ours) for ours, _ in pairs]
-        try:
-            report = await await_started(connections[0])
-        except BaseException:
-            for connection in connections:
-                connection.close()
-            raise
-        exec_.pid, exec_.control = report["pid"], connections[0]
-        return connections
+        return [ours for ours, _ in pairs]
+
+    def _encoded(self, exec_: Exec, size: tuple[int, int]) -> bytes:
+        """The message but for what is each exec's own; all probes of a run have one."""
+        containers, container = self._containers, exec_.container
+        base = container.exec_base
+        if base is None or base.started_ns != container.record.started_ns:
+            base = container.exec_base = ExecBase(containers.directory(container), self._seccomp_cache, container.record.started_ns)
+        if not exec_.probe:
+            return json.dumps(self._message(exec_, base, size)).encode()
+        base.probe = base.probe or json.dumps(self._message(exec_, base, size)).encode()
+        return base.probe
 
     def _open_pidfd(self, pid: int, ticks: int) -> int:
         try:
@@ -147,12 +193,9 @@ class ExecService:
             raise errors.Conflict("the container is no longer running")
         return pidfd
 
-    def _message(self, exec_: Exec, size: tuple[int, int]) -> dict:
+    def _message(self, exec_: Exec, base: ExecBase, size: tuple[int, int]) -> dict:
         containers, container, config = self._containers, exec_.container, exec_.config
         record = container.record
-        base = container.exec_base
-        if base is None or base.started_ns != record.started_ns:
-            base = container.exec_base = ExecBase(containers.directory(container), self._seccomp_cache, record.started_ns)
         process = self._process(exec_, base.process, size)
         return {
             "kind": "exec", "id": record.id, "bundle": containers.directory(container), "pid": record.pid,
@@ -215,14 +258,15 @@ class ExecService:
         if not container.record.running:
             raise errors.Conflict(f"container {container.record.id} is not running")
 
-    async def _watch(self, exec_: Exec, control: MonitorConnection, on_output: Callable[[bytes], None] | None = None) -> None:
+    async def _watch(self, exec_: Exec, control: MonitorConnection) -> None:
         report = None
         async for kind, payload in control.frames():
             if kind == frames.EXITED:
                 report = json.loads(payload)
-            elif on_output and kind in (frames.STDOUT, frames.STDERR):
-                on_output(payload)
         control.close()
+        self._monitor_gone(exec_, report)
+
+    def _monitor_gone(self, exec_: Exec, report: dict | None) -> None:
         exec_.control = None
         if report is None:  # the monitor was killed, or it had written its last line when we connected
             kept = execfiles.read(self._directory(exec_), exec_.id)

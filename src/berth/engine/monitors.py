@@ -16,6 +16,7 @@ from berth import errors
 from berth.runtime import frames, launcher
 
 _CONNECT_TIMEOUT_S, _CONNECT_AGAIN_S = 5.0, 0.005
+_READ_BYTES = 65536
 
 
 class Launcher:
@@ -41,7 +42,10 @@ class Launcher:
 
     def send(self, message: dict, fds: list[int]) -> None:
         """Asks for a monitor. The descriptors are duplicated: the caller closes its own."""
-        data = json.dumps(message).encode()
+        self.send_encoded(json.dumps(message).encode(), fds)
+
+    def send_encoded(self, data: bytes, fds: list[int]) -> None:
+        """As `send`, of a message that is JSON already."""
         if len(data) > launcher.MAX_MESSAGE_BYTES:
             raise errors.InvalidParameter(f"the start request has {len(data)} bytes, more than the launcher takes")
         for attempt in (1, 2):
@@ -152,6 +156,47 @@ class MonitorConnection:
         self.on_close()
 
 
+class DirectConnection:
+    """A connection to a monitor whose frames are handed to a function as they come; owns its socket.
+
+    For what is short and frequent: it takes no task and no asyncio transport, which cost more than a health check's frames.
+    """
+
+    def __init__(self, sock: socket.socket, on_frame: Callable[[bytes, bytes], None]) -> None:
+        """on_frame: gets kind and payload; (b'', b'') once the monitor is gone, after which the connection is closed."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._decoder = frames.Decoder()
+        self._on_frame = on_frame
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(_READ_BYTES)
+            found = self._decoder.feed(data)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, ValueError):
+            data, found = b"", []
+        for kind, payload in found:
+            self._on_frame(kind, payload)
+        if not data:
+            self.close()
+            self._on_frame(b"", b"")
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Has no terminal."""
+
+    async def send_signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.send(frames.encode(frames.SIGNAL, bytes([number])))
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            self._sock.close()
+
+
 def _nothing() -> None:
     pass
 
@@ -173,7 +218,12 @@ async def await_started(connection: MonitorConnection) -> dict:
     kind, payload = await connection.read()
     if kind == frames.STARTED:
         return dict(json.loads(payload))
+    raise why_not_started(kind, payload)
+
+
+def why_not_started(kind: bytes, payload: bytes) -> errors.BerthError:
+    """The error that a monitor reports with the first frame, or by its end."""
     if kind == frames.FAILED:
         report = json.loads(payload)
-        raise errors.from_wire(report["kind"], report["message"])
-    raise errors.SystemFailure("the container's monitor ended before it could start anything; see the engine's log")
+        return errors.from_wire(report["kind"], report["message"])
+    return errors.SystemFailure("the container's monitor ended before it could start anything; see the engine's log")

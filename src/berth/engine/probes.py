@@ -40,7 +40,8 @@ class HealthService:
         while record.health:
             wait_s = check.wait_s(record.health["Status"], time.time() - run_ns / 1e9)
             try:
-                await asyncio.wait_for(container.ended.wait(), wait_s)
+                async with asyncio.timeout(wait_s):  # unlike wait_for it takes no task
+                    await container.ended.wait()
                 return
             except TimeoutError:
                 pass
