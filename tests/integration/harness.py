@@ -45,7 +45,7 @@ class Engine:
         ]  # fmt: skip
         try:
             self.process = subprocess.Popen(
-                command, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}, pass_fds=[theirs, *self.pass_fds], stdout=log, stderr=log,
+                command, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src", "BERTH_TEST": self.top}, pass_fds=[theirs, *self.pass_fds], stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, cwd=self.top, umask=0o022,
             )  # fmt: skip
         finally:
@@ -135,7 +135,7 @@ class Engine:
         for pid in all_pids() - own:
             if but_engine and (pid in launchers or comm(pid) == "berth-spare"):
                 continue  # the launcher keeps one monitor ready
-            text = read(f"/proc/{pid}/cmdline") + read(f"/proc/{pid}/mountinfo")
+            text = read(f"/proc/{pid}/cmdline") + read(f"/proc/{pid}/mountinfo") + read(f"/proc/{pid}/environ")
             if self.top in text or (launchers and parent(pid) in launchers):
                 found.append(f"{pid} {comm(pid)}")
         return found

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 
@@ -140,3 +141,36 @@ def test_one_that_is_over_leaves_no_file(engine: Engine, up: Callable[..., str],
     engine.docker("exec", identity, *command, code=None)
     directory = f"{engine.exec}/containers/{identity}"
     wait_until(lambda: not [name for name in os.listdir(directory) if name.startswith("exec-")], "files of an exec", 30)
+
+
+@pytest.mark.parametrize("words", [("start", "late"), ("exec", "-d", "there", "sh", "-c", "sleep 1; exit 6")])
+def test_what_the_launcher_has_not_come_to_yet(own_engine: Engine, words: tuple[str, ...]) -> None:
+    """A start and an exec that were asked for and not begun when the engine was killed are the next engine's, and its alone."""
+    engine = own_engine
+    engine.docker("create", "--name", "late", "--network", "none", "bb", "sleep", "1000")
+    identity = engine.up("--name", "there")
+    bundle = engine.docker("inspect", "-f", "{{.Id}}", "late").stdout.strip()
+    launcher, run_directory = engine.launcher, f"{engine.exec}/containers/{identity}"
+    os.kill(launcher, signal.SIGSTOP)
+    client = subprocess.Popen(["docker", *words], env=engine.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    starting = threading.Thread(target=engine.start)
+    try:
+
+        def asked_for() -> bool:
+            paths = [f"{engine.data}/containers/{bundle}/config.json", *(f"{run_directory}/{n}" for n in os.listdir(run_directory) if n[:5] == "exec-")]
+            return any(os.path.exists(path) and subprocess.run(["flock", "-n", "-s", path, "true"], check=False).returncode for path in paths)
+
+        wait_until(asked_for, "no request")
+        engine.kill()
+        starting.start()
+        starting.join(2)  # without a lock it would be ready by now
+    finally:
+        os.kill(launcher, signal.SIGCONT)
+        client.wait()
+    starting.join()
+    if words[0] == "start":
+        assert engine.state("late")["Running"]
+        assert read(f"/proc/{engine.pid('late')}/cmdline") == "sleep\0001000\0"
+    else:
+        (found,) = exec_ids(engine, identity)
+        wait_until(lambda: get(engine, f"/exec/{found}/json")["ExitCode"] == 6, "no end")

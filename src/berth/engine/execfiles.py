@@ -13,6 +13,8 @@ import json
 import os
 import re
 
+from berth.engine import locks
+
 _NAME = re.compile(r"exec-[0-9a-f]{64}")
 _MAX_BYTES = 4 << 20  # a request to make an exec is no larger
 
@@ -71,17 +73,7 @@ def identities(directory: str) -> list[str]:
 
 def is_held(directory: str, identity: str) -> bool:
     """Whether a monitor still has something to write."""
-    try:
-        fd = os.open(f"{directory}/{name_of(identity)}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return locks.is_locked(f"{directory}/{name_of(identity)}")
 
 
 def read(directory: str, identity: str) -> Kept | None:

@@ -4,7 +4,7 @@ import json
 import os
 
 from berth import errors
-from berth.engine import bundle, hostfiles, logconfig, rootfiles, users, validate
+from berth.engine import bundle, hostfiles, locks, logconfig, rootfiles, users, validate
 from berth.engine.registry import SHORT, Container, Registry
 from berth.engine.state import Record
 from berth.runtime.container import host_id
@@ -13,8 +13,11 @@ from berth.runtime.container import host_id
 class Preparing(Registry):
     """What a start needs to know and to write before it asks the launcher."""
 
-    def _prepare(self, container: Container) -> dict:
-        """Writes the bundle; returns the launcher's message."""
+    def _prepare(self, container: Container) -> tuple[dict, int]:
+        """Writes the bundle; returns the launcher's message, and a descriptor that goes with it.
+
+        Who finds config.json locked by that knows: a start has been asked for, and its monitor does not listen yet.
+        """
         record, directory = container.record, self.directory(container)
         state_dir = self.state_directory(container)
         for path in (directory, f"{directory}/upper", f"{directory}/work", state_dir):
@@ -39,8 +42,6 @@ class Preparing(Registry):
         linux = spec["linux"]
         owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]
         hostfiles.write_etc_files(record, directory, owner)
-        with open(f"{directory}/config.json", "w") as file:
-            json.dump(spec, file)
         if not lower:
             empty = f"{directory}/empty"
             os.makedirs(empty, exist_ok=True)
@@ -48,7 +49,7 @@ class Preparing(Registry):
         exit_path = f"{directory}/exit.json"
         if os.path.exists(exit_path):
             os.unlink(exit_path)
-        return {
+        message = {
             "kind": "start", "id": record.id, "bundle": directory, "state_dir": state_dir, "socket": "monitor.sock",
             "rootfs": {"lower": lower, "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
             "runtime": self.runtime_message(record),
@@ -56,6 +57,7 @@ class Preparing(Registry):
             "log": _logged(record, directory),
             "exit_path": exit_path, "seccomp_cache": self._seccomp_cache,
         }  # fmt: skip
+        return message, locks.write_locked(f"{directory}/config.json", json.dumps(spec))
 
     def runtime_message(self, record: Record) -> dict | None:
         """Which other runtime starts this container, for the launcher; None for berth's own."""

@@ -6,7 +6,7 @@ import os
 import time
 
 from berth import errors
-from berth.engine import health, hostfiles, restarts, state, updates
+from berth.engine import health, hostfiles, locks, restarts, state, updates
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
 from berth.engine.running import Running
@@ -18,6 +18,7 @@ log = logging.getLogger("berth.containers")
 _STARTS_AT_ONCE = 4
 _EXIT_CODE_UNKNOWN = 255  # as dockerd has it
 _HOST_RESTARTED = "the host was restarted while the container ran; how its program ended is not known"
+_MAX_WAIT_FOR_START_S, _LOOK_AGAIN_S = 10.0, 0.005
 
 
 class Restoring(Running):
@@ -137,11 +138,23 @@ class Restoring(Running):
         container.cancelled = True
         await self._ended(container, report)
 
+    async def _find_monitor(self, container: Container) -> MonitorConnection:
+        """Waits for one that has been asked for and does not listen yet: the engine before was killed just now."""
+        deadline_s = time.monotonic() + _MAX_WAIT_FOR_START_S
+        while True:
+            locked = locks.is_locked(f"{self.directory(container)}/config.json")
+            try:
+                return await MonitorConnection.of_directory(self.state_directory(container))
+            except OSError:
+                if not locked or time.monotonic() > deadline_s:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
     async def _reunite(self, container: Container) -> str:
         """Finds the monitor of a container that may run, or else what it left on disk."""
         record = container.record
         try:
-            connection = await MonitorConnection.of_directory(self.state_directory(container))
+            connection = await self._find_monitor(container)
             report = await await_started(connection)
         except (OSError, errors.BerthError):
             if not record.running and await self._unseen_run(container):

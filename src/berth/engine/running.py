@@ -76,16 +76,17 @@ class Running(Preparing):
             told(container)
 
     async def _launch(self, container: Container) -> tuple[MonitorConnection, dict]:
-        message = self._prepare(container)
+        message, lock_fd = self._prepare(container)
         ours, theirs = socket.socketpair()
         attached, container.pending_attach = container.pending_attach, []
         try:
             message["attach"] = [0, *(wants for _, wants in attached)]
-            self._launcher.send(message, [theirs.fileno(), *(sock.fileno() for sock, _ in attached)])
+            self._launcher.send(message, [lock_fd, theirs.fileno(), *(sock.fileno() for sock, _ in attached)])
         except BaseException:
             ours.close()
             raise
         finally:
+            os.close(lock_fd)
             theirs.close()
             for sock, _ in attached:
                 sock.close()

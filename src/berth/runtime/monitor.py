@@ -53,7 +53,8 @@ class Monitor:
         self.starter: starter.Starter | None = waiting
         self.hosts = hosts
         self.is_exec = message["kind"] == "exec"
-        self.init_pidfd = fds.pop(0) if self.is_exec else -1
+        first_fd = fds.pop(0)
+        self.init_pidfd, self.start_fd = (first_fd, -1) if self.is_exec else (-1, first_fd)
         # An exec's own file, see engine.execfiles, and whose connection tells whether the engine lives.
         self.kept_fd = fds.pop(0) if self.is_exec and message["keep"] else -1
         self.engine_fd = fds[0] if self.is_exec and fds else -1
@@ -92,6 +93,8 @@ class Monitor:
     def _start(self) -> None:
         self._open_log()
         self._listen(self.message["socket"])
+        if self.start_fd >= 0:
+            os.close(self.start_fd)  # the lock: from here on whoever looks finds the socket
         child_fds = self._make_pipes()
         try:
             assert self.starter is not None

@@ -1,0 +1,125 @@
+"""The launcher and monitors killed with SIGKILL at random moments, while containers are started: docs/design.md's table."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from harness import Engine, all_pids, comm, group_names, parent, read, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+_ROUNDS = int(os.environ.get("BERTH_KILL_ROUNDS", "8"))
+
+
+def kill_launcher(engine: Engine) -> None:
+    """If there is one just now."""
+    try:
+        os.kill(engine.launcher, signal.SIGKILL)
+    except (StopIteration, ProcessLookupError):
+        pass
+
+
+def test_the_launcher_killed_under_load(own_engine: Engine) -> None:
+    """What ran goes on; a start that was under way fails and leaves nothing, or succeeds; the next one succeeds."""
+    engine, stop = own_engine, threading.Event()
+    steady = engine.up()
+    pid, seed = engine.pid(steady), random.randrange(1 << 32)
+    chance, answers = random.Random(seed), []
+
+    def load(number: int) -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            words = ("run", "--network", "none", "--name", f"n{number}-{count}", "bb", "sh", "-c", "echo said; exit 7")
+            done = engine.docker(*words, code=None)
+            answers.append((words[4], done.returncode, done.stdout, done.stderr))
+
+    workers = [threading.Thread(target=load, args=(number,)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    for _ in range(_ROUNDS):
+        before = len(answers)
+        time.sleep(chance.uniform(0.01, 0.2))  # not to wait for something: to hit different moments
+        kill_launcher(engine)
+        wait_until(lambda before=before: len(answers) > before + 2, f"no answers, seed {seed}")  # type: ignore[misc]
+    stop.set()
+    for worker in workers:
+        worker.join()
+    states = {entry["Name"][1:]: entry for entry in json.loads(engine.docker("inspect", *engine.docker("ps", "-aq").stdout.split()).stdout)}
+    engine.seen_ids |= {entry["Id"] for entry in states.values()}
+    for name, code, said, told in answers:
+        state = states[name]["State"]
+        assert state["Status"] in (("exited",) if code == 7 else ("created", "exited")), f"seed {seed}: {state} {told}"
+        if code == 7:
+            assert (state["ExitCode"], said) == (7, "said\n"), f"seed {seed}: {state}"
+        else:
+            assert told, f"seed {seed}: {name}: {code} without a word"
+    assert [code for _, code, _, _ in answers].count(7) >= len(answers) // 2
+    assert engine.pid(steady) == pid
+    idle = engine.launcher
+    os.kill(idle, signal.SIGKILL)
+    wait_until(lambda: "Z" in read(f"/proc/{idle}/stat").rpartition(")")[2], "the launcher")
+    assert engine.run("bb", "echo", "fine").stdout == "fine\n"
+    running = {steady}
+    wait_until(lambda: {n for names in group_names().values() for n in names} & engine.seen_ids <= running, "cgroups of failed starts")
+    assert "Traceback" not in engine.log(), engine.log()[-3000:]
+
+
+def monitor_of(pid: int) -> int:
+    above = parent(pid)
+    while above > 1 and comm(above) != "berth-monitor":
+        above = parent(above)
+    return above
+
+
+@pytest.mark.parametrize("engine_too", [False, True])
+def test_monitors_killed(own_engine: Engine, engine_too: bool) -> None:
+    """The container ends with 137 and says why, nothing of it goes on, its restart policy counts; an exec ends alone."""
+    engine = own_engine
+    word = f"10{random.randrange(10**6):06}"  # a time that no other test sleeps
+    script = ("sh", "-c", f"sleep {word} & sleep {word}")
+
+    def sleepers() -> set[int]:
+        return {pid for pid in all_pids() if word in read(f"/proc/{pid}/cmdline") and comm(pid) == "sleep"}
+
+    plain = engine.up("--label", "k", command=script)
+    shared = engine.up("--label", "k", "--pid", "host", command=script)
+    removed = engine.up("--label", "k", "--rm", command=script)
+    again = engine.up("--label", "k", "--restart", "always", command=script)
+    with_exec = engine.up(command=("sleep", "1000"))
+    engine.docker("exec", "-d", with_exec, "sleep", word)
+    wait_until(lambda: len(sleepers()) == 9, "not all of them")
+    first = engine.pid(with_exec)
+    (exec_pid,) = (pid for pid in sleepers() if os.path.samefile(f"/proc/{pid}/ns/pid", f"/proc/{first}/ns/pid"))
+    (exec_id,) = json.loads(engine.docker("inspect", with_exec).stdout)[0]["ExecIDs"]
+    monitors = [monitor_of(engine.pid(identity)) for identity in (plain, shared, removed, again)] + [monitor_of(exec_pid)]
+    before = sleepers()
+    if engine_too:
+        engine.kill()
+    for monitor in random.sample(monitors, len(monitors)):
+        os.kill(monitor, signal.SIGKILL)
+    if engine_too:
+        engine.start()
+    wait_until(lambda: not before & sleepers(), "programs whose monitor was killed")
+    for identity in (plain, shared):
+        wait_until(lambda identity=identity: engine.state(identity)["Status"] == "exited", "no end")  # type: ignore[misc]
+        state = engine.state(identity)
+        assert state["ExitCode"] == 137
+        assert "monitor was killed" in state["Error"]
+    wait_until(lambda: removed not in engine.docker("ps", "-aq", "--no-trunc").stdout, "one that was to be removed")
+    wait_until(lambda: engine.state(again)["Running"] and len(sleepers()) == 2, "no restart")
+    assert json.loads(engine.docker("inspect", again).stdout)[0]["RestartCount"] == 1
+    command = ["curl", "-sS", "--fail", "--unix-socket", f"{engine.exec}/berth.sock", f"http://d/exec/{exec_id}/json"]
+
+    def exec_code() -> object:
+        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["ExitCode"]
+
+    wait_until(lambda: exec_code() == 137, "no end of the exec")
+    assert engine.pid(with_exec) == first
+    gone = {plain, shared, removed}
+    wait_until(lambda: not {n for names in group_names().values() for n in names} & gone, "cgroups")
