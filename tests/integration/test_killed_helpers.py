@@ -110,7 +110,7 @@ def test_monitors_killed(own_engine: Engine, engine_too: bool) -> None:
         wait_until(lambda identity=identity: engine.state(identity)["Status"] == "exited", "no end")  # type: ignore[misc]
         state = engine.state(identity)
         assert state["ExitCode"] == 137
-        assert "monitor was killed" in state["Error"]
+        assert "monitor was killed" in state["Error"], state
     wait_until(lambda: removed not in engine.docker("ps", "-aq", "--no-trunc").stdout, "one that was to be removed")
     wait_until(lambda: engine.state(again)["Running"] and len(sleepers()) == 2, "no restart")
     assert json.loads(engine.docker("inspect", again).stdout)[0]["RestartCount"] == 1
