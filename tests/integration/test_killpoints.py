@@ -4,10 +4,12 @@ BERTH_KILLPOINTS=all tries every point (minutes); without it each verb is tried 
 first, the middle and the last. What is there afterwards is read from SQLite, /proc, the cgroups and the directories.
 """
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import signal
 import socket
 import sqlite3
 import sys
@@ -119,13 +121,16 @@ class Killed:
         unfinished = [name for directory in (data, f"{data}/records") for name in os.listdir(directory) if name.endswith(".new")]
         assert not unfinished
         assert not [line for line in mounts() - self.engine.mounts_before if self.engine.top in line]
-        assert not [name for name in os.listdir(data) if "damaged" in name]
         layers = self.rows("SELECT chain, blob FROM layers")
         assert sorted(os.listdir(f"{data}/layers")) == sorted(chain[7:] for chain, _ in layers)
         assert set(os.listdir(f"{data}/content/sha256")) == {blob[7:] for _, blob in layers}
         images = {identity for (identity,) in self.rows("SELECT id FROM images")}
         assert set(self.tags().values()) == images, "an image without a name, or a name without an image"
         assert {chain for chain, _ in layers} >= {chain for (chain,) in self.rows("SELECT chain FROM images")}
+
+    def set_aside(self) -> list[str]:
+        """Files of databases that were not believed."""
+        return [f"{self.engine.data}/{name}" for name in os.listdir(self.engine.data) if "damaged" in name]
 
     def clean(self) -> None:
         for record in self.records().values():
@@ -287,12 +292,9 @@ def _chosen(verb: str, points: list[str]) -> list[tuple[str, int]]:
     counts = {kind: sum(point.startswith(f"{kind} ") for point in points) for kind in KINDS[1:]}
     if os.environ.get("BERTH_KILLPOINTS") == "all":
         return [(kind, at) for kind, count in counts.items() for at in range(1, count + 1)]
-    turn = list(VERBS).index(verb)
-    found = []
-    for number, (kind, count) in enumerate(counts.items()):
-        if count:
-            found.append((kind, (1, (count + 1) // 2, count)[(turn + number) % 3]))
-    return found
+    turn = [*VERBS, "mends"].index(verb)
+    picks = {kind: (1, (count + 1) // 2, count)[(turn + number) % 3] for number, (kind, count) in enumerate(counts.items())}
+    return [(kind, at) for kind, at in picks.items() if at]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -323,7 +325,84 @@ def test_killed_within(killed: Killed, verb: str) -> None:
         try:
             killed.check()
             chosen.check(killed)
+            assert not killed.set_aside()
             killed.clean()
         except AssertionError as error:
             raise AssertionError(f"{verb}, killed before {kind} {at} ({last}): {error}\n{killed.engine.log()[-3000:]}") from error
     assert hit >= (len(todo) + 1) // 2, f"only {hit} of {len(todo)} points were met: the engine does not do the same twice"
+
+
+def _leave_work(killed: Killed) -> int:
+    """An engine that is gone, and all that the next one has to mend; returns the pid of a program that runs on."""
+    for name, script in (("kp-run", "sleep 1000"), ("kp-lost", "sleep 1000"), ("kp-always", "sleep 1000"), ("kp-rm", "sleep 1000")):
+        host = {"NetworkMode": "none", "AutoRemove": name == "kp-rm", "RestartPolicy": {"Name": name[3:] if name == "kp-always" else "no"}}
+        killed.do("POST", f"/containers/create?name={name}", {"Image": "bb", "Cmd": ["sh", "-c", f"exec {script}"], "HostConfig": host})
+        killed.do("POST", f"/containers/{name}/start")
+    _ended(killed, "kp-ended", "exit 7")
+    killed.do("POST", "/containers/create?name=kp-created-rm", {**_BODY, "HostConfig": {"NetworkMode": "none", "AutoRemove": True}})
+    killed.do("POST", "/images/bb/tag?repo=more&tag=1")
+    pids = {name: killed.engine.pid(name) for name in ("kp-run", "kp-lost", "kp-always", "kp-rm")}
+    monitors = {name: parent(pid) for name, pid in pids.items()}
+    killed.engine.kill()
+    os.kill(monitors["kp-lost"], signal.SIGKILL)
+    for name in ("kp-always", "kp-rm"):
+        os.kill(pids[name], signal.SIGKILL)
+    gone = {monitors[name] for name in ("kp-lost", "kp-always", "kp-rm")}
+    wait_until(lambda: not any(comm(pid) == "berth-monitor" for pid in gone), "monitors")
+    for path in ("tmp/half", f"content/sha256/{'a' * 64}", f"layers/{'b' * 64}/file", f"containers/{'c' * 64}/upper/file"):
+        os.makedirs(os.path.dirname(f"{killed.engine.data}/{path}"), exist_ok=True)
+        with open(f"{killed.engine.data}/{path}", "w") as file:
+            file.write("of nobody")
+    os.truncate(f"{killed.engine.data}/berth.db", 4096)
+    os.unlink(f"{killed.engine.data}/berth.db-wal")
+    return pids["kp-run"]
+
+
+def _mended(killed: Killed, running: int) -> None:
+    wait_until(lambda: _seen(killed, "kp-always") == _RUNNING, "the policy to start it")
+    killed.check()
+    assert _seen(killed, "kp-run") == _RUNNING
+    assert killed.records()["kp-run"]["pid"] == running
+    assert comm(running) == "sleep"
+    assert killed.records()["kp-always"]["restarts"] == 1
+    assert _seen(killed, "kp-lost") == _KILLED
+    assert _seen(killed, "kp-ended") == ("exited", 7)
+    assert _seen(killed, "kp-rm") is _seen(killed, "kp-created-rm") is None
+    assert set(killed.tags()) == {"bb:latest", "more:1"}
+    assert len(killed.set_aside()) >= 1
+    for path in killed.set_aside():
+        os.unlink(path)
+    killed.clean()
+
+
+def test_killed_while_it_mends(killed: Killed) -> None:
+    """One that starts over a damaged database, with containers that ended meanwhile, is killed as well."""
+    killed.clean()
+    running = _leave_work(killed)
+    killed.count()
+    killed.engine.start()
+    wait_until(lambda: _seen(killed, "kp-always") == _RUNNING, "the policy to start it")
+    killed.leave_alone()
+    points = killed.points()
+    killed.forget_points()
+    _mended(killed, running)
+    hit = 0
+    todo = _chosen("mends", points)
+    for kind, at in todo:
+        running = _leave_work(killed)
+        killed.count(kind, at)
+        with contextlib.suppress(AssertionError):
+            killed.engine.start()
+            wait_until(lambda: _seen(killed, "kp-always") == _RUNNING, "the policy to start it", 2)
+        killed.leave_alone()
+        seen = killed.points()
+        killed.forget_points()
+        hit += sum(point.startswith(f"{kind} ") for point in seen) >= at
+        killed.engine.kill()
+        killed.engine.start()
+        try:
+            _mended(killed, running)
+        except AssertionError as error:
+            last = (seen or ["none"])[-1]
+            raise AssertionError(f"killed before {kind} {at} ({last}): {error}\n{killed.engine.log()[-3000:]}") from error
+    assert hit >= (len(todo) + 1) // 2, f"only {hit} of {len(todo)} points were met"
