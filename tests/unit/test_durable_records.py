@@ -1,12 +1,15 @@
 """A database that is cut off or damaged anywhere loses nothing; read back with SQLite, not with berth."""
 
 import asyncio
+import io
 import json
 import os
 import random
 import shutil
 import sqlite3
+import tarfile
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import pytest
 from berth.errors import DataLoss
 from berth.store import journal
 from berth.store.database import Database
+from berth.store.images import ImageStore
+from berth.store.layout import Layout
 
 _PAGE_BYTES, _FRAME_BYTES, _WAL_HEAD_BYTES = 4096, 4096 + 24, 32
 Rows = dict[str, set[tuple]]
@@ -255,3 +260,61 @@ def test_one_of_a_newer_berth_is_left_alone(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(DataLoss, match="newer berth"):
         Database(f"{tmp_path}/berth.db")
+
+
+def _imported(root: str) -> tuple[Database, ImageStore, str]:
+    """A store with one image of one layer, and the layer's directory."""
+    database = Database(f"{root}/berth.db")
+    store = ImageStore(Layout(root), database)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        info = tarfile.TarInfo("file")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"whole"))
+    archive.seek(0)
+    image = store.import_filesystem(archive, "name:tag", "", {}, "x86_64")
+    return database, store, store.lower_directories(image)[0]
+
+
+def _start_again(root: str) -> list[str]:
+    """What the next engine's store has mended."""
+    database = Database(f"{root}/berth.db")
+    mended = ImageStore(Layout(root), database).reconcile()
+    database.close()
+    return mended
+
+
+@pytest.mark.parametrize("kind", ["gone", "short"])
+def test_a_layer_that_lost_files_is_unpacked_again(memory: str, kind: str) -> None:
+    """Its blob was synced before it had a name; its files may not have reached the disk before the power was lost."""
+    root = f"{memory}/{kind}"
+    os.mkdir(root)
+    database, _, layer = _imported(root)
+    database.close()
+    assert _start_again(root) == []
+    os.truncate(f"{layer}/file", 0)
+    if kind == "gone":
+        shutil.rmtree(layer)
+    else:
+        assert _start_again(root) == []  # the same boot: the kernel still had it
+        (marker,) = os.listdir(f"{root}/unwritten")
+        os.rename(f"{root}/unwritten/{marker}", f"{root}/unwritten/{marker.partition('.')[0]}.{uuid.uuid4()}")
+    (message,) = _start_again(root)
+    assert "is unpacked again" in message
+    with open(f"{layer}/file") as file:
+        assert file.read() == "whole"
+    assert _start_again(root) == []
+
+
+def test_a_layer_without_blob_and_directory_is_said(memory: str) -> None:
+    root = f"{memory}/without"
+    os.mkdir(root)
+    database, store, layer = _imported(root)
+    database.close()
+    shutil.rmtree(layer)
+    (blob,) = os.listdir(store.layout.content)
+    os.unlink(f"{store.layout.content}/{blob}")
+    messages = _start_again(root)
+    assert "cannot be unpacked again" in messages[0]
+    assert "is dropped: layer" in messages[1]
+    assert rows_of(f"{root}/berth.db")["images"] == rows_of(f"{root}/berth.db")["tags"] == set()

@@ -18,11 +18,10 @@ from berth.errors import Conflict, DataLoss, InvalidParameter, NotFound
 from berth.linux import libc
 from berth.oci import reference
 from berth.store import archive, hello
+from berth.store import layers as layers_module
 from berth.store.compression import open_stream
 from berth.store.database import Database, Statement
 from berth.store.layout import Layout
-from berth.store.trees import remove_tree
-from berth.store.unpacking import Unpacker
 
 _HELLO = "hello:latest"
 _EMPTY_TAR = f"sha256:{hashlib.sha256(bytes(1024)).hexdigest()}"
@@ -60,6 +59,7 @@ class ImageStore:
         self.layout = layout
         self._database = database
         self._lock = threading.RLock()
+        self._unwritten = layers_module.Unwritten(layout)
         rows = database.read("SELECT chain, diff, parent, blob, size_bytes FROM layers")
         self._layers = {row[0]: Layer(*row) for row in rows}
         self._images = {row[0]: Image(*row) for row in database.read("SELECT id, config, chain FROM images")}
@@ -235,7 +235,7 @@ class ImageStore:
     def _remove_files(self, layers: list[Layer]) -> None:
         blobs = {layer.blob for layer in self._layers.values()}
         for layer in layers:
-            _remove_path(self.layout.layer(layer.chain))
+            layers_module.remove_path(self.layout.layer(layer.chain))
             if layer.blob not in blobs and os.path.exists(self.layout.blob(layer.blob)):
                 os.unlink(self.layout.blob(layer.blob))
 
@@ -352,30 +352,11 @@ class ImageStore:
         return image
 
     def _unpack(self, chain: str, diff: str, parent: str, path: str, digest: str) -> Layer:
-        """Unpacks to a temporary directory, compares the digest, and only then gives it its name."""
-        directory = self.layout.new_directory()
-        try:
-            hasher = hashlib.sha256()
-            os.chmod(directory, 0o755)
-            root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                unpacker = Unpacker(root_fd, whiteouts=True)
-                with open(path, "rb") as file:
-                    unpacker.unpack(open_stream(file), hasher.update)
-                os.sync() if unpacker.size_bytes > 1 << 30 else os.fsync(root_fd)
-            finally:
-                os.close(root_fd)
-            if f"sha256:{hasher.hexdigest()}" != diff:
-                raise DataLoss(f"a layer's digest is sha256:{hasher.hexdigest()}, the image's configuration says {diff}")
-            target = self.layout.layer(chain)
-            _remove_path(target)  # of an engine that was killed before it could write the record
-            os.rename(directory, target)
-        except BaseException:
-            _remove_path(directory)
-            raise
+        size_bytes = layers_module.unpack(self.layout, chain, diff, path)
         if os.path.exists(path):
             self.layout.keep_blob(path, digest)
-        return Layer(chain, diff, parent, digest, unpacker.size_bytes)
+        self._unwritten.add(chain)
+        return Layer(chain, diff, parent, digest, size_bytes)
 
     # -- taking out -------------------------------------------------------------------------------
 
@@ -415,6 +396,7 @@ class ImageStore:
         """Makes disk and database agree after a crash; returns what was mended, in words."""
         unfinished = self.layout.empty_tmp()
         mended = [f"{unfinished} unfinished files in {self.layout.tmp} are removed"] if unfinished else []
+        mended += self._unpack_anew()
         for image in list(self._images.values()):
             if reason := self._lack(image):
                 self._drop([image], self.names_of(image.id), [])
@@ -430,6 +412,26 @@ class ImageStore:
         chains = {chain.removeprefix("sha256:") for chain in self._layers}
         blobs = {layer.blob.removeprefix("sha256:") for layer in self._layers.values()}
         return mended + self._clear(self.layout.layers, chains, "layer") + self._clear(self.layout.content, blobs, "blob")
+
+    def _unpack_anew(self) -> list[str]:
+        """Layers whose directories are gone or may lack bytes, from their blobs."""
+        unwritten = self._unwritten.of_earlier_boots()
+        mended = []
+        for chain, layer in self._layers.items():
+            gone = not os.path.isdir(self.layout.layer(chain))
+            if not gone and chain not in unwritten:
+                continue
+            reason = "its directory was gone" if gone else "the host ended before its files must have been on disk"
+            try:
+                layers_module.unpack(self.layout, chain, layer.diff, self.layout.blob(layer.blob))
+            except (OSError, DataLoss) as error:
+                mended.append(f"layer {_short(chain)} cannot be unpacked again ({error}), though {reason}")
+                continue
+            self._unwritten.add(chain)
+            mended.append(f"layer {_short(chain)} is unpacked again: {reason}")
+        for chain in unwritten:
+            self._unwritten.forget(chain)
+        return mended
 
     def _lack(self, image: Image) -> str:
         """What an image needs and does not have, or ''."""
@@ -450,7 +452,7 @@ class ImageStore:
             if name not in known and self._database.incomplete:
                 mended.append(f"{word} {name[:12]} is in no record: kept in {self.layout.put_aside(f'{directory}/{name}')}")
             elif name not in known:
-                _remove_path(f"{directory}/{name}")
+                layers_module.remove_path(f"{directory}/{name}")
                 mended.append(f"{word} {name[:12]} is removed: no image uses it")
         return mended
 
@@ -514,11 +516,3 @@ def _checked_config(raw: bytes) -> dict:
     if not good:
         raise DataLoss("the image's configuration is not JSON with a list of digests at rootfs.diff_ids")
     return dict(config)
-
-
-def _remove_path(path: str) -> None:
-    parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_tree(parent, os.path.basename(path))
-    finally:
-        os.close(parent)

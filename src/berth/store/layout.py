@@ -4,6 +4,7 @@
       content/sha256/<hex>    blobs as they came, immutable, named by their digest
       layers/<chain hex>/     unpacked layers, lower directories of overlayfs
       tmp/                    what is still being written; emptied at start-up
+      unwritten/              markers of layers that the disk may not have yet, see layers.py
       aside/                  what no record names although records have been lost: for a person to look at
 """
 
@@ -25,7 +26,8 @@ class Layout:
         self.content = f"{data_root}/content/sha256"
         self.layers = f"{data_root}/layers"
         self.tmp = f"{data_root}/tmp"
-        for path in (self.content, self.layers, self.tmp):
+        self.unwritten = f"{data_root}/unwritten"
+        for path in (self.content, self.layers, self.tmp, self.unwritten):
             os.makedirs(path, mode=0o700, exist_ok=True)
 
     def blob(self, digest: str) -> str:
