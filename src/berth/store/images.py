@@ -236,6 +236,7 @@ class ImageStore:
         blobs = {layer.blob for layer in self._layers.values()}
         for layer in layers:
             layers_module.remove_path(self.layout.layer(layer.chain))
+            self._unwritten.discard(layer.chain)
             if layer.blob not in blobs and os.path.exists(self.layout.blob(layer.blob)):
                 os.unlink(self.layout.blob(layer.blob))
 

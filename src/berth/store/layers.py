@@ -65,9 +65,14 @@ class Unwritten:
 
     def add(self, chain: str) -> None:
         """Before a layer's record is written; forgotten once the kernel must have written its files."""
-        path = f"{self._directory}/{chain.removeprefix('sha256:')}.{self._boot}"
+        path = self._path(chain)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._forget_later([path])
+
+    def discard(self, chain: str) -> None:
+        """For a layer that is removed."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(chain))
 
     def of_earlier_boots(self) -> list[str]:
         """Chains whose directories may lack bytes; `forget` each that is mended. Those of this boot go in their time."""
@@ -80,6 +85,9 @@ class Unwritten:
         for name in os.listdir(self._directory):
             if name.startswith(f"{chain.removeprefix('sha256:')}.") and not name.endswith(self._boot):
                 os.unlink(f"{self._directory}/{name}")
+
+    def _path(self, chain: str) -> str:
+        return f"{self._directory}/{chain.removeprefix('sha256:')}.{self._boot}"
 
     def _forget_later(self, paths: list[str]) -> None:
         def forget() -> None:
