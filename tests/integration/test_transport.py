@@ -353,7 +353,7 @@ def test_contexts_are_dockers(reached: Reached, ssh_env: dict[str, str]) -> None
     assert docker("context", "ls", "-q") == "default\n"
     missing = berth("--context", "gone", "ps", env=ssh_env)
     assert (missing.returncode, b'context "gone": context not found' in missing.stderr) == (1, True)
-    assert berth("-H", "unix:///x", "--context", "gone", "ps", env=ssh_env).returncode == 125
+    assert berth("-H", "unix:///x", "--context", "gone", "ps", env=ssh_env).returncode == 1
 
 
 def test_systemd_units(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_systemd_units(tmp_path: Path) -> None:
     assert berth("system", "service", *root, "uninstall", env=env).returncode == 0
     assert not os.listdir(tmp_path / "etc/systemd/system")
     assert berth("system", "service", *root, "uninstall", env=env).returncode == 1
-    assert berth("system", "service", "enable", env=env).returncode == 125
+    assert berth("system", "service", "enable", env=env).returncode == 1
 
 
 # -- daemon.json -------------------------------------------------------------------------------------------------
