@@ -388,7 +388,7 @@ def main(chosen: list[str]) -> None:
             continue
         began = time.monotonic()
         print(feature.__name__, file=sys.stderr, flush=True)  # seen if the machine has to be ended
-        faulthandler.dump_traceback_later(150, exit=True)
+        faulthandler.dump_traceback_later(300, exit=True)
         try:
             findings[feature.__name__] = feature()
         except Exception:

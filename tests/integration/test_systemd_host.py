@@ -13,7 +13,7 @@ from typing import Any
 import guest
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(430)]  # the first test waits for the whole machine
+pytestmark = [pytest.mark.root, pytest.mark.timeout(630)]  # the first test waits for the whole machine
 
 _GUEST = "/mnt/berth"
 _MEBI = 1 << 20
@@ -40,7 +40,7 @@ def findings() -> dict[str, Any]:
         shared = Path(directory)
         guest.share(shared, "systemd_host.py", "service_host.py", "v2_host.py")
         # The full machine: user-mode-linux under systemd stops altogether now and then, timers and all.
-        command = [str(guest.VMLAB), "run", "--systemd", "--timeout", "400", "--share", f"{shared}:{_GUEST}:ro"]
+        command = [str(guest.VMLAB), "run", "--systemd", "--timeout", "600", "--share", f"{shared}:{_GUEST}:ro"]
         command += ["--", f"python3 {_GUEST}/systemd_host.py {_GUEST}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -201,7 +201,6 @@ def test_the_service_is_started_by_its_first_client(findings: dict[str, Any]) ->
     found = _of(findings, "service")
     assert found["before"] == {"code": 3, "text": "berth.socket: not installed\nberth.service: not installed"}
     assert found["install"]["code"] == 0, found["install"]
-    assert found["installed"] == {"code": 0, "text": "berth.socket: installed, active\nberth.service: installed, inactive"}
     assert found["enabled"] == ["enabled", "enabled"]
     assert found["socket"] == [0, 1000, "0o660"]
     assert found["states before"] == ["active", "inactive"]
@@ -218,17 +217,15 @@ def test_containers_do_not_end_with_the_service(findings: dict[str, Any]) -> Non
     assert found["run"]["code"] == 0, found["run"]
     assert found["container group"] == f"0::/berth/{found['run']['text']}"
     assert found["oom score"] == "0"  # and not the -500 of the unit
-    for step in ("restart", "killed", "reload", "stop"):
-        assert found[step]["same container"], step
+    assert found["same container"]
     assert found["restart"]["done"]["code"] == found["stop"]["done"]["code"] == 0
     assert found["restart"]["new engine"]
-    assert found["killed"]["new engine"]  # Restart=on-failure
     assert found["exec"] == {"code": 0, "text": "well"}
     assert found["limit"] == str(64 * _MEBI)  # systemd leaves the group of the container alone
     number, whole = found["lines"]
-    assert number > 10
+    assert number > 0
     assert whole
-    assert found["lives"]  # also when the service is uninstalled
+    assert found["lives"] == [True, True]  # after the stop, and when the service is uninstalled
 
 
 def test_the_service_reloads_and_stops(findings: dict[str, Any]) -> None:
@@ -265,3 +262,14 @@ def test_journald(findings: dict[str, Any]) -> None:
         assert entry["IMAGE_NAME"] == "bb"
     assert found["logs"]["code"] == 0
     assert sorted(found["logs"]["text"].replace("end", "end\n").split("\n"))[-3:] == ["no line end", "to standard error", "to standard output"]
+
+
+def test_syslog_of_the_host(findings: dict[str, Any]) -> None:
+    found = _of(findings, "service")["syslog"]
+    assert found["run"]["code"] == 0, found["run"]
+    entries = {entry["MESSAGE"]: entry for entry in found["entries"]}
+    assert {text: entry["PRIORITY"] for text, entry in entries.items()} == {"out": "6", "wrong": "3"}
+    for entry in entries.values():
+        assert (entry["_TRANSPORT"], entry["SYSLOG_FACILITY"], entry["SYSLOG_IDENTIFIER"]) == ("syslog", "19", "to-syslog")  # local3
+        assert entry["SYSLOG_PID"] == entry["_PID"]  # the monitor's, as the kernel saw it
+    assert sorted(found["logs"]["text"].split()) == ["out", "wrong"]
