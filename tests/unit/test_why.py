@@ -178,6 +178,13 @@ def test_what_its_last_words_say(line: str, more: dict, reason: str, sentence: s
     assert found.advice
 
 
+def test_the_page_has_every_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs/why.md").read_text()
+    rows = [line.split("|")[1].strip(" `").split() for line in page.splitlines() if line.startswith("| `")]
+    told = {reason for row in rows for reason in row}
+    assert {known[1] for known in CERTAIN} | {known[2] for known in WORDS} <= told
+
+
 @pytest.mark.parametrize(
     ("code", "sentence"), [(126, "could not execute"), (127, "did not find a command"), (137, "ended by SIGKILL"), (255, "ended by itself with exit code 255")]
 )
