@@ -134,8 +134,10 @@ def both_engines() -> Iterator[dict[str, Environment]]:
         for name in ("berth", "docker"):
             (base / name).mkdir()
         root_archive(base / "root.tar")
-        engines = {"berth": stack.enter_context(berth_engine(base / "berth"))}
-        if other := stack.enter_context(dockerd(base / "docker")):
+        # Both have their run directories on the tmpfs where they are outside of a benchmark.
+        run = stack.enter_context(tempfile.TemporaryDirectory(prefix="berth-bench.", dir="/run"))
+        engines = {"berth": stack.enter_context(berth_engine(base / "berth", f"{run}/berth"))}
+        if other := stack.enter_context(dockerd(base / "docker", f"{run}/docker")):
             engines["dockerd"] = other
         for environment in engines.values():
             docker(environment, "import", str(base / "root.tar"), IMAGE)

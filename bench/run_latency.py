@@ -43,18 +43,19 @@ def root_archive(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def berth_engine(base: Path) -> Iterator[dict[str, str]]:
-    """An engine of our own; yields the environment that names it."""
+def berth_engine(base: Path, exec_root: str = "") -> Iterator[dict[str, str]]:
+    """An engine of our own; yields the environment that names it. exec_root: '' for one below `base`."""
+    exec_root = exec_root or f"{base}/exec"
     ready, there = os.pipe()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-m", "berth.cli.engine_main", "--data-root", f"{base}/data", "--exec-root", f"{base}/exec"]
+    command = [sys.executable, "-m", "berth.cli.engine_main", "--data-root", f"{base}/data", "--exec-root", exec_root]
     with (base / "engine.log").open("w") as log:
         engine = subprocess.Popen([*command, "--ready-fd", str(there)], pass_fds=[there], env=environment, stderr=log)
     os.close(there)
     try:
         if not os.read(ready, 16):
             sys.exit((base / "engine.log").read_text())
-        yield {**os.environ, "DOCKER_HOST": f"unix://{base}/exec/berth.sock", "ENGINE_PID": str(engine.pid)}
+        yield {**os.environ, "DOCKER_HOST": f"unix://{exec_root}/berth.sock", "ENGINE_PID": str(engine.pid)}
     finally:
         os.close(ready)
         engine.terminate()
@@ -62,13 +63,13 @@ def berth_engine(base: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def dockerd(base: Path) -> Iterator[dict[str, str] | None]:
-    """A dockerd of our own; None where it is not installed."""
+def dockerd(base: Path, exec_root: str = "") -> Iterator[dict[str, str] | None]:
+    """A dockerd of our own; None where it is not installed. exec_root: '' for one below `base`."""
     if not shutil.which("dockerd"):
         yield None
         return
     environment = {**os.environ, "DOCKER_HOST": f"unix://{base}/docker.sock"}
-    command = ["dockerd", "--data-root", f"{base}/data", "--exec-root", f"{base}/exec", "--host", environment["DOCKER_HOST"],
+    command = ["dockerd", "--data-root", f"{base}/data", "--exec-root", exec_root or f"{base}/exec", "--host", environment["DOCKER_HOST"],
                "--pidfile", f"{base}/pid", "--iptables=false", "--bridge=none"]  # fmt: skip
     with (base / "log").open("w") as log:
         daemon = subprocess.Popen(command, stdout=log, stderr=log)

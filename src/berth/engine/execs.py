@@ -201,7 +201,7 @@ class ExecService:
             "kind": "exec", "id": record.id, "bundle": containers.directory(container), "pid": record.pid,
             "state_dir": containers.state_directory(container), "socket": "", "process": process,
             "seccomp_path": "" if config.get("Privileged") else base.seccomp_path, "annotations": base.annotations,
-            "cgroup_path": base.cgroup_path, "uid_mappings": base.uid_mappings,
+            "cgroup_path": base.cgroup_path, "uid_mappings": base.uid_mappings, "namespaces": base.namespaces,
             "runtime": containers.runtime_message(record), "terminal": bool(config.get("Tty")),
             "stdin": bool(config.get("AttachStdin")), "log": None, "exit_path": "",
             "seccomp_cache": self._seccomp_cache,

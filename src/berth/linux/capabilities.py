@@ -53,10 +53,16 @@ def bounding_set() -> int:
 
 def drop_bounding(keep: int) -> None:
     """Drops every capability outside `keep` from the bounding set; needs CAP_SETPCAP."""
-    have = bounding_set()
-    for number in range(have.bit_length()):
-        if have >> number & 1 and not keep >> number & 1:
-            libc.prctl(libc.PR_CAPBSET_DROP, number)
+    for number in range(64):
+        if keep >> number & 1:
+            continue
+        try:
+            libc.prctl(libc.PR_CAPBSET_DROP, number)  # no error where it is not in the set: asking first would double the calls
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # above the last one this kernel has
+                return
+            if error.errno != errno.EPERM or libc.prctl(libc.PR_CAPBSET_READ, number):
+                raise
 
 
 def set_ambient(value: int) -> None:

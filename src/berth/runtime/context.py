@@ -15,17 +15,18 @@ class Launch:
 
     standard_fds: what becomes 0, 1 and 2, or None for those there are (or a terminal). clone_flags:
     more of them, e.g. CLONE_PARENT. seccomp_cache: directory of compiled filters, or '';
-    seccomp_program: the filter, where the caller has it compiled. gate: a
+    seccomp_program: the filter, where the caller has it compiled. namespaces: flags of those that an exec joins, None to
+    find out. gate: a
     listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
     the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
     got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first
     program alone. on_group: called with the cgroup before it is made, on_group_made once it is there. on_waiting:
-    called when an exec's program waits for its scheduler; on_outside: when its joiner is to be put into the cgroup. on_listener: takes the descriptor of a seccomp listener.
-    state: of the container, for hooks.
+    called when an exec's program waits for its scheduler; on_outside: when its joiner is to be put into the cgroup.
+    on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
     """
 
     __slots__ = (
-        "clone_flags", "die_with_parent", "environment", "gate", "manager", "new_keyring", "on_cloned", "on_group",
+        "clone_flags", "die_with_parent", "environment", "gate", "manager", "namespaces", "new_keyring", "on_cloned", "on_group",
         "on_group_made", "on_listener", "on_outside", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache",
         "seccomp_program", "standard_fds", "state",
     )  # fmt: skip
@@ -42,6 +43,7 @@ class Launch:
         self.manager = "cgroupfs"
         self.rootless = False
         self.new_keyring = True
+        self.namespaces: int | None = None
         self.pivot = True
         self.state: dict = {}
         self.on_cloned: Callable[[int, cgroup.Cgroup], None] = lambda pid, group: None

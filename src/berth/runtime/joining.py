@@ -119,9 +119,9 @@ def join_and_execute(
         program = launch.seccomp_program or seccomp_program(process.seccomp, launch.seccomp_cache)
         proc_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         enter.set_oom_score(process, proc_fd)
-        flags = _foreign_namespaces(init_pid)
+        flags = _foreign_namespaces(init_pid) if launch.namespaces is None else launch.namespaces
         if flags:
-            libc.setns(init_pidfd, flags)
+            _join(init_pidfd, flags)
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
         if flags & libc.CLONE_NEWUSER:
             init.become_root_of_user_namespace(process)
@@ -153,6 +153,13 @@ def join_and_execute(
 def _is_outside(group: "cgroup.Cgroup | None", process: Process) -> bool:
     """Whether the parent must put us into the group. Before a seccomp filter or another root can be in the way."""
     return group is not None and (process.affinity is not None or not group.enter())
+
+
+def _join(init_pidfd: int, flags: int) -> None:
+    try:
+        libc.setns(init_pidfd, flags)
+    except ProcessLookupError:
+        raise errors.Conflict("the container is no longer running") from None
 
 
 def _await_schedule(channel: sockets.socket) -> None:

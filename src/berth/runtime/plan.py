@@ -9,11 +9,11 @@ kernel; `runtime.init` holds the function for each name.
 from berth.errors import InvalidParameter, InvalidSpec
 from berth.linux import capabilities, libc, mount
 
-_CLONE_FLAGS = {
+CLONE_FLAGS = {
     "pid": libc.CLONE_NEWPID, "network": libc.CLONE_NEWNET, "mount": libc.CLONE_NEWNS, "ipc": libc.CLONE_NEWIPC,
     "uts": libc.CLONE_NEWUTS, "user": libc.CLONE_NEWUSER, "cgroup": libc.CLONE_NEWCGROUP, "time": libc.CLONE_NEWTIME,
 }  # fmt: skip
-NAMESPACE_KINDS = tuple(_CLONE_FLAGS)
+NAMESPACE_KINDS = tuple(CLONE_FLAGS)
 
 # config-linux.md#default-devices: path, major, minor
 _DEFAULT_DEVICES = (
@@ -154,13 +154,13 @@ class Plan:
         namespaces = {ns["type"]: ns.get("path") or "" for ns in linux.get("namespaces") or []}
         if "mount" not in namespaces:
             raise InvalidSpec("linux.namespaces: has no 'mount'; without one the host's mounts would be changed")
-        flags = [_CLONE_FLAGS[kind] for kind, path in namespaces.items() if not path]
+        flags = [CLONE_FLAGS[kind] for kind, path in namespaces.items() if not path]
         # Both of these are made later, by unshare: a cgroup namespace takes the cgroup one is in by
         # then as its root, and clone(2) has no bit left for the time namespace.
         self.new_cgroup_namespace = libc.CLONE_NEWCGROUP in flags
         self.new_time_namespace = libc.CLONE_NEWTIME in flags
         self.clone_flags = sum(flags) & ~(libc.CLONE_NEWCGROUP | libc.CLONE_NEWTIME)
-        self.join = [(_CLONE_FLAGS[kind], path) for kind, path in namespaces.items() if path]
+        self.join = [(CLONE_FLAGS[kind], path) for kind, path in namespaces.items() if path]
         self.uid_mappings: list[dict] = linux.get("uidMappings") or []
         self.gid_mappings: list[dict] = linux.get("gidMappings") or []
         if self.clone_flags & libc.CLONE_NEWUSER and not (self.uid_mappings and self.gid_mappings):
@@ -177,7 +177,7 @@ class Plan:
         self.must_differ: dict[int, str] = {}
         if linux.get("sysctl"):
             needed = {_sysctl_namespace(name) or "" for name in linux["sysctl"]}
-            self.must_differ = {_CLONE_FLAGS[kind]: "linux.sysctl" for kind in needed if kind}
+            self.must_differ = {CLONE_FLAGS[kind]: "linux.sysctl" for kind in needed if kind}
         if spec.get("hostname") or spec.get("domainname"):
             self.must_differ[libc.CLONE_NEWUTS] = "hostname" if spec.get("hostname") else "domainname"
         self.idmapped: list[IdMapped] = []

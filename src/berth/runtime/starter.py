@@ -96,6 +96,7 @@ class Starter:
             profile = load(message["bundle"])["linux"]["seccomp"]
         process = Process(message["process"], {"seccomp": profile}, message["annotations"])
         launch.standard_fds = standard_fds
+        launch.namespaces = message["namespaces"]
         started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
         os.waitpid(self._pid, 0)
         return Result(started.pid, started.terminal_fd, "")
