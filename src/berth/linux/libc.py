@@ -411,6 +411,11 @@ def filesystem_type(fd: int) -> int:
     return int(buffer[0])
 
 
+def syncfs(fd: int) -> None:
+    """syncfs(2): waits until what the descriptor's file system holds in memory is on its disk"""
+    _check(_libc.syncfs(fd), "syncfs", fd)
+
+
 # -- BPF, seccomp, Landlock -----------------------------------------------------------------------
 
 BPF_PROG_LOAD = 5

@@ -3,6 +3,8 @@
     DATA_ROOT/
       content/sha256/<hex>    blobs as they came, immutable, named by their digest
       layers/<chain hex>/     unpacked layers, lower directories of overlayfs
+      recipes/, pool/         what belongs to layers: see `layerstore`
+      partial/                blobs that are being fetched, or were when the connection broke: see `partial`
       tmp/                    what is still being written; emptied at start-up
       unwritten/              markers of layers that the disk may not have yet, see layers.py
       aside/                  what no record names although records have been lost: for a person to look at
@@ -25,9 +27,12 @@ class Layout:
         self._root = data_root
         self.content = f"{data_root}/content/sha256"
         self.layers = f"{data_root}/layers"
+        self.recipes = f"{data_root}/recipes"
+        self.pool = f"{data_root}/pool"
+        self.partial = f"{data_root}/partial"
         self.tmp = f"{data_root}/tmp"
         self.unwritten = f"{data_root}/unwritten"
-        for path in (self.content, self.layers, self.tmp, self.unwritten):
+        for path in (self.content, self.layers, self.recipes, self.pool, self.partial, self.tmp, self.unwritten):
             os.makedirs(path, mode=0o700, exist_ok=True)
 
     def blob(self, digest: str) -> str:
@@ -37,6 +42,14 @@ class Layout:
     def layer(self, chain: str) -> str:
         """Path of an unpacked layer."""
         return f"{self.layers}/{chain.removeprefix('sha256:')}"
+
+    def recipe(self, chain: str) -> str:
+        """Directory of what makes a layer's archive from its files."""
+        return f"{self.recipes}/{chain.removeprefix('sha256:')}"
+
+    def unwritten_marker(self, chain: str) -> str:
+        """Path of what says that a layer may not be on the disk yet."""
+        return f"{self.unwritten}/{chain.removeprefix('sha256:')}"
 
     def empty_tmp(self) -> int:
         """Removes what an earlier engine left half-written -> how many; nothing else uses the directory by then."""

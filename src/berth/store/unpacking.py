@@ -16,10 +16,13 @@ from typing import IO
 from berth.errors import InvalidParameter
 from berth.linux import libc
 from berth.store.compression import ExactReader
+from berth.store.pool import Pool
+from berth.store.recipe import RecipeWriter
 from berth.store.tar import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARD_LINK, SYMLINK, Entry, read_entries, skip_padding
 from berth.store.trees import remove_tree
 
 _COPY_BYTES = 1 << 20
+_ROOM_CHECK_BYTES = 32 << 20
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 Ids = Callable[[int, int], tuple[int, int]]
 
@@ -29,18 +32,34 @@ def same_ids(uid: int, gid: int) -> tuple[int, int]:
     return uid, gid
 
 
+class Limits:
+    """What an archive may cost before it is taken for an attack. reserve_bytes: of the disk, that stay free for others."""
+
+    __slots__ = ("directories", "entries", "raw_bytes", "reserve_bytes")
+
+    def __init__(
+        self, *, entries: int = 1_000_000, directories: int = 400_000, raw_bytes: int = 2 << 30, reserve_bytes: int = 64 << 20
+    ) -> None:
+        self.entries = entries
+        self.directories = directories
+        self.raw_bytes = raw_bytes
+        self.reserve_bytes = reserve_bytes
+
+
 class Unpacker:
     """Writes members below `root_fd`, which stays the caller's.
 
     whiteouts: turn OCI whiteouts into overlayfs's. size_bytes: what files and links hold, when done.
     base: the directory below the root that the archive's names start from; it is there and keeps its own mode
     and owner. keep_kinds: no directory gives way to something else, nor the other way round. ids: an entry's
-    owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes.
+    owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes. limits: refuses
+    archives that want more. recipe: is told what the archive is made of. pool: gives files that are there already.
     """
 
     def __init__(
         self, root_fd: int, *, whiteouts: bool, base: str = "", keep_kinds: bool = False, ids: Ids | None = same_ids,
-        rename: Callable[[str], str] = str,
+        rename: Callable[[str], str] = str, limits: Limits | None = None, recipe: RecipeWriter | None = None,
+        pool: Pool | None = None,
     ) -> None:  # fmt: skip
         self._root_fd = root_fd
         self._whiteouts = whiteouts
@@ -48,8 +67,16 @@ class Unpacker:
         self._keep_kinds = keep_kinds
         self._ids = ids
         self._rename = rename
+        self._limits = limits
+        self._recipe = recipe
+        self._pool = pool
+        self._entries = 0
+        self._skipped_bytes = 0
+        self._unchecked_bytes = 0
+        self._linked: set[int] = set()  # inodes with several names in this archive
         self._parent_path: str | None = None
         self._parent_fd = -1
+        self._parent_is_real = True
         self._directories: dict[str, int] = {}  # path -> time of change, in the order they came
         self.size_bytes = 0
 
@@ -59,13 +86,38 @@ class Unpacker:
         try:
             for entry in read_entries(reader):
                 self._one(entry, reader)
-            while reader.read_some(_COPY_BYTES):
-                pass
+                if self._limits:
+                    self._check_limits(self._limits)
+            while data := reader.read_some(_COPY_BYTES):
+                self._count_skipped(len(data))
             self._set_directory_times()
         finally:
             if self._parent_fd >= 0:
                 os.close(self._parent_fd)
                 self._parent_fd = -1
+
+    def _check_limits(self, limits: Limits) -> None:
+        self._entries += 1
+        if self._entries > limits.entries:
+            raise InvalidParameter(f"the archive has more than {limits.entries} entries: refused")
+        if len(self._directories) > limits.directories:
+            raise InvalidParameter(f"the archive has more than {limits.directories} directories: refused")
+        if self._recipe and self._recipe.raw_bytes > limits.raw_bytes:
+            raise InvalidParameter(f"the archive has more than {limits.raw_bytes} bytes that belong to no file: refused")
+
+    def _count_skipped(self, count: int) -> None:
+        self._skipped_bytes += count
+        if self._limits and self._skipped_bytes > self._limits.raw_bytes:
+            raise InvalidParameter(f"the archive has more than {self._limits.raw_bytes} bytes that belong to no file: refused")
+
+    def _check_room(self, written: int) -> None:
+        self._unchecked_bytes += written
+        if self._limits is None or self._unchecked_bytes < _ROOM_CHECK_BYTES:
+            return
+        self._unchecked_bytes = 0
+        room = os.fstatvfs(self._root_fd)
+        if room.f_bavail * room.f_frsize < self._limits.reserve_bytes:
+            raise OSError(errno.ENOSPC, f"less than {self._limits.reserve_bytes} bytes would stay free on the disk")
 
     def _set_directory_times(self) -> None:
         """Last, because every entry made in a directory changes its time."""
@@ -115,25 +167,71 @@ class Unpacker:
                 hidden = name.removeprefix(_WHITEOUT)
                 if hidden in ("", ".", ".."):  # ".wh..." would remove what is above the root
                     raise InvalidParameter(f"archive entry {entry.name!r} hides {hidden!r}, which is no name: refused")
-                self._replace(parent, hidden)
+                self._replace(parent, hidden, "/".join([*parts[:-1], hidden]))
                 os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
             self._skip(reader, entry.size_bytes)
             return
         if entry.kind == FILE:
-            self._replace(parent, name)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(name, flags, 0o600, dir_fd=parent)
-            try:
-                self._copy(entry, fd, reader)
-                self._finish(entry, fd)
-            finally:
-                os.close(fd)
+            self._make_file(entry, parts, parent, reader)
         elif entry.kind == DIRECTORY:
             self._make_directory(entry, parts, parent)
         elif entry.kind == HARD_LINK:
-            self._make_hard_link(entry, name, parent)
+            self._make_hard_link(entry, parts, parent)
         else:
-            self._make_special(entry, name, parent)
+            self._make_special(entry, parts, parent)
+
+    def _make_file(self, entry: Entry, parts: list[str], parent: int, reader: ExactReader) -> None:
+        name = parts[-1]
+        path = "/".join(parts) if self._parent_is_real else self._real_path(parent, name)
+        self._replace(parent, name, path)
+        if self._recipe:
+            self._recipe.content(path, entry.sparse if entry.sparse is not None else [(0, entry.size_bytes)])
+        if not (self._pool and self._parent_is_real and entry.size_bytes and entry.sparse is None and not entry.xattrs):
+            self._write_file(entry, name, parent, lambda fd: self._copy(entry, fd, reader))
+            return
+        key = Pool.key(path, entry.size_bytes, entry.mode, entry.uid, entry.gid, entry.mtime_ns)
+        shared = self._pool.open(key)
+        if shared < 0:
+            self._write_file(entry, name, parent, lambda fd: self._copy(entry, fd, reader), offer=path)
+            return
+        try:
+            self._share_file(entry, name, parent, reader, key, shared)
+        finally:
+            os.close(shared)
+
+    def _share_file(self, entry: Entry, name: str, parent: int, reader: ExactReader, key: str, shared: int) -> None:
+        """Where the pool has such a file, its content is compared as it arrives, and nothing written while it is the same."""
+        assert self._pool
+        equal, data = 0, b""
+        while equal < entry.size_bytes:
+            data = reader.read_exactly(min(entry.size_bytes - equal, _COPY_BYTES))
+            if os.pread(shared, len(data), equal) != data:
+                break
+            equal += len(data)
+        else:
+            data = b""
+            if self._pool.link(key, shared, name, parent):
+                self.size_bytes += entry.size_bytes
+                return
+
+        def write(fd: int) -> None:
+            _copy_range(shared, fd, equal)
+            _write_all(fd, data)
+            self._copy_bytes(entry.size_bytes - equal - len(data), fd, reader)
+            self.size_bytes += entry.size_bytes
+
+        self._write_file(entry, name, parent, write)
+
+    def _write_file(self, entry: Entry, name: str, parent: int, write: Callable[[int], None], *, offer: str = "") -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=parent)
+        try:
+            write(fd)
+            self._finish(entry, fd)
+            if offer and self._pool:
+                self._pool.put(offer, fd, name, parent)
+        finally:
+            os.close(fd)
 
     def _refuse_other_kind(self, entry: Entry, parts: list[str], parent: int) -> None:
         try:
@@ -151,7 +249,7 @@ class Unpacker:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=parent)
+                self._replace(parent, name, "/".join(parts))
                 os.mkdir(name, 0o700, dir_fd=parent)
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
@@ -160,21 +258,47 @@ class Unpacker:
             os.close(fd)
         self._directories["/".join(parts)] = entry.mtime_ns
 
-    def _make_hard_link(self, entry: Entry, name: str, parent: int) -> None:
+    def _make_hard_link(self, entry: Entry, parts: list[str], parent: int) -> None:
+        name = parts[-1]
         target = [part for part in self._rename(entry.link).split("/") if part not in ("", ".")]
         if ".." in target or not target:
             raise InvalidParameter(
                 f"archive entry {entry.name!r} is a hard link to {entry.link!r}, which leads outside of the root: refused"
             )
-        self._replace(parent, name)
+        self._replace(parent, name, "/".join(parts))
         source = self._open_directory("/".join([*(self._base or ()), *target[:-1]]))
         try:
+            if self._pool:
+                self._unshare(self._real_path(source, target[-1]), target[-1], source)
             os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(source)
 
-    def _make_special(self, entry: Entry, name: str, parent: int) -> None:
-        self._replace(parent, name)
+    def _unshare(self, path: str, name: str, parent: int) -> None:
+        """A file that gets a second name in its layer leaves the pool: what has several names is not told apart by one."""
+        assert self._pool
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_ino in self._linked:
+            return
+        self._pool.drop(path, status)
+        if os.stat(name, dir_fd=parent, follow_symlinks=False).st_nlink > 1:
+            self._copy_apart(status, name, parent)
+        self._linked.add(os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino)
+
+    def _copy_apart(self, status: os.stat_result, name: str, parent: int) -> None:
+        """Another inode of the same content under the same name; shared files have no xattrs."""
+        entry = Entry()
+        entry.mode, entry.uid, entry.gid, entry.mtime_ns = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.unlink(name, dir_fd=parent)
+            self._write_file(entry, name, parent, lambda fd: _copy_range(source, fd, status.st_size))
+        finally:
+            os.close(source)
+
+    def _make_special(self, entry: Entry, parts: list[str], parent: int) -> None:
+        name = parts[-1]
+        self._replace(parent, name, "/".join(parts))
         if entry.kind == SYMLINK:
             os.symlink(entry.link, name, dir_fd=parent)
             self.size_bytes += len(os.fsencode(entry.link))
@@ -216,27 +340,43 @@ class Unpacker:
         for offset, length in entry.sparse if entry.sparse is not None else [(0, entry.size_bytes)]:
             if entry.sparse is not None:
                 os.lseek(fd, offset, os.SEEK_SET)
-            while length:
-                data = reader.read_exactly(min(length, _COPY_BYTES))
-                _write_all(fd, data)
-                length -= len(data)
+            self._copy_bytes(length, fd, reader)
         if entry.sparse is not None:
             os.ftruncate(fd, entry.real_size_bytes)
         self.size_bytes += entry.real_size_bytes
 
+    def _copy_bytes(self, count: int, fd: int, reader: ExactReader) -> None:
+        while count:
+            data = reader.read_exactly(min(count, _COPY_BYTES))
+            _write_all(fd, data)
+            count -= len(data)
+            self._check_room(len(data))
+
     def _skip(self, reader: ExactReader, size: int) -> None:
         while size:
-            size -= len(reader.read_exactly(min(size, _COPY_BYTES)))
+            data = reader.read_exactly(min(size, _COPY_BYTES))
+            self._count_skipped(len(data))
+            size -= len(data)
 
-    def _replace(self, parent: int, name: str) -> None:
+    def _replace(self, parent: int, name: str, path: str) -> None:
         """A later entry of the same name wins; a directory is only removed with what it holds."""
         try:
-            os.unlink(name, dir_fd=parent)
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return
-        except (IsADirectoryError, PermissionError):
-            remove_tree(parent, name)
+        if (self._pool or self._recipe) and not self._parent_is_real:
+            path = self._real_path(parent, name)
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if self._pool and not is_directory:
+            self._pool.drop(path, status)
+        if is_directory:
             self._forget_parent()
+        if self._recipe and (is_directory or stat.S_ISREG(status.st_mode)):
+            self._recipe.take(path, name, parent)
+        elif is_directory:
+            remove_tree(parent, name)
+        else:
+            os.unlink(name, dir_fd=parent)
 
     def _forget_parent(self) -> None:
         if self._parent_fd >= 0:
@@ -250,7 +390,21 @@ class Unpacker:
         if self._parent_fd >= 0:
             os.close(self._parent_fd)
         self._parent_fd, self._parent_path = fd, path
+        self._parent_is_real = (self._pool or self._recipe) is None or self._is_real(path)
         return fd
+
+    def _real_path(self, parent: int, name: str) -> str:
+        """The path below the root that a removal would meet `name` of the directory `parent` at."""
+        below = os.readlink(f"/proc/self/fd/{parent}").removeprefix(os.readlink(f"/proc/self/fd/{self._root_fd}"))
+        return f"{below}/{name}".lstrip("/")
+
+    def _is_real(self, path: str) -> bool:
+        """Whether no link is on the way: a removal must find the pool's files by the path it meets them at."""
+        try:
+            os.close(libc.openat2(self._root_fd, path or ".", os.O_PATH, libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS))
+        except OSError:
+            return False
+        return True
 
     def _open_directory(self, path: str) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY
@@ -274,3 +428,12 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _copy_range(source_fd: int, target_fd: int, count: int) -> None:
+    """The first `count` bytes, from one file's start to where the other is open."""
+    offset = 0
+    while offset < count:
+        data = os.pread(source_fd, min(count - offset, _COPY_BYTES), offset)
+        _write_all(target_fd, data)
+        offset += len(data)
