@@ -8,8 +8,10 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from dockerd import Dockerd
 from harness import Engine, mounts, parent, status, wait_until
 
 pytestmark = pytest.mark.root
@@ -240,3 +242,22 @@ def test_a_killed_monitor_and_engine_lose_no_whole_line(own_engine: Engine) -> N
     wait_until(lambda: not engine.state(identity)["Running"], "the end")
     assert engine.docker("logs", identity).stdout == "one\ntwo\n"
 
+
+def test_tag_is_dockerds(engine: Engine, real: Dockerd) -> None:
+    """One template of many parts; the ids in it are each engine's own."""
+    parts = (
+        "{{.ID}}", "{{.FullID}}", "{{.Name}}", "{{.ImageID}}", "{{.ImageFullID}}", "{{.ImageName}}", "{{.DaemonName}}", "{{.Command | upper}}",
+        "{{.ExtraAttributes nil}}", '{{index (.ExtraAttributes nil) "app"}}', '{{printf "%5.3s|%q|%d" .Name .Name 5}}', "{{.ContainerLabels.nope}}",
+        "{{range $i, $a := .ContainerArgs}}{{$i}}={{$a}} {{end}}", '{{with .ContainerLabels}}{{.app}}{{end}}', '{{print 1 2 "a" "b"}}', "{{.ContainerEnv}}",
+    )  # fmt: skip
+    found = []
+    for docker in (real, engine.docker):
+        words = ("run", "-d", "--name", "tagged", "--network", "none", "-l", "app=web", "-e", "A=b", "--log-opt", "labels=app", "--log-opt", "env-regex=^A")
+        identity = docker(*words, "--log-opt", f"tag={' ~ '.join(parts)}", "bb", "echo", "hi", "you").stdout.strip()
+        docker("wait", "tagged")
+        image = docker("inspect", "-f", "{{.Image}}", "tagged").stdout.strip()
+        details = unquote(docker("logs", "--details", "tagged").stdout)
+        found.append(details.replace(identity, "ID").replace(identity[:12], "ID12").replace(image, "IMAGE").replace(image[:12], "IMAGE12"))
+        docker("rm", "tagged")
+    assert found[1] == found[0]
+    assert "IMAGE12" in found[0]

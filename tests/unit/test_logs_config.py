@@ -41,7 +41,10 @@ START = "failed to initialize logging driver: "
         ("json-file", {"labels-regex": "("}, START + "error parsing regexp: missing ), unterminated subpattern: `(`"),
         ("json-file", {"tag": "{{.ID"}, START + "template: log-tag:1: unclosed action"),
         ("json-file", {"tag": "{{.Nope}}"},
-         START + 'template: log-tag:1:2: executing "log-tag" at <.Nope>: can\'t evaluate field Nope in type *logger.Info'),
+         START + "template: log-tag:1: executing at <.Nope>: can't evaluate field Nope: there is no such field"),
+        ("json-file", {"tag": "{{nope .ID}}"}, START + 'template: log-tag:1: function "nope" not defined'),
+        ("json-file", {"tag": "{{end}}"}, START + "template: log-tag:1: unexpected {{end}}"),
+        ("json-file", {"tag": "x" * 1025}, START + "tag: 1025 characters; a template has at most 1024"),
     ],
 )  # fmt: skip
 def test_refused_in_dockers_words(driver: str, options: dict[str, str], text: str) -> None:
@@ -83,9 +86,43 @@ def record(driver: str, options: dict[str, str]) -> Record:
 def test_attributes_and_tags() -> None:
     options = {"labels": "app,nope", "env-regex": "^A", "tag": "{{.Name}}/{{ .ID }} {{.ImageID}} {{.Command}}"}
     assert logconfig.attributes(record("json-file", options)) == {
-        "app": "web", "A": "b c", "AB": "2", "tag": "web/0123456789ab fedcba987654 sleep 9",
+        "app": "web", "A": "b c", "AB": "2", "tag": "web/0123456789ab sha256:fedcb sleep 9",  # that is what Docker makes of ImageID
     }  # fmt: skip
     assert logconfig.attributes(record("json-file", {})) == {}
+
+
+@pytest.mark.parametrize(
+    ("template", "tag"),
+    [  # every result is dockerd's, but for names and ids
+        ("plain", "plain"), ("{{.Name | upper}}", "WEB"), ("{{upper .Name}}", "WEB"), ("{{- .Name -}} x", "webx"), ("a{{/* c */}}b", "ab"),
+        ("{{.ExtraAttributes nil}}", "map[A:b c app:web]"), ('{{index (.ExtraAttributes nil) "app"}}', "web"), ("{{(.ExtraAttributes nil).app}}", "web"),
+        ("{{if .ContainerLabels.app}}yes{{else}}no{{end}}", "yes"), ("{{.ContainerLabels.nope}}", "<no value>"), ('{{index .ContainerLabels "nope"}}|', "|"),
+        ("{{range .ContainerArgs}}[{{.}}]{{end}}", "[9]"), ("{{range $i, $a := .ContainerArgs}}{{$i}}={{$a}} {{end}}", "0=9 "), ("{{.ContainerName}}", "/web"),
+        ("{{.Config.tag | len}}", "21"), ("{{json .ContainerArgs}}", '["9"]'), ("{{truncate .ID 4}}", "0123"), ("{{pad .Name 1 2}}|", " web  |"),
+        ('{{title "abc def"}}', "Abc Def"), ('{{split .Name "e"}}', "[w b]"), ("{{$x := .Name}}{{$x}}{{$x}}", "webweb"), ('{{print 1 2 "a" "b"}}', "1 2ab"),
+        ('{{printf "%s-%5.3s|%q|%d|%v|%T" .Name .ID .Name 5 .ContainerArgs 1}}', 'web-  012|"web"|5|[9]|int'), ("{{.DaemonName}}", "docker"),
+        ('{{html "<a>"}}', "&lt;a&gt;"), ("{{js \"a'b\"}}", "a\\'b"), ('{{urlquery "a b"}}', "a+b"), ("{{.ImageFullID}}", "sha256:fedcba9876543210"),
+        ("{{.ContainerEnv}}{{.ContainerEntrypoint}}", "[A=b c AB=2 X]sleep"), ("{{index .ContainerArgs 0}}", "9"), ('{{or "" .Name}}{{not .Name}}', "webfalse"),
+    ],
+)  # fmt: skip
+def test_tag_templates(template: str, tag: str) -> None:
+    options = {"labels": "app", "env": "A", "tag": template}
+    assert logconfig.checked({"Type": "json-file", "Config": options})
+    assert logconfig.attributes(record("json-file", options))["tag"] == tag
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{range 1000000}}{{range 1000000}}{{end}}{{end}}", '{{printf "%99999d" 1}}', '{{pad "x" 999999999 1}}', "{{range 999999999}}0123456789{{end}}",
+        '{{$x := "0123456789"}}' + '{{$x = printf "%s%s%s%s" $x $x $x $x}}' * 20 + "{{$x}}", "{{" + "(" * 400 + ".ID" + ")" * 400 + "}}",
+        "{{index .ContainerArgs 9}}", "{{len 5}}", "{{.ID 1}}",
+    ],
+)  # fmt: skip
+def test_tags_that_would_not_end(template: str) -> None:
+    """A client must not keep the engine busy or fill its memory; such a container does not start."""
+    with pytest.raises(InvalidParameter, match="template: log-tag:1: "):
+        logconfig.message(record("json-file", {"tag": template}), "/c")
 
 
 def test_messages() -> None:

@@ -6,9 +6,11 @@ all of them are checked at once, with the same texts.
 
 import os
 import re
+import time
 
 from berth.engine.state import Record
 from berth.errors import InvalidParameter, NotImplementedHere
+from berth.models import gotemplate
 
 DEFAULT_DRIVER = "json-file"
 DRIVERS = ("journald", "json-file", "local", "none", "syslog")
@@ -40,7 +42,7 @@ _FACILITIES = {
 } | {f"local{number}": 16 + number for number in range(8)}  # fmt: skip
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
 _SCHEMES = ("tcp", "udp", "unix", "unixgram", "tcp+tls")
-_TAG_FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
+_MAX_TAG_CHARACTERS = 1024
 _SHORT = 12
 
 
@@ -68,7 +70,7 @@ def checked(config: dict | None) -> dict:
     try:
         file_limits(driver, options)
         _cache_limits(options)
-        _tag(options.get("tag", ""), dict.fromkeys(_tag_fields(None), ""))
+        _check_tag(options.get("tag", ""))
         for key in ("labels-regex", "env-regex"):
             _pattern(options.get(key, ""))
     except InvalidParameter as error:
@@ -121,7 +123,7 @@ def message(record: Record, directory: str) -> dict | None:
         return found | _file(path_of(record, directory), file_limits(driver, options))
     if kept_as(record):
         found["copy"] = _file(path_of(record, directory), _cache_limits(options))
-    found |= {"tag": _tag(options.get("tag") or "{{.ID}}", _tag_fields(record)), "waits": options.get("mode") != "non-blocking"}
+    found |= {"tag": _tag(options.get("tag") or "{{.ID}}", record), "waits": options.get("mode") != "non-blocking"}
     if driver == "journald":
         fields = {
             "CONTAINER_ID": record.id[:_SHORT], "CONTAINER_ID_FULL": record.id, "CONTAINER_NAME": record.name,
@@ -204,6 +206,13 @@ def _flag(driver: str, text: str) -> bool:
 
 def attributes(record: Record) -> dict[str, str]:
     """What `labels`, `env` and `tag` put beside each line."""
+    found = _chosen(record)
+    tag = ((record.host.get("LogConfig") or {}).get("Config") or {}).get("tag")
+    return found | {"tag": _tag(tag, record)} if tag else found
+
+
+def _chosen(record: Record) -> dict[str, str]:
+    """Labels and variables that the options name."""
     options = (record.host.get("LogConfig") or {}).get("Config") or {}
     labels = record.config.get("Labels") or {}
     environment = dict(item.split("=", 1) for item in record.config.get("Env") or [] if "=" in item)
@@ -212,8 +221,6 @@ def attributes(record: Record) -> dict[str, str]:
         names = [name for name in options.get(key, "").split(",") if name]
         pattern = _pattern(options.get(f"{key}-regex", ""))
         found |= {k: v for k, v in values.items() if k in names or (pattern and pattern.search(k))}
-    if options.get("tag"):
-        found["tag"] = _tag(options["tag"], _tag_fields(record))
     return found
 
 
@@ -224,35 +231,58 @@ def _pattern(text: str) -> "re.Pattern[str] | None":
         raise InvalidParameter(f"error parsing regexp: {error.msg}: `{text}`") from None
 
 
-def _tag_fields(record: Record | None) -> dict[str, str]:
-    names = ("ID", "FullID", "Name", "ImageID", "ImageFullID", "ImageName", "DaemonName", "Hostname", "Command")
-    if record is None:
-        return dict.fromkeys(names, "")
+def _tag(template: str, record: Record) -> str:
+    """A tag's text: Go's template over what Docker's logging drivers know of a container."""
+    try:
+        return gotemplate.Template(template).render(_tag_fields(record)) if "{{" in template else template
+    except gotemplate.TemplateError as error:
+        raise InvalidParameter(f"failed to initialize logging driver: {_worded(error)}") from None
+
+
+def _check_tag(template: str) -> None:
+    """Its form, and the names of its fields; what its functions make of a container's values shows when it starts."""
+    if len(template) > _MAX_TAG_CHARACTERS:
+        raise InvalidParameter(f"tag: {len(template)} characters; a template has at most {_MAX_TAG_CHARACTERS}")
+    if "{{" not in template:
+        return
+    nobody = Record("0" * 64, "", f"sha256:{'0' * 64}", "", {}, {})
+    try:
+        gotemplate.Template(template).render(_tag_fields(nobody))
+    except (gotemplate.UnknownField, gotemplate.ParseError) as error:
+        raise InvalidParameter(_worded(error)) from None
+    except gotemplate.TemplateError:
+        pass
+
+
+def _worded(error: gotemplate.TemplateError) -> str:
+    text = str(error).removeprefix("template parsing error: ").removeprefix("template: ").removeprefix("wrong arguments: ")
+    return f"template: log-tag:1: {text}"
+
+
+def _tag_fields(record: Record) -> dict[str, object]:
+    """moby's logger.Info: its methods and fields, by name."""
+    options = (record.host.get("LogConfig") or {}).get("Config") or {}
     command = [*(record.config.get("Entrypoint") or []), *(record.config.get("Cmd") or [])]
-    image = record.image_id.removeprefix("sha256:")
-    return dict(zip(names, (
-        record.id[:_SHORT], record.id, record.name, image[:_SHORT], record.image_id, record.image_name, "docker",
-        os.uname().nodename, " ".join(command),
-    ), strict=True))  # fmt: skip
+    created_ns = record.created_ns
+
+    def extra(_: object = None) -> gotemplate.Map:
+        return gotemplate.Map(_chosen(record))
+
+    return {
+        "ID": record.id[:_SHORT], "FullID": record.id, "Name": record.name, "ImageID": record.image_id[:_SHORT],
+        "ImageFullID": record.image_id, "ImageName": record.image_name, "DaemonName": "docker", "Hostname": os.uname().nodename,
+        "Command": " ".join(command), "ExtraAttributes": extra, "Config": gotemplate.Map(options),
+        "ContainerID": record.id, "ContainerName": f"/{record.name}", "ContainerEntrypoint": command[0] if command else "",
+        "ContainerArgs": command[1:], "ContainerImageID": record.image_id, "ContainerImageName": record.image_name,
+        "ContainerCreated": _go_time(created_ns), "ContainerEnv": record.config.get("Env") or [],
+        "ContainerLabels": gotemplate.Map(record.config.get("Labels") or {}), "LogPath": "",
+    }  # fmt: skip
 
 
-def _tag(template: str, fields: dict[str, str]) -> str:
-    """Fields alone, of all that Go's templates can do."""
-
-    def value(found: "re.Match[str]") -> str:
-        if found[1] not in fields:
-            raise InvalidParameter(
-                f'template: log-tag:1:{found.start() + 2}: executing "log-tag" at <.{found[1]}>: '
-                f"can't evaluate field {found[1]} in type *logger.Info"
-            )
-        return fields[found[1]]
-
-    rest = _TAG_FIELD.sub("", template)
-    if "{{" in rest:
-        if "}}" not in rest:
-            raise InvalidParameter("template: log-tag:1: unclosed action")
-        raise InvalidParameter(f"template: log-tag:1: berth knows fields like {{{{.Name}}}} only, not all of {template!r}")
-    return _TAG_FIELD.sub(value, template)
+def _go_time(at_ns: int) -> str:
+    """As Go prints a time."""
+    fraction = f".{at_ns % 10**9:09d}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at_ns // 10**9)) + f"{fraction} +0000 UTC"
 
 
 def _journal_name(key: str) -> str:
