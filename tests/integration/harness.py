@@ -174,6 +174,11 @@ def all_pids() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdigit()}
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process runs no more; nobody may have waited for it yet."""
+    return status(pid).get("State", "X")[0] in "ZX"
+
+
 def comm(pid: int) -> str:
     return read(f"/proc/{pid}/comm").strip()
 

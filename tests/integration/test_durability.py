@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import GROUPS, REPOSITORY, Engine, all_pids, comm, parent, read, wait_until
+from harness import GROUPS, REPOSITORY, Engine, comm, has_ended, parent, read, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -77,7 +77,7 @@ def test_a_damaged_database_loses_nothing(own_engine: Engine) -> None:
     assert len([name for name in kept if not name.endswith(("-wal", "-shm"))]) == len(DAMAGES) - 1  # one was gone
     engine.docker("unpause", paused)
     engine.docker("rm", "-f", running, paused)
-    assert comm(pid) != "sleep"
+    assert has_ended(pid)
 
 
 def test_files_without_any_record_are_kept_aside(own_engine: Engine) -> None:
@@ -96,7 +96,7 @@ def test_files_without_any_record_are_kept_aside(own_engine: Engine) -> None:
     assert read(f"{engine.data}/aside/containers/{running}/upper/file") == "precious\n"
     assert os.listdir(f"{engine.data}/aside/layers") == layers
     assert f"container {running[:12]} is in no record: its files are kept in {engine.data}/aside/containers/" in engine.log()
-    wait_until(lambda: comm(pid) != "sleep", "a container that nobody can reach")
+    wait_until(lambda: has_ended(pid), "a container that nobody can reach")
 
 
 @pytest.fixture
@@ -118,13 +118,13 @@ def _power_off(engine: Engine, identities: list[str], *, orderly: str) -> None:
     its_monitor = parent(last)
     engine.kill()
     os.kill(last, signal.SIGTERM)
-    wait_until(lambda: its_monitor not in all_pids(), "the monitor of the one that ends in order")
+    wait_until(lambda: has_ended(its_monitor), "the monitor of the one that ends in order")
     for pid in (*monitors, *pids):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-    wait_until(lambda: not all_pids() & {*monitors, *pids}, "processes of containers")
+    wait_until(lambda: all(has_ended(pid) for pid in (*monitors, *pids)), "processes of containers")
     for controller in os.listdir(GROUPS):
         for identity in identities:
             path = f"{GROUPS}/{controller}/berth/{identity}"
@@ -184,7 +184,7 @@ def test_a_removed_run_directory_is_no_restart_of_the_host(own_engine: Engine) -
     state = engine.state(identity)
     assert (state["Status"], state["ExitCode"]) == ("exited", 137)
     assert "socket is gone" not in state["Error"]  # its monitor has said how it ended
-    wait_until(lambda: not all_pids() & {pid, monitor}, "monitor and program")
+    wait_until(lambda: has_ended(pid) and has_ended(monitor), "monitor and program")
     finished = state["FinishedAt"]
     engine.kill()
     engine.start()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from harness import Engine, all_pids, comm, group_file, group_names, mounts, parent, read, wait_until
+from harness import Engine, all_pids, comm, group_file, group_names, has_ended, mounts, parent, read, wait_until
 from killpoints import KINDS, LAYOUT
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3600 if os.environ.get("BERTH_KILLPOINTS") else 120)]
@@ -102,6 +102,10 @@ class Killed:
                 found.add(match[1])
         return found
 
+    def alive(self) -> set[str]:
+        """Ids of containers whose programs should run."""
+        return {record["id"] for record in self.records().values() if record["status"] in ("running", "paused")}
+
     def check(self) -> None:
         """What must hold whatever the moment was."""
         data = self.engine.data
@@ -112,8 +116,8 @@ class Killed:
         assert sorted(entry["Id"] for entry in listed) == sorted(records)
         for base in (f"{data}/containers", f"{self.engine.exec}/containers"):
             wait_until(lambda base=base: set(os.listdir(base)) <= set(records), f"directories of nobody in {base}")
-        alive = {identity for identity, record in records.items() if record["status"] in ("running", "paused")}
-        wait_until(lambda: self.running() == alive, f"monitors other than of {alive}")
+        wait_until(lambda: self.running() == self.alive(), "monitors of nobody, or none of somebody")
+        alive = self.alive()
         ever = set(re.findall(r"[0-9a-f]{64}", read(f"{data}/records/journal") + read(f"{data}/records/snapshot")))
         self.engine.seen_ids |= ever
         wait_until(lambda: not (ever - alive) & set().union(*group_names().values()), "cgroups of containers that do not run")
@@ -134,7 +138,9 @@ class Killed:
 
     def clean(self) -> None:
         for record in self.records().values():
-            self.do("DELETE", f"/containers/{record['id']}?force=1")
+            status, answer = self.ask("DELETE", f"/containers/{record['id']}?force=1")
+            assert status in (204, 404, 409), answer  # it may be going already
+        wait_until(lambda: not self.records(), "containers")
         for name in self.tags():
             if name != "bb:latest":
                 self.do("DELETE", f"/images/{name}")
@@ -348,7 +354,7 @@ def _leave_work(killed: Killed) -> int:
     for name in ("kp-always", "kp-rm"):
         os.kill(pids[name], signal.SIGKILL)
     gone = {monitors[name] for name in ("kp-lost", "kp-always", "kp-rm")}
-    wait_until(lambda: not any(comm(pid) == "berth-monitor" for pid in gone), "monitors")
+    wait_until(lambda: all(has_ended(pid) for pid in (*gone, pids["kp-lost"])), "monitors")
     for path in ("tmp/half", f"content/sha256/{'a' * 64}", f"layers/{'b' * 64}/file", f"containers/{'c' * 64}/upper/file"):
         os.makedirs(os.path.dirname(f"{killed.engine.data}/{path}"), exist_ok=True)
         with open(f"{killed.engine.data}/{path}", "w") as file:
@@ -393,7 +399,9 @@ def test_killed_while_it_mends(killed: Killed) -> None:
         killed.count(kind, at)
         with contextlib.suppress(AssertionError):
             killed.engine.start()
-            wait_until(lambda: _seen(killed, "kp-always") == _RUNNING, "the policy to start it", 2)
+            process = killed.engine.process
+            assert process
+            wait_until(lambda: process.poll() is not None or _seen(killed, "kp-always") == _RUNNING, "the policy to start it")  # noqa: B023
         killed.leave_alone()
         seen = killed.points()
         killed.forget_points()

@@ -10,6 +10,7 @@ on which the database is damaged. Statements are kept as SQL: a schema that chan
 """
 
 import base64
+import itertools
 import json
 import logging
 import os
@@ -138,7 +139,7 @@ def _read_snapshot(path: str, copy: SecondCopy, version: int) -> bool:
         if head["schema"] != version:
             copy.problems.append(f"{path} is of schema {head['schema']}")
     found = 0
-    for row in [*rows, *lines]:
+    for row in itertools.chain(rows, lines):
         table, values = row
         marks = ", ".join("?" * len(values))
         found += _apply(copy, f"INSERT OR REPLACE INTO {table} VALUES ({marks})", values)
@@ -172,16 +173,16 @@ def _apply(copy: SecondCopy, text: str, values: list) -> bool:
 def _documents(path: str, copy: SecondCopy) -> Iterator:
     """The document of every line that is sound; of the others there is a note."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        file = open(path, "rb")
     except FileNotFoundError:
         return
-    copy.exists = copy.exists or bool(data)
-    for number, line in enumerate(data.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n") or b"%08x" % zlib.crc32(line[9:-1]) != line[:8]:
-            copy.problems.append(f"{path} is damaged in line {number}")
-            continue
-        yield json.loads(line[9:])
+    with file:
+        for number, line in enumerate(file, 1):
+            copy.exists = True
+            if not line.endswith(b"\n") or b"%08x" % zlib.crc32(memoryview(line)[9:-1]) != line[:8]:
+                copy.problems.append(f"{path} is damaged in line {number}")
+                continue
+            yield json.loads(line[9:])
 
 
 def _line(document: object) -> bytes:
