@@ -19,6 +19,7 @@ from berth.cli.helping import help_text
 from berth.cli.ps import parse_filters
 from berth.cli.runconfig import container_config, size_bytes
 from berth.cli.runflags import CREATE_FLAGS
+from berth.cli.stats import screen
 from berth.cli.terminal import Demultiplexer
 from berth.models import jsonlite
 from berth.models.units import duration
@@ -264,3 +265,39 @@ def test_an_engine_started_by_itself_takes_no_module_from_the_callers_directory(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Usage:  berth engine")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a<b>&c", '"a\\u003cb\\u003e\\u0026c"'), ("é…日", '"é…日"'), ('say "x" \\ y', '"say \\"x\\" \\\\ y"'), ("line\nend\t\x01", '"line\\nend\\t\\u0001"'),
+        ({"b": [1, None, True], "a": {}}, '{"b":[1,null,true],"a":{}}'), ([], "[]"), (1.5, "1.5"),
+    ],
+)  # fmt: skip
+def test_json_as_go_writes_it(value, text):
+    assert jsonlite.dumps_as_go(value) == text
+    assert json.loads(text) == value
+
+
+def test_json_over_several_lines():
+    assert jsonlite.pretty({"a<": ["é", {}], "b": {}}) == '{\n    "a\\u003c": [\n        "é",\n        {}\n    ],\n    "b": {}\n}'
+
+
+def test_a_list_in_every_format():
+    columns = {"Name": "NAME", "Labels": "LABELS"}
+    rows = [{"Name": "one", "Labels": "a=1,b=x=y"}, {"Name": "two", "Labels": ""}]
+
+    def text(format_):
+        return table.rows_text(format_, columns, rows, "Name Labels")
+
+    assert text("") == text("table") == "NAME      LABELS\none       a=1,b=x=y\ntwo       \n"
+    assert text("json") == '{"Labels":"a=1,b=x=y","Name":"one"}\n{"Labels":"","Name":"two"}\n'
+    assert text("{{json .}}") == text("json")
+    assert text('table {{.Name}}\\t{{.Label "b"}}') == "NAME      b\none       x=y\ntwo       \n"
+    assert text('{{.Label "a"}}|{{.Label "none"}}') == "1|\n|\n"
+
+
+def test_a_screen_is_drawn_in_place_and_never_longer_than_the_terminal():
+    assert screen("a\nb\n", 10) == "\033[Ha\033[K\nb\033[K\n\033[J"
+    lines = screen("".join(f"{i}\n" for i in range(9)), 5).split("\n")
+    assert [line.replace("\033[K", "").replace("\033[H", "") for line in lines] == ["0", "1", "2", "... and 6 more", "\033[J"]

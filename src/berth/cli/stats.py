@@ -7,7 +7,7 @@ import time
 from berth.cli.client import ApiError, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Syntax
-from berth.cli.table import binary_size, print_rows, size
+from berth.cli.table import binary_size, rows_text, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _COLUMNS = {
 }  # fmt: skip
 _DEFAULT = "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs"
 _INTERVAL_S = 1.0
-_CLEAR = "\033[2J\033[H"
+_CLEAR, _HOME, _END_LINE, _END_SCREEN = "\033[2J", "\033[H", "\033[K", "\033[J"
 
 
 def stats(call: "Invocation") -> int:
@@ -37,13 +37,14 @@ def stats(call: "Invocation") -> int:
     for name in names:
         call.client.request("GET", f"/containers/{quote(name)}/json")  # which of them there is none of is an error at once
     _sample(call, names, everything, previous)
+    live = not parsed.flag("no-stream") and os.isatty(1)
+    sys.stdout.write(_CLEAR if live else "")
     while True:
         # What a processor did is the difference of two looks at it.
         time.sleep(_INTERVAL_S)
         rows = [row(shown, sample, before, whole) for shown, sample, before in _sample(call, names, everything, previous)]
-        if not parsed.flag("no-stream") and os.isatty(1):
-            sys.stdout.write(_CLEAR)
-        print_rows(parsed.text("format"), _COLUMNS, rows, _DEFAULT, False, "ID")
+        text = rows_text(parsed.text("format"), _COLUMNS, rows, _DEFAULT)
+        sys.stdout.write(screen(text, os.get_terminal_size(1).lines) if live else text)
         sys.stdout.flush()
         if parsed.flag("no-stream"):
             return 0
@@ -66,6 +67,15 @@ def _sample(call: "Invocation", names: "list[str]", everything: bool, previous: 
         found.append((name, sample, previous.get(sample["id"], {})))
         previous[sample["id"]] = sample
     return found
+
+
+def screen(text: str, height: int) -> str:
+    """What puts a text in place of the last one, without a flicker; what does not fit is counted. Pure."""
+    lines = text.splitlines()
+    room = max(height - 1, 2)
+    if len(lines) > room:
+        lines = [*lines[: room - 1], f"... and {len(lines) - room + 1} more"]
+    return _HOME + "".join(f"{line}{_END_LINE}\n" for line in lines) + _END_SCREEN
 
 
 def row(shown: str, sample: dict, before: dict, whole: bool) -> "dict[str, str]":

@@ -60,30 +60,26 @@ def shorten(text: str, width: int) -> str:
 
 
 def print_rows(format_: str, columns: "dict[str, str]", rows: "list[dict[str, Any]]", default: str, quiet: bool, key: str) -> None:
-    """A list in a `--format`: '' or table for columns, json, or a Go template; quiet prints one column.
-
-    columns: field -> heading. default: the fields of the plain table, separated by spaces.
-    """
+    """A list in a `--format`: '' or table for columns, json, or a Go template; quiet prints one column."""
     import sys
 
+    sys.stdout.write("".join(row[key] + "\n" for row in rows) if quiet else rows_text(format_, columns, rows, default))
+
+
+def rows_text(format_: str, columns: "dict[str, str]", rows: "list[dict[str, Any]]", default: str) -> str:
+    """columns: field -> heading. default: the fields of the plain table, separated by spaces."""
     from berth.models.jsonlite import dumps_as_go
 
-    if quiet:
-        sys.stdout.write("".join(row[key] + "\n" for row in rows))
-    elif format_ in ("", "table"):
+    if format_ in ("", "table"):
         fields = default.split()
-        sys.stdout.write(render([[columns[f] for f in fields], *([row[f] for f in fields] for row in rows)]))
-    elif format_ == "json":
-        rows = [dict(sorted(row.items())) for row in rows]
-        sys.stdout.write("".join(dumps_as_go(row) + "\n" for row in rows))
-    else:
-        from berth.cli.gotemplate import Template
+        return render([[columns[f] for f in fields], *([row[f] for f in fields] for row in rows)])
+    rows = [dict(sorted(row.items())) for row in rows]
+    if format_ == "json":
+        return "".join(dumps_as_go(row) + "\n" for row in rows)
+    from berth.cli.gotemplate import Template
 
-        rows = [dict(sorted(row.items())) for row in rows]
-        is_table = format_.startswith("table ")
-        template = Template(format_.removeprefix("table ").replace("\\t", "\t").replace("\\n", "\n"))
-        if is_table:
-            heads = template.render(columns).split("\t")
-            sys.stdout.write(render([heads, *(template.render(row).split("\t") for row in rows)]))
-        else:
-            sys.stdout.write("".join(template.render(row) + "\n" for row in rows))
+    template = Template(format_.removeprefix("table ").replace("\\t", "\t").replace("\\n", "\n"))
+    if not format_.startswith("table "):
+        return "".join(template.render(row) + "\n" for row in rows)
+    heads = template.render(columns).split("\t")
+    return render([heads, *(template.render(row).split("\t") for row in rows)])
