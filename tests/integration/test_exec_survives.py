@@ -103,6 +103,28 @@ def test_ends_that_no_engine_saw(own_engine: Engine) -> None:
         assert exec_ends(engine, since) == []
 
 
+def test_ends_of_containers_that_no_engine_saw(own_engine: Engine) -> None:
+    """Their events, and those of what follows from --rm and a restart policy, in the order in which they ended."""
+    engine = own_engine
+    wait = "until [ -e /go ]; do sleep 0.02; done; "
+    limit = ("--memory", "16m", "--memory-swap", "16m")
+    again = engine.up("--name", "again", "--restart", "on-failure:1", command=("sh", "-c", f"{wait} exit 5"))
+    greedy = engine.up("--name", "greedy", *limit, command=("sh", "-c", f"{wait} exec tail /dev/zero"))
+    removed = engine.up("--name", "removed", "--rm", command=("sh", "-c", f"{wait} exit 4"))
+    pids = [engine.pid(identity) for identity in (greedy, removed, again)]
+    engine.kill()
+    for pid in pids:
+        let_end(pid, ("go", pid))
+    since = str(time.time())
+    engine.start()
+    wait_until(lambda: engine.state(again)["Status"] == "exited", "a restart")
+    form = "{{.Actor.Attributes.name}} {{.Action}} {{.Actor.Attributes.exitCode}}"
+    told = engine.docker("events", "--since", since, "--until", str(time.time()), "--filter", "type=container", "--format", form).stdout
+    seen = [line.replace(" <no value>", "").strip() for line in told.splitlines()]
+    assert seen == ["greedy oom", "greedy die 137", "removed die 4", "removed destroy", "again die 5", "again start", "again die 5"]
+    assert not os.path.exists(f"{engine.data}/containers/{removed}")
+
+
 def test_input_ends_with_the_engine_and_a_terminal_stays(own_engine: Engine) -> None:
     engine = own_engine
     identity = engine.up()
