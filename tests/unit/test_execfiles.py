@@ -1,6 +1,8 @@
 """The file of an exec as different ends of an engine leave it."""
 
 import os
+import resource
+import signal
 
 import pytest
 
@@ -47,3 +49,19 @@ def test_the_lock_goes_with_the_descriptor(tmp_path: os.PathLike[str]) -> None:
     execfiles.remove(directory, identity)
     execfiles.note_told(directory, identity)  # makes no file anew
     assert os.listdir(directory) == []
+
+
+def test_one_that_cannot_be_written_is_not_there(tmp_path: os.PathLike[str]) -> None:
+    """A full run directory: an exec runs all the same, and no part of a file stays."""
+    directory, limits = str(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            execfiles.create(directory, "b" * 64, {"Cmd": ["x"]}, probe=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert os.listdir(directory) == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors

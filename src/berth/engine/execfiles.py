@@ -40,8 +40,13 @@ def socket_of(identity: str) -> str:
 def create(directory: str, identity: str, config: dict, *, probe: bool) -> int:
     """Makes the file and locks it; returns the descriptor, with which the lock goes to the monitor."""
     fd = os.open(f"{directory}/{name_of(identity)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    os.write(fd, json.dumps({"config": config, "probe": probe}).encode() + b"\n")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.write(fd, json.dumps({"config": config, "probe": probe}).encode() + b"\n")
+    except OSError:  # the run directory is full
+        os.close(fd)
+        remove(directory, identity)
+        raise
     return fd
 
 
