@@ -343,6 +343,7 @@ def _check_execs(engine: Engine, box: Box, identity: str, status: str) -> None:
             wait_until(ended, f"exec {exec_id}")
             codes = {code} if box.runs == 1 else {code, KILLED}
             assert seen[0].get("ExitCode") in codes, f"exec {exec_id} of {box.names}: {seen[0]}, not {codes}"
+        box.execs.clear()  # the engine has said all of them once, and forgets them
 
 
 def check_readers(worker: Worker) -> None:

@@ -42,6 +42,7 @@ class Restoring(Running):
                 await told(container)
             messages = [await self._reunite(container), await self._removed_by_rm(container)]
             mended += [f"container {container.record.id[:SHORT]}: {message}" for message in messages if message]
+        await asyncio.to_thread(self._remove_idle_groups)
         self._tasks.spawn(self._start_by_policy([c for c in self.all() if self._starts_with_engine(c)]))
         for base in (self._data, self._exec):
             orphans = [f"{base}/{name}" for name in os.listdir(base) if name not in self._by_id]
@@ -51,6 +52,19 @@ class Restoring(Running):
                 await asyncio.to_thread(self._remove_orphans, orphans)
                 mended.append(f"{len(orphans)} directories of removed containers in {base}")
         return mended
+
+    def _remove_idle_groups(self) -> None:
+        """Of starts whose monitor was killed along with the engine."""
+        names: set[str] = set()
+        for directory in cgroup.open_cgroup("/berth", self.host.hosts).directories:
+            try:
+                names.update(os.listdir(directory))
+            except OSError:
+                continue  # nothing has run yet
+        for name in names:
+            container = self._by_id.get(name)
+            if container and not container.record.active:
+                self._remove_group(container)
 
     def _end_ns(self, container: Container) -> int:
         report = self._kept_report(container)

@@ -12,7 +12,7 @@ import socket
 import time
 
 from berth import errors
-from berth.engine import defaults, health, hostfiles, restarts, state, updates, validate
+from berth.engine import defaults, health, hostfiles, locks, restarts, state, updates, validate
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.preparing import Preparing
 from berth.engine.registry import SHORT, Container
@@ -26,6 +26,7 @@ _UNREACHABLE_MONITOR = "the container's monitor could not be reached, its socket
 _EXIT_CODE_KILLED = 137
 _LAST_WORDS_S = 5.0
 _MAX_TIMEOUT_S = 1 << 31
+_MAX_WAIT_FOR_STARTER_S, _LOOK_AGAIN_S = 5.0, 0.005
 
 
 class Running(Preparing):
@@ -54,6 +55,7 @@ class Running(Preparing):
         try:
             connection, report = await self._launch(container)
         except errors.BerthError as error:
+            await asyncio.to_thread(self._clear_start, container)
             await self._start_failed(container, error)
             raise
         record.move(state.RUNNING)
@@ -96,6 +98,13 @@ class Running(Preparing):
         except BaseException:
             connection.close()
             raise
+
+    def _clear_start(self, container: Container) -> None:
+        """A starter whose monitor was killed may still be at it, and leave a cgroup, as one that was killed itself does."""
+        deadline_s = time.monotonic() + _MAX_WAIT_FOR_STARTER_S
+        while locks.is_locked(f"{self.directory(container)}/config.json") and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_AGAIN_S)
+        self._remove_group(container)
 
     async def _start_failed(self, container: Container, error: errors.BerthError) -> None:
         record = container.record

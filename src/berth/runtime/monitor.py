@@ -93,15 +93,13 @@ class Monitor:
     def _start(self) -> None:
         self._open_log()
         self._listen(self.message["socket"])
-        if self.start_fd >= 0:
-            os.close(self.start_fd)  # the lock: from here on whoever looks finds the socket
         child_fds = self._make_pipes()
         try:
             assert self.starter is not None
-            started = self.starter.start(self.message, self.init_pidfd, child_fds)
+            started = self.starter.start(self.message, self.init_pidfd, child_fds, self.start_fd)
         finally:
             self.starter = None
-            for fd in child_fds or ():
+            for fd in (*(child_fds or ()), *([self.start_fd] if self.start_fd >= 0 else ())):
                 os.close(fd)
         self.pid = started.pid
         self.pidfd = os.pidfd_open(self.pid)

@@ -57,14 +57,17 @@ class Starter:
         theirs.close()
         sockets.make_room(self._channel, MAX_MESSAGE_BYTES)
 
-    def start(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None) -> Result:
-        """Starts what `message` describes; raises the error that the starter reports."""
+    def start(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None, lock_fd: int = -1) -> Result:
+        """Starts what `message` describes; raises the error that the starter reports.
+
+        lock_fd: goes along and is held as long as the start lasts, also should the caller be killed.
+        """
         if message["kind"] == "exec" and not message["runtime"]:
             return self._execute(message, init_pidfd, standard_fds)
         if message["runtime"]:
             # runc and the like leave the container's first process to whoever takes orphans.
             libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-        sockets.send(self._channel, self.request, list(standard_fds or ()))
+        sockets.send(self._channel, self.request, [*(standard_fds or ()), *([lock_fd] if lock_fd >= 0 else ())])
         report, fds = sockets.receive(self._channel, _MESSAGE_BYTES)
         if report == _GROUP_MADE:
             # The grace period that init's move into the group needs begins now, while the starter goes
@@ -122,7 +125,7 @@ def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies) -> None:
         if not data:
             os._exit(0)  # dismissed, or the monitor is gone
         message = loads(data.decode())
-        standard_fds = (fds[0], fds[1], fds[2]) if fds else None
+        standard_fds = (fds[0], fds[1], fds[2]) if len(fds) >= 3 else None
         if message["kind"] == "exec":
             started, path = _start_external_exec(message, hosts, standard_fds), ""
         else:
