@@ -10,6 +10,7 @@ on which the database is damaged. Statements are kept as SQL: a schema that chan
 """
 
 import base64
+import contextlib
 import itertools
 import json
 import logging
@@ -53,6 +54,8 @@ class Journal:
         try:
             self._write_snapshot(sequence, connection)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._directory}/snapshot.new")
             self._note(error)
 
     def _note(self, error: OSError) -> None:
