@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 from dockerd import Dockerd
-from harness import Engine, mounts, parent, status, wait_until
+from harness import Engine, free_port, mounts, parent, read, status, wait_until
 
 pytestmark = pytest.mark.root
 Up = Callable[..., str]
@@ -108,6 +108,41 @@ def test_what_is_sent_away_can_be_read_here_too(engine: Engine, tmp_path: Path) 
         failed = engine.docker("run", "--rm", "--network", "none", "--log-driver", "journald", "bb", "true", code=None)
         assert failed.returncode in (125, 128)
         assert "failed to initialize logging driver: journald is not enabled on this host" in failed.stderr
+
+
+def test_syslog_over_tls(engine: Engine, tmp_path: Path) -> None:
+    """To openssl, which asks for a certificate too and prints what it gets."""
+    for name in ("server", "client"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-days", "2",
+             "-keyout", f"{name}-key.pem", "-out", f"{name}.pem", "-addext", "subjectAltName=IP:127.0.0.1"],
+            cwd=tmp_path, check=True, capture_output=True,
+        )  # fmt: skip
+    port, got = free_port(), tmp_path / "got"
+    command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", "server.pem", "-key", "server-key.pem", "-Verify", "1",
+               "-verify_return_error", "-CAfile", "client.pem", "-quiet"]  # fmt: skip
+    options: list[str] = ["--network", "none", "--log-driver", "syslog"]
+    for option in (f"address=tcp+tls://127.0.0.1:{port}", f"tls-cert={tmp_path}/client.pem", f"tls-key={tmp_path}/client-key.pem"):
+        options += ["--log-opt", f"syslog-{option}"]
+    authority = ("--log-opt", f"syslog-tls-ca-cert={tmp_path}/server.pem")
+    with open(got, "wb") as file, subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_until(lambda: reachable(port), "no server")
+            for trusting, text in ((authority, "hello"), (("--log-opt", "syslog-tls-skip-verify=1"), "unseen")):
+                engine.docker("run", "--rm", *options, *trusting, "bb", "echo", text)
+                wait_until(lambda text=text: f": {text}\n".encode() in got.read_bytes(), f"no {text} in {got.read_bytes()!r}")  # type: ignore[misc]
+            refused = engine.docker("run", "--rm", *options, "bb", "true", code=None)
+            assert refused.returncode in (125, 128)
+            assert "failed to initialize logging driver" in refused.stderr
+            assert "certificate verify failed" in refused.stderr
+        finally:
+            server.kill()
+
+
+def reachable(port: int) -> bool:
+    """Without a connection, which this server would serve alone: from the kernel's table of listeners."""
+    rows = [line.split() for line in read("/proc/net/tcp").splitlines()[1:]]
+    return any(row[1] == f"0100007F:{port:04X}" and row[3] == "0A" for row in rows)
 
 
 def test_times_and_streams(engine: Engine) -> None:

@@ -54,7 +54,7 @@ class SyslogLog(Lines):
         context = ssl.create_default_context(cafile=options.get("ca-cert"))
         if options.get("cert"):
             context.load_cert_chain(options["cert"], options.get("key"))
-        if options.get("skip-verify"):
+        if "skip-verify" in options:  # whatever it says, as with Docker
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context.wrap_socket(sock, server_hostname=self._settings["address"].rpartition(":")[0].strip("[]"))
