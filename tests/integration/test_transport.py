@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -451,6 +452,28 @@ def test_the_words_for_flag_and_file_are_dockerds(tmp_path: Path) -> None:
     dockers = said("dockerd")
     assert dockers.startswith("the following directives are specified both as a flag and in the configuration file: debug: (from flag: ")
     assert said(sys.executable, "-m", "berth.cli.engine_main") == dockers
+
+
+@pytest.mark.skipif(not shutil.which("dockerd"), reason="needs Debian's docker.io")
+def test_every_flag_of_dockerds_is_understood(tmp_path: Path) -> None:
+    """Taken, taken in vain or refused for a reason: for units that were written for dockerd."""
+    page = subprocess.run(["dockerd", "--help"], capture_output=True, text=True, check=True).stdout
+    flags = re.findall(r"^  (?:-\w, |    )--([\w-]+)(?: (list|string|int|ip|bytes|map|ulimit|runtime|pool-options))?(?:  |$)", page, re.MULTILINE)
+    assert len(flags) > 70
+    words = {"runtime": "x=/x", "map": "max-size=1m", "ulimit": "core=0", "bytes": "1m", "int": "7", "ip": "10.0.0.1", "": "false"}
+    special = {
+        "default-cgroupns-mode": "private", "default-ipc-mode": "private", "default-runtime": "berth", "exec-opt": "native.cgroupdriver=cgroupfs",
+        "host": "fd://", "insecure-registry": "reg", "label": "a=b", "log-driver": "local", "log-level": "info", "registry-mirror": "https://m",
+        "storage-driver": "overlay2", "seccomp-profile": "builtin", "dns": "10.0.0.1", "userns-remap": "", "config-file": "/dev/null",
+    }  # fmt: skip
+    given = [f"--{name}={special.get(name, words.get(kind, 'x'))}" for name, kind in flags if name not in ("help", "version")]
+    command = [sys.executable, "-m", "berth.cli.engine_main", "--validate", *given]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src"}, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert done.returncode == 1
+    said = done.stderr.strip().removeprefix("berth engine: ").split("\n  ")
+    refused = {"--api-cors-header", "--authorization-plugin", "--cpu-rt-period", "--cpu-rt-runtime", "--oom-score-adjust", "--storage-opt"}
+    assert {line.partition(":")[0] for line in said} == refused, done.stderr
+    assert all(" is not honoured: " in line for line in said)
 
 
 def test_an_engine_that_takes_its_containers_with_it(rootfs_tar: str) -> None:

@@ -6,9 +6,9 @@ import os
 import sys
 import time
 
-from berth.cli.engine_flags import SYNTAX
-from berth.cli.engine_settings import options_of
-from berth.cli.flags import HelpRequested, UsageError
+from berth.cli.engine_flags import FLAGS, SYNTAX
+from berth.cli.engine_settings import OTHER_FLAGS, options_of
+from berth.cli.flags import HelpRequested, Syntax, UsageError
 from berth.cli.helping import page, wrong_line
 from berth.engine.config_values import LOG_LEVELS
 from berth.engine.options import Options, find_runtimes, id_mappings
@@ -20,7 +20,7 @@ log = logging.getLogger("berth.engine")
 def main(words: list[str]) -> int:
     """Exit code of `berth engine WORDS`."""
     try:
-        parsed = SYNTAX["engine"].parse(words, "engine")
+        parsed = Syntax("[OPTIONS]", FLAGS + OTHER_FLAGS, at_most=0).parse(words, "engine")
     except HelpRequested:
         sys.stdout.write(page("engine", "engine", SYNTAX["engine"]))
         return 0

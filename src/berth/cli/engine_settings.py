@@ -5,12 +5,16 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from berth.cli.flags import Parsed
+from berth.cli.flags import Flag, Parsed
 from berth.engine import config, config_other
 from berth.engine.config_values import Mistake, boolean
 from berth.engine.options import Options, from_settings
 from berth.errors import InvalidParameter
 
+# dockerd's flags that change nothing here or are refused: understood, for units that were written for it, and not advertised.
+OTHER_FLAGS: tuple[Flag, ...] = tuple(
+    (config.FLAG_NAMES.get(key, key), "b" if key == "bridge" else "", config_other.flag_kind(key), "", "") for key in config_other.CHECKS
+)
 _NO_SETTINGS = ("config-file", "ready-fd", "validate")
 _PATHS = ("data-root", "exec-root", "pidfile", "init-path", "tlscacert", "tlscert", "tlskey", "seccomp-profile")
 _KEYS = {flag: key for key, flag in config.FLAG_NAMES.items()}
@@ -21,10 +25,16 @@ def options_of(parsed: Parsed) -> tuple[Options, list[str]]:
     flags = {name: value for name, value in parsed.values.items() if name not in _NO_SETTINGS}
     path = parsed.text("config-file", config.DEFAULT_PATH)
     settings = config.read(path, must_exist=parsed.given("config-file"), flags=_as_in_file(flags))
-    problems = []
+    problems, notes = [], config_other.notes(settings)
     for name, value in flags.items():
         key = _KEYS.get(name, name)
         try:
+            if key in config_other.IDLE:
+                notes.append(f"--{name} has no effect: {config_other.IDLE[key][1]}")
+                continue
+            if key in config_other.REFUSED:
+                config_other.CHECKS[key](value)
+                continue
             shaped = _SHAPES[name](value) if name in _SHAPES else _absolute(name, value)
             settings[key] = shaped if key == "runtimes" else config.KEYS[key](shaped)
         except Mistake as mistake:
@@ -33,7 +43,7 @@ def options_of(parsed: Parsed) -> tuple[Options, list[str]]:
         problems += config.log_problems(settings)
     if problems:
         raise InvalidParameter("\n  ".join(problems))
-    return from_settings(settings), config_other.notes(settings)
+    return from_settings(settings), notes
 
 
 def _as_in_file(flags: dict[str, Any]) -> dict[str, Any]:

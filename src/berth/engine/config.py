@@ -18,6 +18,9 @@ DEFAULT_PATH = "/etc/berth/daemon.json"
 FLAG_NAMES = {
     "hosts": "host", "labels": "label", "runtimes": "add-runtime", "log-opts": "log-opt", "dns-opts": "dns-opt", "exec-opts": "exec-opt",
     "default-ulimits": "default-ulimit", "registry-mirrors": "registry-mirror", "insecure-registries": "insecure-registry",
+    "authorization-plugins": "authorization-plugin", "storage-opts": "storage-opt", "node-generic-resources": "node-generic-resource",
+    "default-address-pools": "default-address-pool", "default-network-opts": "default-network-opt", "cdi-spec-dirs": "cdi-spec-dir",
+    "features": "feature",
 }  # fmt: skip
 _MAX_FILE_BYTES = 1 << 20
 

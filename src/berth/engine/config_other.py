@@ -65,6 +65,17 @@ def _refused(words: str) -> Check:
 CHECKS: dict[str, Check] = {key: entry[0] for key, entry in IDLE.items()} | {key: _refused(words) for key, words in REFUSED.items()}
 
 
+def flag_kind(key: str) -> str:
+    """How the command line reads it, see cli.flags."""
+    if key in IDLE:
+        kinds: dict[Check, str] = {check.boolean: "bool", check.whole_number: "int"}
+        lists = (check.strings, check.addresses, check.a_list, check.an_object)
+        return "list" if IDLE[key][0] in lists else kinds.get(IDLE[key][0], "string")
+    return {"authorization-plugins": "list", "storage-opts": "list", "selinux-enabled": "bool", "rootless": "bool"}.get(
+        key, "int" if key.startswith(("cpu-rt-", "oom-")) else "string"
+    )
+
+
 def notes(settings: dict[str, Any]) -> list[str]:
     """What to tell whoever wrote keys that change nothing."""
     return [f"{key} has no effect: {IDLE[key][1]}" for key in settings if key in IDLE]
