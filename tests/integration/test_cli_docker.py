@@ -16,6 +16,9 @@ from harness import REPOSITORY, Engine
 if not (HAVE_DOCKERD and shutil.which("docker")):
     pytest.skip("needs Debian's docker.io", allow_module_level=True)
 
+if not re.search(r"version (2[89]|[3-9]\d)\.", subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout):
+    pytest.skip("needs Docker's CLI of version 28 or newer", allow_module_level=True)
+
 BERTH = [sys.executable, "-IS", f"{REPOSITORY}/src/berth/cli/__main__.py"]
 SETUP = """\
 run -d --network none --name up1 -l a=b -l c=d bb sleep 1000
@@ -62,8 +65,10 @@ def both(rootfs_tar: str) -> Iterator[Both]:
     finally:
         for run in (made.docker, made.berth):
             run("unpause", "up2")
-        daemon.finish()
-        engine.finish()
+        try:
+            daemon.finish()
+        finally:
+            engine.finish()
 
 
 def plain(text: str) -> str:
@@ -329,6 +334,47 @@ def test_json_of_lists_has_the_same_keys(both: Both) -> None:
     whole = [done.stdout for done in (both.docker_on_berth("inspect", "up1"), both.berth("inspect", "up1"))]
     assert list(json.loads(whole[0])[0]) == list(json.loads(whole[1])[0])
     assert json.loads(both.berth("inspect", "-f", "json", "up1").stdout)[0]["Name"] == "/up1"
+
+
+# Each changes what the next one sees.
+STORY = r"""
+unpause up2
+rename made kept
+restart -t 0 up2
+kill up2
+wait up2
+start up2
+exec up2 touch /new
+diff up2
+stop -t 0 up2
+start -a done
+tag bb other:1
+images --format '{{.Repository}}:{{.Tag}}'
+rmi other:1
+commit -m text up2 taken:1
+rmi taken:1
+container prune -f --filter label=none
+container prune -f --filter label=a
+rm kept
+container prune -f
+image prune -f
+system prune -f
+images -q nope
+rm -f up1
+system prune -af
+images
+ps -a
+rmi bb
+"""
+
+
+def test_one_after_the_other(both: Both) -> None:
+    """The last test with these containers: it takes them away."""
+    for line in STORY.strip().splitlines():
+        words = shlex.split(line)
+        docker, berth = both.docker(*words), both.berth(*words)
+        said = [sorted(re.sub(r"space: .*", "space: SIZE", plain(done.stdout)).splitlines()) for done in (docker, berth)]
+        assert (berth.returncode, said[1]) == (docker.returncode, said[0]), (line, docker.stderr, berth.stderr)
 
 
 def test_contexts_are_exchanged_with_docker(both: Both, tmp_path_factory: pytest.TempPathFactory) -> None:
