@@ -131,6 +131,24 @@ def test_shared_sizes_and_old_clients(sides: tuple[Side, Side]) -> None:
     assert [each["RepoTags"] for each in json.loads(done.stdout)] == [["imd/two:2"]]
 
 
+@pytest.mark.parametrize(
+    ("kind", "filters"),
+    [
+        ("images", {"nosuch": ["1"]}), ("images", {"dangling": ["maybe"]}), ("containers", {"nosuch": ["1"]}), ("networks", {"nosuch": ["1"]}),
+        ("volumes", {"nosuch": ["1"]}), ("volumes", {"until": ["1h"]}), ("images", {"label": ["nosuch"]}), ("images", {"until": ["1h"]}),
+        ("images", {"until": ["1h"], "label!": ["x"], "dangling": ["true"]}), ("networks", {"label": ["nosuch"], "until": ["1h"]}),
+    ],
+)  # fmt: skip
+def test_prune_filters(sides: tuple[Side, Side], kind: str, filters: dict) -> None:
+    said = []
+    for side in sides:
+        socket = side.env["DOCKER_HOST"].removeprefix("unix://")
+        url = f"http://x/v1.41/{kind}/prune?filters={quote(json.dumps(filters))}"
+        done = subprocess.run(["curl", "-sS", "-w", " %{http_code}", "-X", "POST", "--unix-socket", socket, url], capture_output=True, text=True, check=True)
+        said.append(re.sub(r"\s|Invalid", lambda found: "invalid" if found[0] == "Invalid" else "", done.stdout))
+    assert said[1] == said[0]
+
+
 def test_removal_follows_parents(sides: tuple[Side, Side]) -> None:
     """An image that another was made of loses its name alone, and goes with the last of them. The last test: it removes."""
     for side in sides:

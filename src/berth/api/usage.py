@@ -4,6 +4,7 @@ import json
 
 from berth import errors
 from berth.api.request import parse_filters
+from berth.engine import prune
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -55,12 +56,12 @@ class UsageEndpoints:
         exchange.respond(200, {"ImagesDeleted": removed or None, "SpaceReclaimed": reclaimed})
 
     async def prune_networks(self, exchange: Exchange) -> None:
-        _filters(exchange)
+        prune.check(_filters(exchange), ("label", "label!", "until"))
         self._pruned("network")
         exchange.respond(200, {"NetworksDeleted": None})  # none and host stay
 
     async def prune_volumes(self, exchange: Exchange) -> None:
-        _filters(exchange)
+        prune.check(_filters(exchange), ("all", "label", "label!"))
         self._pruned("volume")
         exchange.respond(200, {"VolumesDeleted": None, "SpaceReclaimed": 0})
 

@@ -20,7 +20,6 @@ _SPAN = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
 _SECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]*)?")
 _CONTAINER_FILTERS = ("label", "label!", "until")
 _IMAGE_FILTERS = ("dangling", *_CONTAINER_FILTERS)
-_TRUE, _FALSE = ("1", "t", "true", "True", "TRUE"), ("0", "f", "false", "False", "FALSE")
 Filters = dict[str, list[str]]
 
 
@@ -67,7 +66,7 @@ class Housekeeping:
 
     async def prune_containers(self, filters: Filters) -> tuple[list[str], int]:
         """Removes those that do not run -> their ids, and the bytes of what they had written."""
-        _check(filters, _CONTAINER_FILTERS)
+        check(filters, _CONTAINER_FILTERS)
         until_s = until(filters)
         removed, reclaimed = [], 0
         for container in self._containers.all():
@@ -86,7 +85,7 @@ class Housekeeping:
 
     async def prune_images(self, filters: Filters) -> tuple[list[dict[str, str]], int]:
         """Removes images without a name (dangling=false: all) that no container uses -> Docker's list, and bytes."""
-        _check(filters, _IMAGE_FILTERS)
+        check(filters, _IMAGE_FILTERS)
         dangling, until_s = dangling_only(filters), until(filters)
         sizes = self._layers()
         removed: list[dict[str, str]] = []
@@ -134,10 +133,12 @@ def tree_bytes(path: str) -> int:
 # -- filters; pure --------------------------------------------------------------------------------------
 
 
-def _check(filters: Filters, known: tuple[str, ...]) -> None:
+def check(filters: Filters, known: tuple[str, ...]) -> None:
+    """Refuses a key that a prune of this kind does not have, and a time that is none."""
     for key in filters:
         if key not in known:
             raise errors.InvalidParameter(f"invalid filter '{key}'")
+    until(filters)
 
 
 def labels_match(labels: dict[str, str], filters: Filters) -> bool:
@@ -152,10 +153,7 @@ def labels_match(labels: dict[str, str], filters: Filters) -> bool:
 
 def dangling_only(filters: Filters) -> bool:
     """Without the filter, only what has no name."""
-    values = filters.get("dangling") or ["true"]
-    if len(values) > 1 or values[0] not in _TRUE + _FALSE:
-        raise errors.InvalidParameter(f"invalid filter 'dangling={values}'")
-    return values[0] in _TRUE
+    return imagelist.dangling_of(filters) is not False
 
 
 def until(filters: Filters) -> float:
