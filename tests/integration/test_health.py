@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import tarfile
@@ -60,9 +61,32 @@ def test_a_probe_that_hangs_is_killed(engine: Engine, up: Up) -> None:
     reaches(engine, identity, "unhealthy")
     last = health(engine, identity)["Log"][-1]
     assert (last["ExitCode"], last["Output"]) == (-1, "Health check exceeded timeout (300ms): begun\n")
-    engine.docker("pause", identity)  # no new probes
-    wait_until(lambda: not [pid for pid in all_pids() if "1004" in read(f"/proc/{pid}/cmdline").split("\0")], "what the probe started")
-    engine.docker("unpause", identity)
+
+    def started() -> set[int]:
+        return {pid for pid in all_pids() if "1004" in read(f"/proc/{pid}/cmdline").split("\0")}
+
+    before = started()
+    wait_until(lambda: not before & started(), "what the probe started")
+
+
+def test_a_probe_whose_time_is_up_before_it_starts_is_killed(own_engine: Engine) -> None:
+    """A busy host: the launcher comes to it only after the timeout."""
+    engine = own_engine
+    word = f"10{random.randrange(10**6):06}"  # a time that no other test sleeps
+    engine.up("--name", "late", *FAST, "--health-timeout", "300ms", "--health-cmd", f"sleep {word}")
+    os.kill(launcher := engine.launcher, signal.SIGSTOP)
+    try:
+        done = len(health(engine, "late")["Log"])
+        wait_until(lambda: len(health(engine, "late")["Log"]) >= min(done + 2, 5), "no probes that were given up")
+    finally:
+        os.kill(launcher, signal.SIGCONT)
+    engine.docker("exec", "late", "true")  # what was asked for before it has been handed out
+
+    def probes() -> set[int]:
+        return {pid for pid in all_pids() if word in read(f"/proc/{pid}/cmdline").split("\0")}
+
+    before = probes()
+    wait_until(lambda: not before & probes(), "probes that were given up")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class ExecService:
     async def run(self, exec_: Exec, on_output: Callable[[bytes], None]) -> None:
         """Starts one whose output only the engine wants, and returns when it has ended. Raises what went wrong before.
 
-        If cancelled, one that has started goes on, and its end is told as ever.
+        If cancelled, one that has started goes on, and its end is told as ever; one that has not is killed once it has.
         """
         self._begin(exec_)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -115,27 +115,29 @@ class ExecService:
 
         def on_frame(kind: bytes, payload: bytes) -> None:
             if kind in (frames.STDOUT, frames.STDERR):
-                on_output(payload)
+                if not over.done():
+                    on_output(payload)
             elif kind == frames.STARTED:
                 exec_.pid, exec_.control = json.loads(payload)["pid"], connection
+                if over.done():
+                    self._tasks.spawn(self.kill(exec_))
             elif kind:
                 said[kind] = payload
             elif exec_.control:
                 self._monitor_gone(exec_, json.loads(said[frames.EXITED]) if frames.EXITED in said else None)
                 if not over.done():
                     over.set_result(None)
-            elif not over.done():
-                over.set_exception(why_not_started(frames.FAILED if frames.FAILED in said else b"", said.get(frames.FAILED, b"")))
+            else:
+                failure = why_not_started(frames.FAILED if frames.FAILED in said else b"", said.get(frames.FAILED, b""))
+                if over.done():
+                    self._not_started(exec_, failure)
+                else:
+                    over.set_exception(failure)
 
         try:
             (sock,) = self._ask(exec_, [frames.WANT_STDOUT | frames.WANT_STDERR], (0, 0))
             connection = DirectConnection(sock, on_frame)
-            try:
-                await over
-            except BaseException:
-                if exec_.control is None:
-                    connection.close()
-                raise
+            await over
         except errors.BerthError as error:
             self._not_started(exec_, error)
             raise
@@ -289,10 +291,18 @@ class ExecService:
             exec_.container.execs.remove(exec_.id)
         asyncio.get_running_loop().call_later(after_s, self.drop, exec_)
 
+    async def kill(self, exec_: Exec) -> None:
+        """SIGKILL to a program that has started and all that it has started."""
+        if exec_.control:
+            await asyncio.to_thread(kill_tree, exec_.pid)
+        if exec_.control:
+            await exec_.control.send_signal(signal.SIGKILL)
+
     def drop(self, exec_: Exec) -> None:
         """Forgets one whose exit code nobody will ask for."""
         self._by_id.pop(exec_.id, None)
-        self._remove_file(exec_)
+        if not exec_.running:
+            self._remove_file(exec_)
         if exec_.id in exec_.container.execs:
             exec_.container.execs.remove(exec_.id)
 
@@ -367,8 +377,7 @@ class ExecService:
             return False
         exec_.pid, exec_.control = report["pid"], control
         if exec_.probe:
-            await asyncio.to_thread(kill_tree, exec_.pid)
-            await control.send_signal(signal.SIGKILL)
+            await self.kill(exec_)
         self._tasks.spawn(self._watch(exec_, control))
         return True
 

@@ -1,13 +1,11 @@
 """Runs health checks through the exec service, and keeps and tells what health.py makes of them."""
 
 import asyncio
-import signal
 import time
 
 from berth import errors
 from berth.engine import health, state, views
 from berth.engine.execs import Exec, ExecService
-from berth.engine.proctree import kill_tree
 from berth.engine.registry import Container
 from berth.engine.running import Running
 from berth.engine.tasks import Tasks
@@ -78,9 +76,8 @@ class HealthService:
             async with asyncio.timeout(check.timeout_s):
                 await self._execs.run(exec_, keep)
         except TimeoutError:
-            if exec_ and exec_.control:
-                await asyncio.to_thread(kill_tree, exec_.pid)
-                await exec_.control.send_signal(signal.SIGKILL)
+            if exec_:
+                await self._execs.kill(exec_)
             text = f"Health check exceeded timeout ({durations.text_of(round(check.timeout_s * 1e9))})"
             return -1, f"{text}: {health.cut(bytes(output))}" if output else text
         except (errors.BerthError, OSError) as error:
