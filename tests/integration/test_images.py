@@ -18,7 +18,7 @@ def tree(engine: Engine) -> set[str]:
     """Everything the store has on disk, but for the database."""
     found = set()
     for top, names, files in os.walk(engine.data):
-        names[:] = [name for name in names if name not in ("containers", "cache")]
+        names[:] = [name for name in names if name not in ("containers", "cache", "unwritten")]
         found |= {f"{top}/{name}" for name in names + files if not name.startswith("berth.db")}
     return found
 

@@ -125,12 +125,11 @@ class Killed:
         unfinished = [name for directory in (data, f"{data}/records") for name in os.listdir(directory) if name.endswith(".new")]
         assert not unfinished
         assert not [line for line in mounts() - self.engine.mounts_before if self.engine.top in line]
-        layers = self.rows("SELECT chain, blob FROM layers")
-        assert sorted(os.listdir(f"{data}/layers")) == sorted(chain[7:] for chain, _ in layers)
-        assert set(os.listdir(f"{data}/content/sha256")) == {blob[7:] for _, blob in layers}
+        chains = {chain for (chain,) in self.rows("SELECT chain FROM chains")}
+        assert set(os.listdir(f"{data}/layers")) == set(os.listdir(f"{data}/recipes")) == {chain[7:] for chain in chains}
         images = {identity for (identity,) in self.rows("SELECT id FROM images")}
         assert set(self.tags().values()) == images, "an image without a name, or a name without an image"
-        assert {chain for chain, _ in layers} >= {chain for (chain,) in self.rows("SELECT chain FROM images")}
+        assert chains >= {chain for (chain,) in self.rows("SELECT chain FROM images")}
 
     def set_aside(self) -> list[str]:
         """Files of databases that were not believed."""
@@ -355,7 +354,7 @@ def _leave_work(killed: Killed) -> int:
         os.kill(pids[name], signal.SIGKILL)
     gone = {monitors[name] for name in ("kp-lost", "kp-always", "kp-rm")}
     wait_until(lambda: all(has_ended(pid) for pid in (*gone, pids["kp-lost"])), "monitors")
-    for path in ("tmp/half", f"content/sha256/{'a' * 64}", f"layers/{'b' * 64}/file", f"containers/{'c' * 64}/upper/file"):
+    for path in ("tmp/half", f"recipes/{'a' * 64}/recipe", f"layers/{'b' * 64}/file", f"containers/{'c' * 64}/upper/file"):
         os.makedirs(os.path.dirname(f"{killed.engine.data}/{path}"), exist_ok=True)
         with open(f"{killed.engine.data}/{path}", "w") as file:
             file.write("of nobody")

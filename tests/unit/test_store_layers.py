@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berth.errors import DataLoss, InvalidParameter
-from berth.store.layerstore import LayerStore
+from berth.store.layers import LayerStore
 from berth.store.layout import Layout
 from berth.store.unpacking import Limits
 

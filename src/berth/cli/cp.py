@@ -166,7 +166,7 @@ def _unpack(reader: "_PiecesReader", source: Place, path: str) -> None:
     try:
         rename = lambda name: renamed(name, change)  # noqa: E731
         unpacker = Unpacker(root, whiteouts=False, base="/", keep_kinds=True, ids=None, rename=rename)
-        unpacker.unpack(reader, lambda data: None)  # type: ignore[arg-type]
+        unpacker.unpack(reader, lambda data: None)
     except BerthError as error:
         raise _Refused(str(error)) from None
     finally:

@@ -106,6 +106,7 @@ class Engine:
     def take_down(self) -> None:
         """Ends what is the engine's own; containers go on with their monitors."""
         self.launcher.close()
+        self.images.close()
         self.database.close()
         os.close(self._lock)
 

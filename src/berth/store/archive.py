@@ -1,45 +1,55 @@
-"""Image archives: what `docker save` and OCI tools write, read to temporary files and interpreted.
+"""Reads image archives, what `docker save` and OCI tools write: docker-archive (`manifest.json`) or OCI layout (`index.json`).
 
-The members of an archive come in any order and name each other, so regular files are spooled first,
-each hashed on the way. Two forms: docker-archive (`manifest.json`) and OCI layout (`index.json`).
-Writing makes one that is both, as Docker 25 and later do.
+Nothing is written down to be read again: layers are unpacked while the archive goes by.
 """
 
 import hashlib
-import io
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from typing import IO, TypeVar
 
-from berth.errors import DataLoss, InvalidParameter
-from berth.store.compression import ExactReader, open_stream
-from berth.store.layout import Layout
-from berth.store.tar import read_entries, skip_padding
+from berth.errors import BerthError, DataLoss, InvalidParameter, NotImplementedHere
+from berth.store.compression import ExactReader, is_compressed, open_stream, prepended
+from berth.store.layers import LayerStore, Loose
+from berth.store.tar import HARD_LINK, SYMLINK, read_entries, skip_padding
 
 _MAX_JSON_BYTES = 8 << 20
+_MAX_DOCUMENT_BYTES = 64 << 20
+_MAX_MEMBERS = 100_000
 _MAX_LINK_DEPTH = 8
 _COPY_BYTES = 1 << 20
+_BLOCK = 512
 _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _Json = TypeVar("_Json", list, dict)
 
 
 class Member:
-    """A spooled file: its path on disk (until it is kept or the archive closed), digest and size."""
+    """A file of the archive: a small document, or a layer unpacked as it went by, or neither. digest: of its bytes."""
 
-    __slots__ = ("digest", "path", "size_bytes")
+    __slots__ = ("_error", "_loose", "data", "digest", "size_bytes")
 
-    def __init__(self, path: str, digest: str, size_bytes: int) -> None:
-        self.path = path
-        self.digest = digest
+    def __init__(self, size_bytes: int, digest: str, *, data: bytes | None = None, loose: Loose | None = None, error: BerthError | None = None) -> None:
         self.size_bytes = size_bytes
+        self.digest = digest
+        self.data = data
+        self._loose = loose
+        self._error = error
+
+    def layer(self) -> Loose:
+        """What an image means that has it for a layer. Raises what went wrong with it."""
+        if self._error:
+            raise self._error
+        if self._loose is None:
+            raise DataLoss(f"the archive has {self.digest} as a layer, which is no tar")
+        return self._loose
+
+    def drop(self, layers: LayerStore) -> None:
+        if self._loose:
+            layers.drop(self._loose)
 
 
 class ArchivedImage:
@@ -53,48 +63,84 @@ class ArchivedImage:
         self.names = names
 
 
-class Archive:
-    """A spooled archive; `close` removes what was not kept."""
+class _Bounded:
+    """One member's bytes as a stream, hashed."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, reader: ExactReader, size_bytes: int) -> None:
+        self._reader = reader
+        self._left = size_bytes
+        self.hasher = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            size = self._left
+        data = self._reader.read_exactly(min(size, self._left, _COPY_BYTES)) if size and self._left else b""
+        self._left -= len(data)
+        self.hasher.update(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(_COPY_BYTES):
+            pass
+
+
+class Archive:
+    """An archive being read. Members are in any order and name each other, so what may be a layer is unpacked at once,
+    under no name; `close` removes what no image took."""
+
+    def __init__(self, layers: LayerStore) -> None:
+        self._layers = layers
         self._members: dict[str, Member] = {}
         self._links: dict[str, str] = {}
+        self._document_bytes = 0
 
     def read(self, stream: IO[bytes]) -> None:
-        """Spools every member of the (possibly compressed) archive."""
+        """Every member of the (possibly compressed) archive."""
         reader = ExactReader(open_stream(stream))
         for entry in read_entries(reader):
             name = _clean(entry.name)
             if entry.is_file:
-                self._members[name] = self._spool(reader, entry.size_bytes)
+                if name in self._members:
+                    self._members[name].drop(self._layers)
+                self._members[name] = self._read_member(reader, entry.size_bytes)
                 skip_padding(reader, entry.size_bytes)
-            elif entry.kind == b"2":
+            elif entry.kind == SYMLINK:
                 self._links[name] = _clean(os.path.join(os.path.dirname(name), entry.link))
-            elif entry.kind == b"1":
+            elif entry.kind == HARD_LINK:
                 self._links[name] = _clean(entry.link)
+            if len(self._members) + len(self._links) > _MAX_MEMBERS:
+                raise InvalidParameter(f"the archive has more than {_MAX_MEMBERS} files: it is no image's")
         while reader.read_some(_COPY_BYTES):
             pass
 
-    def _spool(self, reader: ExactReader, size: int) -> Member:
-        hasher = hashlib.sha256()
-        left = size
-        with self._layout.new_file() as file:
-            try:
-                while left:
-                    data = reader.read_exactly(min(left, _COPY_BYTES))
-                    hasher.update(data)
-                    file.write(data)
-                    left -= len(data)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        return Member(file.name, f"sha256:{hasher.hexdigest()}", size)
+    def _read_member(self, reader: ExactReader, size: int) -> Member:
+        bounded = _Bounded(reader, size)
+        head = bounded.read(min(size, _BLOCK))
+        stream = prepended(head, bounded)
+        if head[:1] in (b"{", b"[", b"") or (size < 2 * _BLOCK and not is_compressed(head)):
+            return self._read_document(stream, bounded, size)
+        try:
+            loose = self._layers.unpack(open_stream(stream))
+        except (DataLoss, InvalidParameter, NotImplementedHere) as error:
+            bounded.drain()
+            return Member(size, _hex(bounded), error=error)
+        bounded.drain()
+        return Member(size, _hex(bounded), loose=loose)
+
+    def _read_document(self, stream: IO[bytes], bounded: _Bounded, size: int) -> Member:
+        data = None
+        if size <= _MAX_JSON_BYTES:
+            self._document_bytes += size
+            if self._document_bytes > _MAX_DOCUMENT_BYTES:
+                raise InvalidParameter(f"the archive has more than {_MAX_DOCUMENT_BYTES} bytes of documents: it is no image's")
+            data = b"".join(iter(lambda: stream.read(_COPY_BYTES), b""))
+        bounded.drain()
+        return Member(size, _hex(bounded), data=data)
 
     def close(self) -> None:
+        """What was taken has another name by now and stays."""
         for member in self._members.values():
-            if os.path.exists(member.path):
-                os.unlink(member.path)
+            member.drop(self._layers)
 
     def images(self) -> list[ArchivedImage]:
         """What the archive holds. DataLoss where a digest is wrong, InvalidParameter where it is no image archive."""
@@ -118,10 +164,9 @@ class Archive:
 
     def _bytes(self, name: str) -> bytes:
         member = self._member(name)
-        if member.size_bytes > _MAX_JSON_BYTES:
+        if member.data is None:
             raise DataLoss(f"{name!r} in the archive has {member.size_bytes} bytes; it should be a small document")
-        with open(member.path, "rb") as file:
-            return file.read()
+        return member.data
 
     def _json(self, name: str, kind: type[_Json]) -> _Json:
         return _parse(self._bytes(name), name, kind)
@@ -165,6 +210,10 @@ class Archive:
         return data
 
 
+def _hex(bounded: _Bounded) -> str:
+    return f"sha256:{bounded.hasher.hexdigest()}"
+
+
 def _clean(name: str) -> str:
     clean = os.path.normpath(name.lstrip("/"))
     if clean.startswith(".."):
@@ -193,106 +242,3 @@ def _parse(data: bytes, name: str, kind: type[_Json]) -> _Json:
     if not isinstance(value, kind):
         raise DataLoss(f"{name!r} in the archive is JSON, but not {'a list' if kind is list else 'an object'}")
     return value
-
-
-# -- writing -------------------------------------------------------------------------------------
-
-
-class Saved:
-    """One image to write: its config, (diff id, path of the blob) of each layer, bottom first, and names."""
-
-    __slots__ = ("config", "layers", "names")
-
-    def __init__(self, config: bytes, layers: list[tuple[str, str]], names: list[str]) -> None:
-        self.config = config
-        self.layers = layers
-        self.names = names
-
-
-def write(images: list[Saved], out: IO[bytes], layout: Layout) -> None:
-    """Writes images as docker-archive and OCI layout in one; layers uncompressed, each only once."""
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_COPY_BYTES) as tar:
-        written: set[str] = set()
-        manifests, index = [], []
-        for image in images:
-            layers = [_write_layer(tar, diff, path, written, layout) for diff, path in image.layers]
-            config_digest = _write_bytes(tar, image.config, written)
-            manifest = {
-                "schemaVersion": 2,
-                "mediaType": _MANIFEST_TYPE,
-                "config": {"mediaType": _CONFIG_TYPE, "digest": config_digest, "size": len(image.config)},
-                "layers": [{"mediaType": _LAYER_TYPE, "digest": digest, "size": size} for digest, size in layers],
-            }
-            data = json.dumps(manifest).encode()
-            digest = _write_bytes(tar, data, written)
-            manifests.append({
-                "Config": _blob_name(config_digest), "RepoTags": image.names or None,
-                "Layers": [_blob_name(digest) for digest, _ in layers],
-            })  # fmt: skip
-            for name in image.names or [""]:
-                descriptor: dict = {"mediaType": _MANIFEST_TYPE, "digest": digest, "size": len(data)}
-                if name:
-                    descriptor["annotations"] = {
-                        "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2],
-                    }  # fmt: skip
-                index.append(descriptor)
-        _write_file(tar, "manifest.json", json.dumps(manifests).encode())
-        _write_file(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": index}).encode())
-        _write_file(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-
-
-def _write_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), 0o644
-    tar.addfile(info, io.BytesIO(data))
-
-
-def _write_bytes(tar: tarfile.TarFile, data: bytes, written: set[str]) -> str:
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if digest not in written:
-        written.add(digest)
-        _write_file(tar, _blob_name(digest), data)
-    return digest
-
-
-def _write_layer(
-    tar: tarfile.TarFile, diff: str, path: str, written: set[str], layout: Layout
-) -> tuple[str, int]:
-    """Layers are kept as they came; uncompressed, a layer's digest is its diff id."""
-    if os.path.basename(path) == diff.removeprefix("sha256:"):
-        return diff, _write_verified(tar, diff, path, written)
-    with open(path, "rb") as blob:
-        temporary, _, _ = layout.spool(open_stream(blob))  # a tar wants the size before the data
-    try:
-        return diff, _write_verified(tar, diff, temporary, written)
-    finally:
-        os.unlink(temporary)
-
-
-def _write_verified(tar: tarfile.TarFile, digest: str, path: str, written: set[str]) -> int:
-    """Writes a file as a blob, hashing on the way: DataLoss, and so a cut-off archive, if it is not `digest`."""
-    size = os.stat(path).st_size
-    if digest in written:
-        return size
-    written.add(digest)
-    info = tarfile.TarInfo(_blob_name(digest))
-    info.size, info.mode = size, 0o644
-    with open(path, "rb") as file:
-        reader = _HashingReader(file)
-        tar.addfile(info, reader)
-    if f"sha256:{reader.hasher.hexdigest()}" != digest:
-        raise DataLoss(f"layer {digest} on disk has digest sha256:{reader.hasher.hexdigest()}; load the image again")
-    return size
-
-
-class _HashingReader:
-    """A file that hashes what is read from it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.hasher = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.hasher.update(data)
-        return data

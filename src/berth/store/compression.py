@@ -7,7 +7,7 @@ import bz2
 import importlib
 import lzma
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Protocol
 
 from berth.errors import DataLoss, NotImplementedHere
 
@@ -37,10 +37,16 @@ _FORMATS: list[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]]] = [
 ]
 
 
+class Readable(Protocol):
+    """What a stream must at least have."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class ExactReader:
     """Reads exactly as many bytes as asked for; everything else about an archive builds on that."""
 
-    def __init__(self, file: IO[bytes], observer: Callable[[bytes], object] | None = None) -> None:
+    def __init__(self, file: Readable, observer: Callable[[bytes], object] | None = None) -> None:
         self._file = file
         self._observer = observer
 
@@ -74,15 +80,22 @@ class ExactReader:
 class _Peeked:
     """A stream with some bytes put back in front."""
 
-    def __init__(self, head: bytes, file: IO[bytes]) -> None:
+    def __init__(self, head: bytes, file: Readable) -> None:
         self._head = head
         self._file = file
+
+    def readinto(self, buffer: memoryview | bytearray) -> int:
+        """isal's gzip asks with this."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, size: int = -1) -> bytes:
         if self._head:
             if size < 0:
                 data, self._head = self._head, b""
-                return data + self._file.read()
+                return data + self._file.read(-1)
             data, self._head = self._head[:size], self._head[size:]
             return data
         return self._file.read(size)
@@ -99,7 +112,18 @@ class _Peeked:
         pass
 
 
-def open_stream(file: IO[bytes]) -> IO[bytes]:
+def prepended(head: bytes, file: Readable) -> IO[bytes]:
+    """`file` with bytes that were read from it put back in front."""
+    stream: IO[bytes] = _Peeked(head, file)  # type: ignore[assignment]
+    return stream
+
+
+def is_compressed(head: bytes) -> bool:
+    """Whether a stream that starts so is one that `open_stream` decompresses."""
+    return any(head.startswith(magic) for magic, _ in _FORMATS)
+
+
+def open_stream(file: Readable) -> IO[bytes]:
     """The decompressed stream of `file`, whatever it is compressed with; it is not closed."""
     head = b""
     while len(head) < _MAGIC_BYTES:
@@ -107,7 +131,7 @@ def open_stream(file: IO[bytes]) -> IO[bytes]:
         if not data:
             break
         head += data
-    peeked: IO[bytes] = _Peeked(head, file)  # type: ignore[assignment]
+    peeked = prepended(head, file)
     for magic, opener in _FORMATS:
         if head.startswith(magic):
             return opener(peeked)

@@ -24,13 +24,18 @@ CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, config BLOB NOT NULL, ch
 CREATE TABLE IF NOT EXISTS tags (name TEXT PRIMARY KEY, image TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS parents (image TEXT PRIMARY KEY, parent TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tagged (image TEXT PRIMARY KEY, at_ns INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS layers (
-    chain TEXT PRIMARY KEY, diff TEXT NOT NULL, parent TEXT NOT NULL, blob TEXT NOT NULL, size_bytes INTEGER NOT NULL
+CREATE TABLE IF NOT EXISTS chains (
+    chain TEXT PRIMARY KEY, diff TEXT NOT NULL, parent TEXT NOT NULL, size_bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS digests (name TEXT, digest TEXT, image TEXT NOT NULL, PRIMARY KEY (name, digest)) STRICT;
+CREATE TABLE IF NOT EXISTS sources (
+    diff TEXT, repository TEXT, digest TEXT NOT NULL, size_bytes INTEGER NOT NULL, media_type TEXT NOT NULL,
+    PRIMARY KEY (diff, repository)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL) STRICT;
 """
-_VERSION = 2  # 2 counts its changes, in a table of one row
+_VERSION = 3  # 2 counts its changes, in a table of one row; 3 has chains, whose archives are made from recipes, for layers
 
 
 class Database:

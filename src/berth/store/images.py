@@ -1,43 +1,59 @@
-"""Images: configurations, tags and unpacked layers, shared by chain id. Knows nothing of containers.
+"""Images: configurations, names and the layers they share by chain id. Knows nothing of containers.
 
-The id of an image is the digest of its configuration, as Docker's classic store has it. Records are
-kept in memory and in the database; a layer's directory appears by one rename after its bytes have
-matched their digest. Not thread-safe by itself: `engine` calls it from one thread at a time.
+The id of an image is the digest of its configuration, as Docker's classic store has it. Records are kept in memory and
+in the database; layers are `layers`', and what comes in is read by `bringing`, without the lock: only giving names
+holds it. A layer can be here before its image: a pull that was cut off goes on with what it has.
 """
 
 import hashlib
-import io
 import json
+import logging
 import os
-import tarfile
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from berth.errors import Conflict, DataLoss, InvalidParameter, NotFound
-from berth.linux import libc
 from berth.oci import reference
-from berth.store import archive, hello
-from berth.store import layers as layers_module
-from berth.store.compression import open_stream
+from berth.store import bringing
 from berth.store.database import Database, Statement
+from berth.store.layers import LayerStore, Loose
 from berth.store.layout import Layout
+from berth.store.naming import chain_id, checked_config, familiar, tag_name
+from berth.store.unpacking import Limits
+
+log = logging.getLogger("berth.store")
 
 _HELLO = "hello:latest"
-_EMPTY_TAR = f"sha256:{hashlib.sha256(bytes(1024)).hexdigest()}"
+_SYNC_AFTER_S = 2.0
+_UNUSED_LAYER_S = 7 * 24 * 3600  # a pull that was cut off may go on for as long
 
 
 class Layer:
-    """chain: identifies the layer with all below it; diff: digest of its tar; blob: digest of what is kept."""
+    """chain: identifies the layer with all below it; diff: digest of its tar; size_bytes: of its files."""
 
-    __slots__ = ("blob", "chain", "diff", "parent", "size_bytes")
+    __slots__ = ("chain", "diff", "parent", "size_bytes")
 
-    def __init__(self, chain: str, diff: str, parent: str, blob: str, size_bytes: int) -> None:
+    def __init__(self, chain: str, diff: str, parent: str, size_bytes: int) -> None:
         self.chain = chain
         self.diff = diff
         self.parent = parent
-        self.blob = blob
         self.size_bytes = size_bytes
+
+
+class Source:
+    """A compressed form of a layer that a registry has: so a push need not send it."""
+
+    __slots__ = ("diff", "digest", "media_type", "repository", "size_bytes")
+
+    def __init__(self, diff: str, repository: str, digest: str, size_bytes: int, media_type: str) -> None:
+        self.diff = diff
+        self.repository = repository  # with its registry, in full
+        self.digest = digest
+        self.size_bytes = size_bytes
+        self.media_type = media_type
 
 
 class Image:
@@ -55,28 +71,64 @@ class Image:
 class ImageStore:
     """All images of one data root."""
 
-    def __init__(self, layout: Layout, database: Database) -> None:
+    def __init__(self, layout: Layout, database: Database, limits: Limits | None = None) -> None:
         self.layout = layout
+        self.layers = LayerStore(layout, limits)
         self._database = database
         self._lock = threading.RLock()
-        self._unwritten = layers_module.Unwritten(layout)
-        rows = database.read("SELECT chain, diff, parent, blob, size_bytes FROM layers")
-        self._layers = {row[0]: Layer(*row) for row in rows}
+        self._syncing: threading.Timer | None = None
+        self._held: dict[str, int] = {}  # chains that somebody is about to use
+        self._layers = {row[0]: Layer(*row) for row in database.read("SELECT chain, diff, parent, size_bytes FROM chains")}
         self._images = {row[0]: Image(*row) for row in database.read("SELECT id, config, chain FROM images")}
         self._tags: dict[str, str] = dict(database.read("SELECT name, image FROM tags"))
+        self._digests: dict[tuple[str, str], str] = {
+            (name, digest): image for name, digest, image in database.read("SELECT name, digest, image FROM digests")
+        }
+        self._sources = {(row[0], row[1]): Source(*row) for row in database.read(
+            "SELECT diff, repository, digest, size_bytes, media_type FROM sources"
+        )}  # fmt: skip
         self._parents: dict[str, str] = dict(database.read("SELECT image, parent FROM parents"))
         self._tagged_ns: dict[str, int] = dict(database.read("SELECT image, at_ns FROM tagged"))
+
+    def close(self) -> None:
+        """Waits until all that was brought in is on the disk."""
+        with self._lock:
+            if self._syncing:
+                self._syncing.cancel()
+        self._sync()
+        self.layers.close()
+
+    def _sync_soon(self) -> None:
+        """After a moment, in which more may come, and in a thread: nobody waits for the disk."""
+        if self._syncing is None or not self._syncing.is_alive():
+            self._syncing = threading.Timer(_SYNC_AFTER_S, self._sync)
+            self._syncing.daemon = True
+            self._syncing.start()
+
+    def _sync(self) -> None:
+        try:
+            self.layers.sync()
+        except OSError as error:
+            log.warning("layers could not be written to the disk: %s; after a loss of power they may be gone", error)
 
     # -- looking up -------------------------------------------------------------------------------
 
     def all(self) -> list[Image]:
         """Every image, newest first."""
-        return sorted(self._images.values(), key=lambda image: str(image.config.get("created")), reverse=True)
+        return sorted(list(self._images.values()), key=lambda image: str(image.config.get("created")), reverse=True)
 
     def names_of(self, identity: str) -> list[str]:
         """The tags of an image, in the order of their full names, as Docker has them."""
-        names = [name for name, image in self._tags.items() if image == identity]
+        names = [name for name, image in list(self._tags.items()) if image == identity]
         return sorted(names, key=_full_name) if len(names) > 1 else names
+
+    def digests_of(self, identity: str) -> list[str]:
+        """Where an image came from or went to: `repository@sha256:…` of its manifests, sorted."""
+        return sorted(f"{name}@{digest}" for (name, digest), image in list(self._digests.items()) if image == identity)
+
+    def sources_of(self, diff: str) -> list[Source]:
+        """Where a layer is known to be, in full names."""
+        return [source for (there, _), source in list(self._sources.items()) if there == diff]
 
     def parent_of(self, identity: str) -> str:
         """The image that this one was committed on; '' for none, or one that is not here any more."""
@@ -94,10 +146,10 @@ class ImageStore:
     def find(self, text: str) -> Image:
         """By reference, id or start of an id. Raises NotFound in Docker's words."""
         image = self._by_name(text) or self._by_id(text)
-        if image is None and _familiar(text) == _HELLO:
-            image = self._carry_hello()
+        if image is None and familiar(text) == _HELLO:
+            image = bringing.carry_hello(self, _HELLO)
         if image is None:
-            raise NotFound(f"No such image: {text if reference.is_image_id(text) else _familiar(text) or text}")
+            raise NotFound(f"No such image: {text if reference.is_image_id(text) else familiar(text) or text}")
         return image
 
     def _by_name(self, text: str) -> Image | None:
@@ -105,9 +157,9 @@ class ImageStore:
             parsed = reference.parse(text)
         except InvalidParameter:
             return None
-        if parsed.digest:
-            # Only what was pulled has a manifest's digest; an image here is known by its config's.
-            return self._images.get(parsed.digest)
+        if parsed.digest:  # of a manifest; an image that was never in a registry is known by its own id only
+            there = self._digests.get((parsed.familiar_name, parsed.digest), "")
+            return self._images.get(there) or self._images.get(parsed.digest)
         identity = self._tags.get(parsed.familiar)
         return self._images.get(identity) if identity else None
 
@@ -142,12 +194,12 @@ class ImageStore:
 
     def tag(self, source: str, name: str) -> None:
         """Gives an image one more name; takes the name away from another that had it."""
-        familiar = _tag_name(name)
+        tag = tag_name(name)
         with self._lock:
             image = self.find(source)
             now_ns = time.time_ns()
-            self._database.write_now(*_tag_statements([familiar], image.id, now_ns))
-            self._note_tags([familiar], image.id, now_ns)
+            self._database.write_now(*_tag_statements([tag], image.id, now_ns))
+            self._note_tags([tag], image.id, now_ns)
 
     def _note_tags(self, names: list[str], identity: str, now_ns: int) -> None:
         self._tags.update(dict.fromkeys(names, identity))
@@ -162,11 +214,13 @@ class ImageStore:
         """
         with self._lock:
             image = self.find(text)
-            names = self.names_of(image.id)
-            by_name = self._by_name(text) is not None and self._tags.get(_familiar(text)) == image.id
-            if by_name and len(names) > 1:
-                return self._untag([_familiar(text)])
-            if not by_name and len(names) > 1 and not force:
+            name = self._own_name(text, image)
+            names = self.names_of(image.id) + self.digests_of(image.id)
+            if name:
+                going = self._going_with(name, names)
+                if len(going) < len(names):
+                    return self._untag(going)
+            elif len({_repository(other) for other in names}) > 1 and not force:
                 raise Conflict(
                     f"unable to delete {_short(image.id)} (must be forced) - image is referenced in multiple repositories"
                 )
@@ -174,7 +228,7 @@ class ImageStore:
             if user and not force:
                 raise Conflict(
                     f"unable to remove repository reference {text!r} (must force) - {user} is using its referenced image "
-                    f"{_short(image.id)}" if by_name else
+                    f"{_short(image.id)}" if name else
                     f"unable to delete {_short(image.id)} (must be forced) - image is being used by {user}"
                 )  # fmt: skip
             if user:
@@ -182,28 +236,51 @@ class ImageStore:
                     raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image is being used by {user}")
                 return self._untag(names)  # the layers stay for as long as the container does
             if self.children_of(image.id):
-                if by_name:
+                if name:
                     return self._untag(names)
                 raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image has dependent child images")
-            doomed = [image]
-            parent = self.parent_of(image.id)
-            while prune and parent and not (
-                self.names_of(parent) or set(self.children_of(parent)) - {doomed[-1].id} or parent in in_use
-            ):
-                doomed.append(self._images[parent])
-                parent = self.parent_of(parent)
-            return self._delete(doomed, names)
+            return self._delete(self._doomed(image, in_use, prune=prune), names)
+
+    def _own_name(self, text: str, image: Image) -> str:
+        """The tag or digest reference by which `text` means the image; '' where it is an id."""
+        name = familiar(text)
+        return name if self._tags.get(name) == image.id or name in self.digests_of(image.id) else ""
+
+    @staticmethod
+    def _going_with(name: str, names: list[str]) -> list[str]:
+        """What `rmi name` takes: with the last tag of a repository also that repository's digests, as Docker does."""
+        repository = _repository(name)
+        same = [other for other in names if _repository(other) == repository]
+        return same if all("@" in other for other in same if other != name) else [name]
+
+    def _doomed(self, image: Image, in_use: dict[str, str], *, prune: bool) -> list[Image]:
+        """The image, and the nameless ones that only it was made of."""
+        found = [image]
+        parent = self.parent_of(image.id)
+        while prune and parent and not (
+            self.names_of(parent) or set(self.children_of(parent)) - {found[-1].id} or parent in in_use
+        ):
+            found.append(self._images[parent])
+            parent = self.parent_of(parent)
+        return found
 
     def _untag(self, names: list[str]) -> list[dict[str, str]]:
-        statements: list[Statement] = [("DELETE FROM tags WHERE name = ?", (name,)) for name in names]
-        self._database.write_now(*statements)
-        for name in names:
-            del self._tags[name]
+        self._database.write_now(*_untag_statements(names))
+        self._forget_names(names)
         return [{"Untagged": name} for name in names]
+
+    def _forget_names(self, names: list[str]) -> None:
+        for name in names:
+            repository, at, digest = name.partition("@")
+            if at:
+                del self._digests[(repository, digest)]
+            else:
+                del self._tags[name]
 
     def _delete(self, images: list[Image], names: list[str]) -> list[dict[str, str]]:
         """Takes images and their names away at once; files that nothing uses any more after that."""
         used = {layer.chain for other in self._images.values() if other not in images for layer in self.layers_of(other)}
+        used |= set(self._held)
         removed = [{"Untagged": name} for name in names]
         gone: list[Layer] = []
         for number, image in enumerate(images):
@@ -212,152 +289,159 @@ class ImageStore:
             removed += [{"Deleted": image.id}] + [{"Deleted": layer.chain} for layer in own]
             gone += own
         self._drop(images, names, gone)
-        self._remove_files(gone)
+        for layer in gone:
+            self.layers.remove(layer.chain)
         return removed
 
     def _drop(self, images: list[Image], names: list[str], layers: list[Layer]) -> None:
         """Takes them out of the database, in one transaction, and out of memory."""
-        statements: list[Statement] = [("DELETE FROM tags WHERE name = ?", (name,)) for name in names]
+        if not (images or names or layers):
+            return
+        statements = _untag_statements(names)
         for image in images:
             statements.append(("DELETE FROM images WHERE id = ?", (image.id,)))
             statements += [(f"DELETE FROM {table} WHERE image = ?", (image.id,)) for table in ("parents", "tagged")]
-        statements += [("DELETE FROM layers WHERE chain = ?", (layer.chain,)) for layer in layers]
+        for layer in layers:
+            statements.append(("DELETE FROM chains WHERE chain = ?", (layer.chain,)))
+            if not any(other.diff == layer.diff for other in self._layers.values() if other not in layers):
+                statements.append(("DELETE FROM sources WHERE diff = ?", (layer.diff,)))
         self._database.write_now(*statements)
-        for name in names:
-            del self._tags[name]
+        self._forget_names(names)
         for image in images:
             del self._images[image.id]
             self._parents.pop(image.id, None)
             self._tagged_ns.pop(image.id, None)
         for layer in layers:
             del self._layers[layer.chain]
-
-    def _remove_files(self, layers: list[Layer]) -> None:
-        blobs = {layer.blob for layer in self._layers.values()}
-        for layer in layers:
-            layers_module.remove_path(self.layout.layer(layer.chain))
-            self._unwritten.discard(layer.chain)
-            if layer.blob not in blobs and os.path.exists(self.layout.blob(layer.blob)):
-                os.unlink(self.layout.blob(layer.blob))
+        diffs = {layer.diff for layer in self._layers.values()}
+        self._sources = {key: source for key, source in self._sources.items() if key[0] in diffs}
 
     # -- bringing in ------------------------------------------------------------------------------
 
-    def load(self, stream: IO[bytes]) -> list[tuple[str, str]]:
-        """Reads an image archive. Returns (reference or '', image id) of each; all of it or nothing of an image."""
+    def has_layer(self, chain: str) -> bool:
+        """Whether a layer is here, with an image or without."""
+        return chain in self._layers
+
+    def chain_of(self, diff: str) -> str:
+        """Some layer of this tar; NotFound if there is none."""
+        for layer in list(self._layers.values()):
+            if layer.diff == diff:
+                return layer.chain
+        raise NotFound(f"no layer here has the digest {diff}")
+
+    @contextmanager
+    def holding(self, chains: Iterable[str]) -> Iterator[None]:
+        """Layers that nobody may remove meanwhile, whether they are here yet or not; unused ones go when it ends."""
+        wanted = list(chains)
         with self._lock:
-            found = archive.Archive(self.layout)
+            for chain in wanted:
+                self._held[chain] = self._held.get(chain, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                for chain in wanted:
+                    self._held[chain] -= 1
+                    if not self._held[chain]:
+                        del self._held[chain]
+
+    def keep_layers(self, loose: Sequence[tuple[Loose, str]]) -> list[Layer]:
+        """Names loose layers, each with the chain id of its parent ('' for none): they stay, with an image or without.
+
+        One that is here already is dropped. All or none.
+        """
+        with self._lock:
+            new: list[Layer] = []
             try:
-                found.read(stream)
-                loaded: list[tuple[str, str]] = []
-                for item in found.images():
-                    names = [_tag_name(name) for name in item.names]
-                    image = self._add(item.config, [(member.path, member.digest) for member in item.layers], names)
-                    loaded += [(name, image.id) for name in names or [""]]
-                return loaded
-            finally:
-                found.close()
+                for item, parent in loose:
+                    chain = chain_id(parent, item.diff)
+                    if chain in self._layers:
+                        self.layers.drop(item)
+                        continue
+                    new.append(Layer(chain, item.diff, parent, item.size_bytes))
+                    self.layers.name(item, chain)
+                self._database.write_now(*(
+                    ("INSERT OR REPLACE INTO chains VALUES (?, ?, ?, ?)", (l.chain, l.diff, l.parent, l.size_bytes)) for l in new
+                ))  # fmt: skip
+            except BaseException:
+                for layer in new:
+                    self.layers.remove(layer.chain)
+                raise
+            self._layers.update({layer.chain: layer for layer in new})
+            self._sync_soon()
+            return new
+
+    def discard_layers(self, layers: Iterable[Layer]) -> None:
+        """Removes those that no image uses and nobody holds: what came with an image that was not to be had."""
+        with self._lock:
+            used = {layer.chain for image in self._images.values() for layer in self.layers_of(image)} | set(self._held)
+            gone = [layer for layer in layers if layer.chain in self._layers and layer.chain not in used]
+            self._drop([], [], gone)
+            for layer in gone:
+                self.layers.remove(layer.chain)
+
+    def add_image(
+        self, raw: bytes, *, names: Sequence[str] = (), digests: Sequence[tuple[str, str]] = (), sources: Sequence[Source] = (),
+        parent: str = "",
+    ) -> Image:  # fmt: skip
+        """Registers a configuration whose layers are here, with its names; in one transaction.
+
+        names: tags in familiar form; digests: (familiar repository, digest of a manifest); parent: id of the image it
+        was made of. Raises DataLoss for a configuration that is none, or whose layers are not here.
+        """
+        config = checked_config(raw)
+        with self._lock:
+            chain = ""
+            for diff in config["rootfs"]["diff_ids"]:
+                chain = chain_id(chain, diff)
+                if chain not in self._layers:
+                    raise DataLoss(f"layer {diff} of the image is not here")
+            identity = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+            statements: list[Statement] = [("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (identity, raw, chain))]
+            if parent:
+                statements.append(("INSERT OR REPLACE INTO parents VALUES (?, ?)", (identity, parent)))
+            now_ns = time.time_ns()
+            statements += _tag_statements(list(names), identity, now_ns)
+            statements += _digest_statements(digests, identity) + _source_statements(sources)
+            self._database.write_now(*statements)
+            image = self._images[identity] = Image(identity, raw, chain)
+            if parent:
+                self._parents[identity] = parent
+            self._note_tags(list(names), identity, now_ns)
+            self._digests.update(dict.fromkeys(digests, identity))
+            self._sources.update({(source.diff, source.repository): source for source in sources})
+            return image
+
+    def note_pushed(self, identity: str, digests: Sequence[tuple[str, str]], sources: Sequence[Source]) -> None:
+        """A registry has the image now: (familiar repository, digest of its manifest), and where its layers are."""
+        with self._lock:
+            if identity not in self._images:
+                return
+            self._database.write_now(*_digest_statements(digests, identity), *_source_statements(sources))
+            self._digests.update(dict.fromkeys(digests, identity))
+            self._sources.update({(source.diff, source.repository): source for source in sources})
+
+    def forget_source(self, source: Source) -> None:
+        """A registry has lost a layer that it had."""
+        with self._lock:
+            if self._sources.pop((source.diff, source.repository), None):
+                self._database.write_now(("DELETE FROM sources WHERE diff = ? AND repository = ?", (source.diff, source.repository)))
+
+    def load(self, stream: IO[bytes]) -> list[tuple[str, str]]:
+        """Reads an image archive -> (reference or '', image id) of each; all of it or nothing of an image."""
+        return bringing.load(self, stream)
 
     def import_filesystem(self, stream: IO[bytes], name: str, message: str, config: dict, machine: str) -> Image:
         """One layer from the tar of a file system; `config` is the image's `config` section."""
-        names = [_tag_name(name)] if name else []
-        with self._lock:
-            path, digest, _ = self.layout.spool(stream)
-            try:
-                with open(path, "rb") as file:
-                    diff = _digest_of(open_stream(file))
-                created = _now()
-                document = {
-                    "architecture": hello.ARCHITECTURE.get(machine, machine), "os": "linux", "created": created,
-                    "config": config, "rootfs": {"type": "layers", "diff_ids": [diff]},
-                    "history": [{"created": created, "comment": message}],
-                }  # fmt: skip
-                return self._add(json.dumps(document).encode(), [(path, digest)], names)
-            finally:
-                if os.path.exists(path):
-                    os.unlink(path)
+        return bringing.import_filesystem(self, stream, name, message, config, machine)
 
     def add_layer(
         self, parent: Image, path: str, *, config: dict, author: str, comment: str, created_by: str, name: str
     ) -> Image:
         """An image of one more layer, the archive at `path`, which is taken over; an empty one makes no layer."""
-        with self._lock:
-            try:
-                with open(path, "rb") as file:
-                    digest = _digest_of(file)
-                    os.fsync(file.fileno())
-                empty = digest == _EMPTY_TAR
-                created = _now()
-                entry = {"created": created, "created_by": created_by, "author": author, "comment": comment}
-                diffs = list(parent.config["rootfs"]["diff_ids"])
-                document = {
-                    **{key: parent.config[key] for key in ("architecture", "os", "variant") if key in parent.config},
-                    "created": created, "author": author, "config": config,
-                    "rootfs": {"type": "layers", "diff_ids": diffs if empty else [*diffs, digest]},
-                    "history": [
-                        *(parent.config.get("history") or []),
-                        {key: value for key, value in entry.items() if value} | ({"empty_layer": True} if empty else {}),
-                    ],
-                }  # fmt: skip
-                layers = [("", "")] * len(diffs) + ([] if empty else [(path, digest)])  # the parent's are here already
-                return self._add(json.dumps(document).encode(), layers, [_tag_name(name)] if name else [], parent.id)
-            finally:
-                if os.path.exists(path):
-                    os.unlink(path)
-
-    def _carry_hello(self) -> Image | None:
-        if libc.MACHINE not in hello.ARCHITECTURE:
-            return None
-        layer = io.BytesIO()
-        with tarfile.open(fileobj=layer, mode="w") as tar:
-            info = tarfile.TarInfo("hello")
-            data = hello.program(libc.MACHINE)
-            info.size, info.mode = len(data), 0o755
-            tar.addfile(info, io.BytesIO(data))
-        config = {"Cmd": ["/hello"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
-        layer.seek(0)
-        return self.import_filesystem(layer, _HELLO, "carried by berth", config, libc.MACHINE)
-
-    def _add(self, raw: bytes, layers: list[tuple[str, str]], names: list[str], parent_image: str = "") -> Image:
-        """Registers a configuration with its layers, (path of a spooled blob, its digest), bottom first, and its names."""
-        config = _checked_config(raw)
-        diffs = config["rootfs"]["diff_ids"]
-        if len(diffs) != len(layers):
-            raise DataLoss(f"the image's configuration lists {len(diffs)} layers and the archive has {len(layers)}")
-        chain = ""
-        new: list[Layer] = []
-        try:
-            for diff, (path, digest) in zip(diffs, layers, strict=True):
-                parent, chain = chain, _chain_id(chain, diff)
-                if chain not in self._layers and chain not in {layer.chain for layer in new}:
-                    new.append(self._unpack(chain, diff, parent, path, digest))
-            identity = f"sha256:{hashlib.sha256(raw).hexdigest()}"
-            statements: list[Statement] = [
-                ("INSERT OR REPLACE INTO layers VALUES (?, ?, ?, ?, ?)", (l.chain, l.diff, l.parent, l.blob, l.size_bytes))
-                for l in new
-            ]
-            statements.append(("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (identity, raw, chain)))
-            if parent_image:
-                statements.append(("INSERT OR REPLACE INTO parents VALUES (?, ?)", (identity, parent_image)))
-            now_ns = time.time_ns()
-            statements += _tag_statements(names, identity, now_ns)
-            self._database.write_now(*statements)
-        except BaseException:
-            self._remove_files(new)
-            raise
-        self._layers.update({layer.chain: layer for layer in new})
-        image = Image(identity, raw, chain)
-        self._images[identity] = image
-        if parent_image:
-            self._parents[identity] = parent_image
-        self._note_tags(names, identity, now_ns)
-        return image
-
-    def _unpack(self, chain: str, diff: str, parent: str, path: str, digest: str) -> Layer:
-        size_bytes = layers_module.unpack(self.layout, chain, diff, path)
-        if os.path.exists(path):
-            self.layout.keep_blob(path, digest)
-        self._unwritten.add(chain)
-        return Layer(chain, diff, parent, digest, size_bytes)
+        return bringing.add_layer(
+            self, parent, path, config=config, author=author, comment=comment, created_by=created_by, name=name
+        )
 
     # -- taking out -------------------------------------------------------------------------------
 
@@ -369,12 +453,9 @@ class ImageStore:
                 tags = chosen.setdefault(identity, [])
                 if tag and tag not in tags:
                     tags.append(tag)
-        saved = []
-        for identity, tags in chosen.items():
-            image = self._images[identity]
-            layers = [(layer.diff, self.layout.blob(layer.blob)) for layer in self.layers_of(image)]
-            saved.append(archive.Saved(image.raw, layers, tags))
-        archive.write(saved, out, self.layout)
+        images = [(self._images[identity], tags) for identity, tags in chosen.items()]
+        with self.holding({layer.chain for image, _ in images for layer in self.layers_of(image)}):
+            bringing.save(self, images, out)
 
     def saved_names(self, name: str) -> list[tuple[str, str]]:
         """What `name` means to `save`: (tag or '', image id) of each; NotFound if nothing."""
@@ -388,80 +469,60 @@ class ImageStore:
             if found:
                 return found
         image = self.find(name)
-        familiar = _familiar(name)
-        return [(familiar if self._tags.get(familiar) == image.id else "", image.id)]
+        tag = familiar(name)
+        return [(tag if self._tags.get(tag) == image.id else "", image.id)]
 
     # -- start-up ---------------------------------------------------------------------------------
 
     def reconcile(self) -> list[str]:
         """Makes disk and database agree after a crash; returns what was mended, in words."""
-        unfinished = self.layout.empty_tmp()
+        unfinished = self.layers.empty_tmp()
         mended = [f"{unfinished} unfinished files in {self.layout.tmp} are removed"] if unfinished else []
-        mended += self._unpack_anew()
+        self.layout.drop_old_partial(_UNUSED_LAYER_S)
+        lost = set(self.layers.mend({layer.chain: layer.diff for layer in self._layers.values()}))
         for image in list(self._images.values()):
-            if reason := self._lack(image):
-                self._drop([image], self.names_of(image.id), [])
-                mended.append(f"image {_short(image.id)} is dropped: {reason}; load or import it again")
+            if reason := self._lack(image, lost):
+                self._drop([image], self.names_of(image.id) + self.digests_of(image.id), [])
+                mended.append(f"image {_short(image.id)} is dropped: {reason}; pull, load or import it again")
         dangling = [name for name, identity in self._tags.items() if identity not in self._images]
+        dangling += [f"{name}@{digest}" for (name, digest), identity in self._digests.items() if identity not in self._images]
         if dangling:
             self._untag(dangling)
             mended.append(f"tags of images that are not there: {', '.join(dangling)}")
-        used = {layer.chain for image in self._images.values() for layer in self.layers_of(image)}
-        for chain in [chain for chain in self._layers if chain not in used]:
-            self._database.write_now(("DELETE FROM layers WHERE chain = ?", (chain,)))
-            del self._layers[chain]
-        chains = {chain.removeprefix("sha256:") for chain in self._layers}
-        blobs = {layer.blob.removeprefix("sha256:") for layer in self._layers.values()}
-        return mended + self._clear(self.layout.layers, chains, "layer") + self._clear(self.layout.content, blobs, "blob")
+        self._drop([], [], [layer for layer in self._layers.values() if layer.chain in lost or self._is_stale(layer)])
+        return mended + self._clear(self.layout.layers) + self._clear(self.layout.recipes)
 
-    def _unpack_anew(self) -> list[str]:
-        """Layers whose directories are gone or may lack bytes, from their blobs."""
-        unwritten = self._unwritten.of_earlier_boots()
-        mended = []
-        for chain, layer in self._layers.items():
-            gone = not os.path.isdir(self.layout.layer(chain))
-            if not gone and chain not in unwritten:
-                continue
-            reason = "its directory was gone" if gone else "the host ended before its files must have been on disk"
-            try:
-                layers_module.unpack(self.layout, chain, layer.diff, self.layout.blob(layer.blob))
-            except (OSError, DataLoss) as error:
-                mended.append(f"layer {_short(chain)} cannot be unpacked again ({error}), though {reason}")
-                continue
-            self._unwritten.add(chain)
-            mended.append(f"layer {_short(chain)} is unpacked again: {reason}")
-        for chain in unwritten:
-            self._unwritten.forget(chain)
-        return mended
-
-    def _lack(self, image: Image) -> str:
+    def _lack(self, image: Image, lost: set[str]) -> str:
         """What an image needs and does not have, or ''."""
         if f"sha256:{hashlib.sha256(image.raw).hexdigest()}" != image.id:
             return "its configuration is damaged"
         chain = image.chain
         while chain:
             layer = self._layers.get(chain)
-            if layer is None or not os.path.isdir(self.layout.layer(chain)):
+            if layer is None or chain in lost:
                 return f"layer {_short(chain)} is gone"
             chain = layer.parent
         return ""
 
-    def _clear(self, directory: str, known: set[str], word: str) -> list[str]:
-        """Removes what no image uses; keeps it where its record may be one of those lost."""
+    def _is_stale(self, layer: Layer) -> bool:
+        """Whether it came with a pull that did not end, long ago."""
+        if any(layer in self.layers_of(image) for image in self._images.values()):
+            return False
+        with suppress(FileNotFoundError):
+            return time.time() - os.stat(self.layout.recipe(layer.chain)).st_mtime > _UNUSED_LAYER_S
+        return True
+
+    def _clear(self, directory: str) -> list[str]:
+        """Removes what no record names; keeps it where its record may be one of those lost."""
         mended = []
-        for name in os.listdir(directory):
-            if name not in known and self._database.incomplete:
-                mended.append(f"{word} {name[:12]} is in no record: kept in {self.layout.put_aside(f'{directory}/{name}')}")
-            elif name not in known:
-                layers_module.remove_path(f"{directory}/{name}")
-                mended.append(f"{word} {name[:12]} is removed: no image uses it")
+        known = {chain.removeprefix("sha256:") for chain in self._layers}
+        for name in set(os.listdir(directory)) - known:
+            if self._database.incomplete:
+                mended.append(f"layer {name[:12]} is in no record: kept in {self.layout.put_aside(f'{directory}/{name}')}")
+            else:
+                self.layers.remove(name)
+                mended.append(f"layer {name[:12]} is removed: no image uses it")
         return mended
-
-
-def _now() -> str:
-    """With nanoseconds, so that two images made within a second are two, and have an order."""
-    now_ns = time.time_ns()
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ns // 10**9)) + f".{now_ns % 10**9:09d}Z"
 
 
 def _full_name(name: str) -> str:
@@ -469,11 +530,31 @@ def _full_name(name: str) -> str:
     return f"{parsed.registry}/{parsed.repository}:{parsed.tag}"
 
 
-def _tag_name(name: str) -> str:
+def _untag_statements(names: list[str]) -> list[Statement]:
+    found: list[Statement] = []
+    for name in names:
+        repository, at, digest = name.partition("@")
+        if at:
+            found.append(("DELETE FROM digests WHERE name = ? AND digest = ?", (repository, digest)))
+        else:
+            found.append(("DELETE FROM tags WHERE name = ?", (name,)))
+    return found
+
+
+def _digest_statements(digests: Sequence[tuple[str, str]], identity: str) -> list[Statement]:
+    return [("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (name, digest, identity)) for name, digest in digests]
+
+
+def _source_statements(sources: Sequence[Source]) -> list[Statement]:
+    return [
+        ("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)", (s.diff, s.repository, s.digest, s.size_bytes, s.media_type))
+        for s in sources
+    ]
+
+
+def _repository(name: str) -> str:
     parsed = reference.parse(name)
-    if parsed.digest:
-        raise InvalidParameter(f"refusing to create a tag with a digest reference: {name!r}")
-    return parsed.familiar
+    return parsed.familiar_name
 
 
 def _tag_statements(names: list[str], identity: str, now_ns: int) -> list[Statement]:
@@ -481,39 +562,5 @@ def _tag_statements(names: list[str], identity: str, now_ns: int) -> list[Statem
     return [*statements, ("INSERT OR REPLACE INTO tagged VALUES (?, ?)", (identity, now_ns))] if names else []
 
 
-def _familiar(text: str) -> str:
-    try:
-        return reference.parse(text).familiar
-    except InvalidParameter:
-        return ""
-
-
 def _short(identity: str) -> str:
     return identity.removeprefix("sha256:")[:12]
-
-
-def _chain_id(parent: str, diff: str) -> str:
-    """OCI image specification, config.md#layer-chainid."""
-    return diff if not parent else f"sha256:{hashlib.sha256(f'{parent} {diff}'.encode()).hexdigest()}"
-
-
-def _digest_of(stream: IO[bytes]) -> str:
-    hasher = hashlib.sha256()
-    try:
-        while data := stream.read(1 << 20):
-            hasher.update(data)
-    except Exception as error:
-        raise DataLoss(f"the archive is cut off or damaged: {error}") from error
-    return f"sha256:{hasher.hexdigest()}"
-
-
-def _checked_config(raw: bytes) -> dict:
-    try:
-        config = json.loads(raw)
-        diffs = config["rootfs"]["diff_ids"]
-        good = isinstance(diffs, list) and all(isinstance(d, str) and reference.is_digest(d) for d in diffs)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        good = False
-    if not good:
-        raise DataLoss("the image's configuration is not JSON with a list of digests at rootfs.diff_ids")
-    return dict(config)

@@ -1,101 +1,236 @@
-"""A layer's directory: unpacked from its blob, and unpacked anew where a loss of power may have cost it bytes.
+"""Unpacked layers, each with what it takes to write its archive again. Knows no images.
 
-A blob is synced before it has a name, the thousands of files of a layer are not: a sync takes seconds on a busy
-disk, and the kernel writes them within half a minute anyway. Until then a marker says that the disk may not have them:
+    DATA_ROOT/
+      layers/<chain hex>/     the files, a lower directory of overlayfs
+      recipes/<chain hex>/    how to make the tar of them (`recipe`)
+      pool/                   one more link of each file that layers may share (`pool`)
+      unwritten/<chain hex>   the boot in which the layer was unpacked, until it is known to be on the disk
 
-    DATA_ROOT/unwritten/<chain hex>.<boot id>
+A layer is unpacked under a temporary name while it arrives, whoever it turns out to be, and gets its name by a rename
+once its digest is known to be right.
 
-An engine that finds one of an earlier boot unpacks the layer again.
+Nobody waits for the disk: whoever brought layers calls `sync` once it has answered. After a loss of power in between,
+`mend` reads those layers through and removes what did not get there.
 """
 
-import contextlib
 import hashlib
 import os
-import threading
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 
 from berth.errors import DataLoss
-from berth.store.compression import open_stream
+from berth.linux import libc
+from berth.store.compression import Readable
 from berth.store.layout import Layout
+from berth.store.pool import Pool
+from berth.store.recipe import ChunkReader, Left, RecipeWriter, read_tar, tar_size_bytes
 from berth.store.trees import remove_tree
-from berth.store.unpacking import Unpacker
+from berth.store.unpacking import Limits, Unpacker
 
-_WRITTEN_AFTER_S = 120.0  # the kernel's default is to write after 30 s
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-def unpack(layout: Layout, chain: str, diff: str, blob: str) -> int:
-    """Unpacks to a temporary directory, compares the digest, and only then gives it its name -> bytes of its files."""
-    directory = layout.new_directory()
-    try:
-        hasher = hashlib.sha256()
-        os.chmod(directory, 0o755)
-        root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+class Loose:
+    """A layer that has been unpacked and has no name yet. diff: digest of its tar."""
+
+    __slots__ = ("diff", "directory", "recipe", "size_bytes", "tar_bytes")
+
+    def __init__(self, directory: str, recipe: str, diff: str, *, size_bytes: int, tar_bytes: int) -> None:
+        self.directory = directory
+        self.recipe = recipe
+        self.diff = diff
+        self.size_bytes = size_bytes
+        self.tar_bytes = tar_bytes
+
+
+class LayerStore:
+    """The layers of one data root. Any thread may unpack; naming and removing are the caller's to order."""
+
+    def __init__(self, layout: Layout, limits: Limits | None = None) -> None:
+        self._layout = layout
+        self._limits = limits or Limits()
+        self._pool = Pool(layout.pool)
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def unpack(self, stream: Readable) -> Loose:
+        """Reads a tar, which is decompressed already, to its end. InvalidParameter, DataLoss or OSError leave nothing."""
+        directory = self._layout.new_directory()
+        recipe = RecipeWriter(f"{directory}.recipe")
         try:
-            unpacker = Unpacker(root_fd, whiteouts=True)
-            with open(blob, "rb") as file:
-                unpacker.unpack(open_stream(file), hasher.update)
+            hasher = hashlib.sha256()
+
+            def observe(data: bytes) -> None:
+                hasher.update(data)
+                recipe.update(data)
+
+            os.chmod(directory, 0o755)
+            root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                unpacker = Unpacker(root_fd, whiteouts=True, limits=self._limits, recipe=recipe, pool=self._pool)
+                unpacker.unpack(stream, observe)
+                recipe.finish()
+            finally:
+                os.close(root_fd)
+            return Loose(
+                directory, f"{directory}.recipe", f"sha256:{hasher.hexdigest()}", size_bytes=unpacker.size_bytes,
+                tar_bytes=recipe.size_bytes,
+            )  # fmt: skip
+        except BaseException:
+            recipe.close()
+            self._remove(directory, f"{directory}.recipe")
+            raise
+
+    def name(self, loose: Loose, chain: str) -> None:
+        """Makes a loose layer the one of `chain`; what an engine that was killed had put there goes."""
+        self.remove(chain)
+        self._write_marker(chain)
+        os.rename(loose.recipe, self._layout.recipe(chain))
+        os.rename(loose.directory, self._layout.layer(chain))
+
+    def drop(self, loose: Loose) -> None:
+        """Removes a loose layer; one that has been named meanwhile stays."""
+        self._remove(loose.directory, loose.recipe)
+
+    def remove(self, chain: str) -> None:
+        """Removes a layer's files and what only it had in the pool; nothing happens where there is none.
+
+        It loses its name first, so that a kill meanwhile leaves a temporary directory, which the next start removes.
+        """
+        with suppress(FileNotFoundError):
+            os.unlink(self._layout.unwritten_marker(chain))
+        doomed = self._layout.new_directory()
+        for there, then in ((self._layout.layer(chain), doomed), (self._layout.recipe(chain), f"{doomed}.recipe")):
+            with suppress(FileNotFoundError):
+                os.rename(there, then)
+        self._remove(doomed, f"{doomed}.recipe")
+
+    # -- on the disk ----------------------------------------------------------------------------------
+
+    def _write_marker(self, chain: str) -> None:
+        with open(self._layout.unwritten_marker(chain), "w") as file:
+            file.write(_boot_id())
+
+    def sync(self) -> None:
+        """Waits until every layer named before is on the disk."""
+        waiting = os.listdir(self._layout.unwritten)
+        if not waiting:
+            return
+        fd = os.open(self._layout.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            libc.syncfs(fd)
         finally:
-            os.close(root_fd)
-        if f"sha256:{hasher.hexdigest()}" != diff:
-            raise DataLoss(f"a layer's digest is sha256:{hasher.hexdigest()}, the image's configuration says {diff}")
-        target = layout.layer(chain)
-        remove_path(target)  # of an engine that was killed before it could write the record
-        os.rename(directory, target)
-    except BaseException:
-        remove_path(directory)
-        raise
-    return unpacker.size_bytes
+            os.close(fd)
+        for name in waiting:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._layout.unwritten}/{name}")
+
+    def mend(self, diffs: dict[str, str]) -> list[str]:
+        """At a start: the layers, of chain id -> diff id, that a loss of power has taken; they are removed."""
+        lost = [chain for chain, diff in diffs.items() if not os.path.isdir(self._layout.layer(chain)) or not self._survived(chain, diff)]
+        for chain in lost:
+            self.remove(chain)
+        return lost
+
+    def _survived(self, chain: str, diff: str) -> bool:
+        try:
+            with open(self._layout.unwritten_marker(chain)) as file:
+                if file.read(64) == _boot_id():
+                    return True
+        except FileNotFoundError:
+            return True
+        try:
+            stream = self.tar(chain, diff)
+            while stream.read(1 << 20):
+                pass
+        except (DataLoss, OSError):
+            return False
+        return True
+
+    def _remove(self, directory: str, recipe: str) -> None:
+        """Removes both with what only they had in the pool; either may be missing."""
+        parent_path, _, name = directory.rpartition("/")
+        parent = os.open(parent_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._release(directory, "")
+            for number, (path, _) in enumerate(Left(recipe).paths):
+                self._release(f"{recipe}/left/{number}", path)
+            remove_tree(parent, name)
+            remove_tree(parent, os.path.basename(recipe))
+        finally:
+            os.close(parent)
+
+    def _release(self, directory: str, known_as: str) -> None:
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                self._pool.release(fd, known_as)
+            else:
+                self._pool.drop(known_as, status)
+        finally:
+            os.close(fd)
+
+    def empty_tmp(self) -> int:
+        """Removes what an earlier engine left half-made -> how many; nothing else uses the directory by then."""
+        names = os.listdir(self._layout.tmp)
+        for name in names:
+            path = f"{self._layout.tmp}/{name}"
+            self._remove(path, f"{path}.recipe")
+        return len(names)
+
+    # -- taking out -----------------------------------------------------------------------------------
+
+    def has_recipe(self, chain: str) -> bool:
+        """Whether `tar` can make the layer's archive."""
+        return os.path.exists(f"{self._layout.recipe(chain)}/recipe")
+
+    def tar_size_bytes(self, chain: str) -> int:
+        """Of the archive that `tar` makes."""
+        return tar_size_bytes(self._layout.recipe(chain))
+
+    def tar(self, chain: str, diff: str) -> ChunkReader:
+        """The layer's archive as it came, uncompressed. DataLoss when it is read to its end and is not `diff`. Close it."""
+
+        def chunks() -> Iterator[bytes]:
+            try:
+                root_fd = os.open(self._layout.layer(chain), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise DataLoss(f"layer {chain} has lost its files; pull or load the image again") from None
+            try:
+                yield from read_tar(self._layout.recipe(chain), root_fd, diff)
+            finally:
+                os.close(root_fd)
+
+        return ChunkReader(chunks())
+
+    # -- what it costs --------------------------------------------------------------------------------
+
+    def disk_bytes(self) -> int:
+        """What all layers take on the disk, a shared file once, with recipes."""
+        seen: set[int] = set()
+        total = 0
+        for top in (self._layout.layers, self._layout.recipes):
+            pending = [top]
+            while pending:
+                with suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
+                    for entry in entries:
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(status.st_mode):
+                            pending.append(entry.path)
+                        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                            if status.st_ino in seen:
+                                continue
+                            seen.add(status.st_ino)
+                        total += status.st_blocks * 512
+        return total
 
 
-def remove_path(path: str) -> None:
-    """Removes a file or directory, without following a link in it."""
-    parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_tree(parent, os.path.basename(path))
-    finally:
-        os.close(parent)
-
-
-class Unwritten:
-    """The markers below one data root."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._directory = layout.unwritten
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            self._boot = file.read().strip()
-
-    def add(self, chain: str) -> None:
-        """Before a layer's record is written; forgotten once the kernel must have written its files."""
-        path = self._path(chain)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._forget_later([path])
-
-    def discard(self, chain: str) -> None:
-        """For a layer that is removed."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(chain))
-
-    def of_earlier_boots(self) -> list[str]:
-        """Chains whose directories may lack bytes; `forget` each that is mended. Those of this boot go in their time."""
-        found = [name.split(".") for name in sorted(os.listdir(self._directory))]
-        self._forget_later([f"{self._directory}/{chain}.{boot}" for chain, boot in found if boot == self._boot])
-        return [f"sha256:{chain}" for chain, boot in found if boot != self._boot]
-
-    def forget(self, chain: str) -> None:
-        """Removes the markers that earlier boots left for a layer."""
-        for name in os.listdir(self._directory):
-            if name.startswith(f"{chain.removeprefix('sha256:')}.") and not name.endswith(self._boot):
-                os.unlink(f"{self._directory}/{name}")
-
-    def _path(self, chain: str) -> str:
-        return f"{self._directory}/{chain.removeprefix('sha256:')}.{self._boot}"
-
-    def _forget_later(self, paths: list[str]) -> None:
-        def forget() -> None:
-            for path in paths:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-
-        if paths:
-            timer = threading.Timer(_WRITTEN_AFTER_S, forget)
-            timer.daemon = True
-            timer.start()
+def _boot_id() -> str:
+    with open(_BOOT_ID) as file:
+        return file.read().strip()

@@ -64,7 +64,7 @@ class Pool:
         Its key is what the disk says of it: a file system may have rounded its time.
         """
         key = self._key_of(path, os.fstat(fd))
-        for _ in range(2):
+        for _ in range(4):  # its directory may be removed as often as we make it; then the file is not shared
             try:
                 os.link(name, key, src_dir_fd=parent_fd, dst_dir_fd=self._fd, follow_symlinks=False)
                 return
@@ -82,6 +82,8 @@ class Pool:
         with suppress(FileNotFoundError):
             if os.stat(key, dir_fd=self._fd, follow_symlinks=False).st_ino == status.st_ino:
                 os.unlink(key, dir_fd=self._fd)
+                with suppress(OSError):  # not empty
+                    os.rmdir(key[:2], dir_fd=self._fd)
 
     def release(self, root_fd: int, known_as: str = "") -> None:
         """`drop` for every file of a directory that is about to be removed: a layer, or what is `known_as` this path of one."""

@@ -11,11 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import IO
 
 from berth.errors import InvalidParameter
 from berth.linux import libc
-from berth.store.compression import ExactReader
+from berth.store.compression import ExactReader, Readable
 from berth.store.pool import Pool
 from berth.store.recipe import RecipeWriter
 from berth.store.tar import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARD_LINK, SYMLINK, Entry, read_entries, skip_padding
@@ -80,7 +79,7 @@ class Unpacker:
         self._directories: dict[str, int] = {}  # path -> time of change, in the order they came
         self.size_bytes = 0
 
-    def unpack(self, file: IO[bytes], observer: Callable[[bytes], object]) -> None:
+    def unpack(self, file: Readable, observer: Callable[[bytes], object]) -> None:
         """Everything in the decompressed stream `file`; `observer` sees every byte, also those after the end."""
         reader = ExactReader(file, observer)
         try:
