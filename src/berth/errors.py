@@ -3,7 +3,8 @@
     BerthError
     ├── NotFound           the thing named does not exist
     ├── InvalidParameter   the request or file is wrong: the message names the value
-    │   └── InvalidSpec    an OCI bundle is wrong: the message starts with the JSON path
+    │   ├── InvalidSpec    an OCI bundle is wrong: the message starts with the JSON path
+    │   └── TooLarge       more than the engine takes
     ├── Conflict           right in itself, but not in this state (name taken, container running)
     ├── NotModified        nothing to do: already so
     ├── Unauthorized       whoever asks is not known, or may not
@@ -34,6 +35,10 @@ class InvalidParameter(BerthError):
 
 
 class InvalidSpec(InvalidParameter):
+    pass
+
+
+class TooLarge(InvalidParameter):
     pass
 
 
@@ -89,7 +94,7 @@ class SystemFailure(BerthError):
 BY_NAME: dict[str, type[BerthError]] = {
     kind.__name__: kind
     for kind in (
-        NotFound, InvalidParameter, InvalidSpec, Conflict, NotModified, Unauthorized, Forbidden, NotImplementedHere,
+        NotFound, InvalidParameter, InvalidSpec, TooLarge, Conflict, NotModified, Unauthorized, Forbidden, NotImplementedHere,
         Unavailable, Cancelled, DataLoss, StartFailed, CommandNotFound, CommandNotExecutable, SystemFailure,
     )
 }  # fmt: skip

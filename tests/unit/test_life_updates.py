@@ -108,7 +108,7 @@ def test_the_command_has_dockers_flags() -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        {"Memory": -7}, {"MemorySwap": -7}, {"MemoryReservation": -9}, {"CpuShares": -5}, {"CpuQuota": -2}, {"CpuRealtimeRuntime": -1},
+        {"MemorySwap": -7}, {"MemoryReservation": -9}, {"CpuShares": -5}, {"CpuQuota": -2}, {"CpuRealtimeRuntime": -1},
         {"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": -5}]},
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 from berth import errors
-from berth.api import shapes, streams
+from berth.api import compat, shapes, streams
 from berth.api.request import parse_filters
 from berth.engine import listing, logconfig, logs, views
 from berth.engine.config import with_defaults
@@ -16,6 +16,8 @@ from berth.http import websocket
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
 from berth.runtime import frames
+
+_NO_HOST_CONFIG_BYTES = 8  # what is shorter is no object with anything in it
 
 
 class Containers:
@@ -49,8 +51,9 @@ class Containers:
 
     async def container_create(self, exchange: Exchange) -> None:
         config = shapes.shaped(await exchange.json(), shapes.CREATE)
-        host = with_defaults(config.get("HostConfig") or {}, self._engine.options.container_defaults)
-        networks = (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+        host, networks = config.get("HostConfig") or {}, (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+        compat.adjust_create(exchange.version, config, host, networks, has_v1=self._engine.host.hosts.version == 1)
+        host = with_defaults(host, self._engine.options.container_defaults)
         for name in networks:
             if name not in ("default", "none", "host", host.get("NetworkMode")):
                 raise errors.NotImplementedHere(f"network {name!r}: this version of berth has the networks none and host")
@@ -62,7 +65,7 @@ class Containers:
         filters = parse_filters(exchange.query.get("filters", ""))
         listing.check(filters)
         limit = exchange.number("limit")
-        everything = exchange.flag("all") or bool(limit and limit > 0) or bool(set(filters) & {"status", "exited"})
+        everything = exchange.flag("all") or bool(limit and limit > 0) or "status" in filters
         found = [c for c in service.all() if everything or c.record.active]
         if filters:
             passes = listing.chooser(filters, lambda name: service.find(name).record.created_ns)
@@ -76,7 +79,7 @@ class Containers:
         for payload, container in zip(payloads, found, strict=True):
             image = self._engine.images.find(container.record.image_id)
             size = await asyncio.to_thread(tree_bytes, f"{service.directory(container)}/upper")
-            payload |= {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)}
+            payload |= {**({"SizeRw": size} if size else {}), "SizeRootFs": size + self._engine.images.size_bytes(image)}
         exchange.respond(200, payloads)
 
     async def container_inspect(self, exchange: Exchange) -> None:
@@ -90,15 +93,20 @@ class Containers:
         exchange.respond(200, payload | {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)})
 
     async def container_start(self, exchange: Exchange) -> None:
-        await self._engine.containers.start(self._container(exchange))
+        container = self._container(exchange)
+        if streams.is_at_least(exchange, 24) and not exchange.body.is_shorter_than(_NO_HOST_CONFIG_BYTES, exchange.headers):
+            raise errors.InvalidParameter(
+                "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+            )
+        await self._engine.containers.start(container)
         exchange.respond(204)
 
     async def container_stop(self, exchange: Exchange) -> None:
-        await self._engine.containers.stop(self._container(exchange), exchange.number("t"), exchange.query.get("signal", ""))
+        await self._engine.containers.stop(self._container(exchange), exchange.number("t"), _stop_signal(exchange))
         exchange.respond(204)
 
     async def container_restart(self, exchange: Exchange) -> None:
-        await self._engine.containers.restart(self._container(exchange), exchange.number("t"), exchange.query.get("signal", ""))
+        await self._engine.containers.restart(self._container(exchange), exchange.number("t"), _stop_signal(exchange))
         exchange.respond(204)
 
     async def container_kill(self, exchange: Exchange) -> None:
@@ -117,7 +125,10 @@ class Containers:
         exchange.respond(204)
 
     async def container_rename(self, exchange: Exchange) -> None:
-        await self._engine.containers.rename(self._container(exchange), exchange.query.get("name", ""))
+        name = exchange.query.get("name", "")
+        if not name:
+            raise errors.InvalidParameter("Neither old nor new names may be empty")
+        await self._engine.containers.rename(self._container(exchange), name)
         exchange.respond(204)
 
     async def container_update(self, exchange: Exchange) -> None:
@@ -135,10 +146,16 @@ class Containers:
 
     async def container_wait(self, exchange: Exchange) -> None:
         container = self._container(exchange)
-        future = self._engine.containers.wait_registered(container, exchange.query.get("condition", ""))
-        # The head goes out at once: Docker's clients take it as "the wait is in place" before they start.
-        exchange.start_stream("application/json")
-        code = await future
+        knows_conditions = streams.is_at_least(exchange, 30)
+        condition = exchange.query.get("condition", "") if knows_conditions else ""
+        future = self._engine.containers.wait_registered(container, condition)
+        if knows_conditions:
+            # The head goes out at once: Docker's clients take it as "the wait is in place" before they start.
+            exchange.start_stream("application/json")
+            code = await future
+        else:
+            code = await future
+            exchange.start_stream("application/json")
         await exchange.send_json({"StatusCode": code, **({"Error": {"Message": e}} if (e := _wait_error(container)) else {})})
         exchange.end_stream()
 
@@ -153,7 +170,10 @@ class Containers:
 
     async def container_attach_websocket(self, exchange: Exchange) -> None:
         container = self._container(exchange)
+        self._engine.containers.check_attachable(container, exchange.parameters["id"])
         websocket.accept_key(exchange.headers)
+        if not streams.is_at_least(exchange, 42):  # older clients get all there is
+            exchange.query |= {"stdin": "1", "stdout": "1", "stderr": "1"}
         opcode = websocket.BINARY if streams.is_at_least(exchange, 28) else websocket.TEXT
         await self._attach(exchange, container, lambda: websocket.upgrade(exchange, opcode), multiplex=False)
 
@@ -169,6 +189,7 @@ class Containers:
         wants |= frames.WANT_STDERR if exchange.flag("stderr") else 0
         form = streams.LogForm(_chosen(exchange), tty=not multiplex)
         service = self._engine.containers
+        service.check_attachable(container, exchange.parameters["id"])
         history, monitor = None, None
         if exchange.flag("logs") and exchange.flag("stream"):
             history, monitor = await service.attach_with_history(container, wants, form)
@@ -198,15 +219,15 @@ class Containers:
             service.publish(container, "detach")
 
     async def container_resize(self, exchange: Exchange) -> None:
-        rows, columns = exchange.number("h") or 0, exchange.number("w") or 0
+        rows, columns = exchange.size("h", "height"), exchange.size("w", "width")
         await self._engine.containers.resize(self._container(exchange), rows, columns)
         exchange.respond(200)
 
     async def container_logs(self, exchange: Exchange) -> None:
-        container = self._container(exchange)
         chosen = _chosen(exchange)
         if not chosen:
             raise errors.InvalidParameter("Bad parameters: you must choose at least one stream")
+        container = self._container(exchange)
         tail_text = exchange.query.get("tail", "all") or "all"
         wanted = logs.Wanted(
             tail=int(tail_text) if tail_text.isascii() and tail_text.isdigit() and len(tail_text) < 20 else None,
@@ -226,6 +247,10 @@ class Containers:
         finally:
             pieces.close()
         exchange.end_stream()
+
+
+def _stop_signal(exchange: Exchange) -> str:
+    return exchange.query.get("signal", "") if streams.is_at_least(exchange, 42) else ""
 
 
 def _chosen(exchange: Exchange) -> set[str]:

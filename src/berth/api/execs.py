@@ -24,15 +24,21 @@ class Execs:
         ]  # fmt: skip
 
     async def exec_create(self, exchange: Exchange) -> None:
-        container = self._engine.containers.find(exchange.parameters["id"])
         config = shapes.shaped(await exchange.json(), shapes.EXEC_CREATE)
+        if not config.get("Cmd"):
+            raise errors.InvalidParameter("No exec command specified")
+        if not streams.is_at_least(exchange, 42):
+            config.pop("ConsoleSize", None)
+        container = self._engine.containers.find(exchange.parameters["id"])
         streams.parse_detach_keys(config.get("DetachKeys") or "", "escape keys")
         exec_ = self._engine.execs.create(container, config)
         exchange.respond(201, {"Id": exec_.id})
 
     async def exec_start(self, exchange: Exchange) -> None:
-        exec_ = self._engine.execs.find(exchange.parameters["id"])
         request = shapes.shaped(await exchange.json(), shapes.EXEC_START)
+        exec_ = self._engine.execs.find(exchange.parameters["id"])
+        if not streams.is_at_least(exchange, 42):
+            request.pop("ConsoleSize", None)
         config = exec_.config
         size = request.get("ConsoleSize") or config.get("ConsoleSize") or [0, 0]
         if len(size) != 2 or not all(0 <= number < 1 << 16 for number in size):
@@ -67,8 +73,8 @@ class Execs:
             self._engine.execs.publish(exec_, "exec_detach")
 
     async def exec_resize(self, exchange: Exchange) -> None:
-        exec_ = self._engine.execs.find(exchange.parameters["id"])
-        await self._engine.execs.resize(exec_, exchange.number("h") or 0, exchange.number("w") or 0)
+        rows, columns = exchange.size("h", "height"), exchange.size("w", "width")
+        await self._engine.execs.resize(self._engine.execs.find(exchange.parameters["id"]), rows, columns)
         exchange.respond(200)
 
     async def exec_inspect(self, exchange: Exchange) -> None:

@@ -46,13 +46,14 @@ class Files:
         container = self._engine.containers.find(name)
         keep, copy_ids = exchange.flag("noOverwriteDirNonDir"), exchange.flag("copyUIDGID")
         async with self._engine.archives.extract(container, name, path, keep_kinds=keep, copy_ids=copy_ids) as unpack:
-            await in_thread_with_body(exchange.body, unpack)
+            if not exchange.body.is_shorter_than(1, exchange.headers):  # an empty body is an archive of nothing
+                await in_thread_with_body(exchange.body, unpack)
         self._engine.containers.publish(container, "extract-to-dir")
         exchange.respond(200)
 
     async def changes(self, exchange: Exchange) -> None:
         found = await self._engine.commits.changes(self._engine.containers.find(exchange.parameters["id"]))
-        exchange.respond(200, [{"Path": path, "Kind": kind} for path, kind in found])
+        exchange.respond_json(json.dumps([{"Path": path, "Kind": kind} for path, kind in found] or None).encode())
 
     async def export(self, exchange: Exchange) -> None:
         container = self._engine.containers.find(exchange.parameters["id"])
@@ -64,8 +65,8 @@ class Files:
 
     async def commit(self, exchange: Exchange) -> None:
         query = exchange.query
-        container = self._engine.containers.find(query.get("container", ""))
         config = shapes.shaped(await exchange.json(), shapes.CONFIG)
+        container = self._engine.containers.find(query.get("container", ""))
         changed = apply_changes([line for text in exchange.query_lists.get("changes", []) for line in text.split("\n") if line.strip()])
         if "Env" in changed:
             given = [item.partition("=")[0] for item in changed["Env"]]

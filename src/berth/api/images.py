@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import shlex
 from typing import Any
 
-from berth import API_VERSION, errors
+from berth import errors
+from berth.api import compat
 from berth.api.request import parse_filters
 from berth.api.threads import in_thread_with_body, send_written
 from berth.engine import imagelist, views
@@ -34,26 +36,22 @@ class Images:
 
     async def image_list(self, exchange: Exchange) -> None:
         filters = parse_filters(exchange.query.get("filters", ""))
-        version = tuple(map(int, (exchange.version or API_VERSION).split(".")))
-        if exchange.query.get("filter") and version < (1, 41):
+        if exchange.query.get("filter") and compat.before(exchange.version, 41):
             filters.setdefault("reference", []).append(exchange.query["filter"])
         found = imagelist.summaries(
             self._engine.images, filters, shared_size=exchange.flag("shared-size"), intermediate=exchange.flag("all")
         )
-        if version < (1, 43):
-            for payload in found:
-                if not payload["RepoTags"]:
-                    payload |= {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
-        exchange.respond(200, found)
+        exchange.respond(200, compat.image_summaries(exchange.version, found))
 
     async def image_inspect(self, exchange: Exchange) -> None:
         images = self._engine.images
         image = images.find(exchange.parameters["name"])
-        exchange.respond(200, views.image_inspect(
+        found = views.image_inspect(
             image.id, image.config, images.names_of(image.id), size_bytes=images.size_bytes(image),
             layers=[layer.diff for layer in images.layers_of(image)], directories=images.lower_directories(image),
             parent=images.parent_of(image.id), tagged_ns=images.tagged_ns(image.id),
-        ))  # fmt: skip
+        )  # fmt: skip
+        exchange.respond(200, compat.image_inspect(exchange.version, found))
 
     async def image_history(self, exchange: Exchange) -> None:
         images = self._engine.images
@@ -85,6 +83,8 @@ class Images:
 
     async def image_remove(self, exchange: Exchange) -> None:
         name = exchange.parameters["name"]
+        if not name.strip():
+            raise errors.InvalidParameter("image name cannot be blank")
         image = self._engine.images.find(name)
         in_use = self._engine.containers.images_in_use()
         removed = await asyncio.to_thread(lambda: self._engine.images.remove(
@@ -150,6 +150,7 @@ class Images:
 # -- pure helpers -----------------------------------------------------------------------------------------
 
 
+_PORTS = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?")
 _CHANGES = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
 
 
@@ -160,7 +161,7 @@ def apply_changes(changes: list[str]) -> dict[str, Any]:
         word, _, rest = change.strip().partition(" ")
         word, rest = word.upper(), rest.strip()
         if word not in _CHANGES or not rest:
-            raise errors.InvalidParameter(f"{word or change!r} is not a valid change command; known: {', '.join(_CHANGES)}")
+            raise errors.InvalidParameter(f"{word.lower()} is not a valid change command; known: {', '.join(_CHANGES)}")
         if word in ("CMD", "ENTRYPOINT", "VOLUME"):
             try:
                 value = json.loads(rest) if rest.startswith("[") else None
@@ -178,11 +179,16 @@ def apply_changes(changes: list[str]) -> dict[str, Any]:
             except ValueError as error:
                 raise errors.InvalidParameter(f"--change {change!r}: {error}") from None
             pairs = [item.partition("=")[::2] for item in words] or [rest.partition(" ")[::2]]
+            if not words and " " not in rest:
+                raise errors.InvalidParameter(f"{word} must have two arguments")
             if word == "ENV":
                 config["Env"] = config.get("Env", []) + [f"{key}={value}" for key, value in pairs]
             else:
                 config["Labels"] = {**config.get("Labels", {}), **dict(pairs)}
         elif word == "EXPOSE":
+            for port in rest.split():
+                if not _PORTS.fullmatch(port):
+                    raise errors.InvalidParameter(f"invalid containerPort: {port}")
             ports: dict[str, dict] = {port if "/" in port else f"{port}/tcp": {} for port in rest.split()}
             config["ExposedPorts"] = {**config.get("ExposedPorts", {}), **ports}
         elif word == "ONBUILD":

@@ -11,6 +11,10 @@ def parse_filters(text: str) -> dict[str, list[str]]:
         return {}
     try:
         value = json.loads(text)
-        return {key: [str(v) for v in (values if isinstance(values, list) else dict(values))] for key, values in value.items()}
+        value = {} if value is None else value
+        found = {key: list(values if isinstance(values, list) else dict(values or {})) for key, values in value.items()}
+        if all(isinstance(item, str) for values in found.values() for item in values):
+            return found
     except (ValueError, AttributeError, TypeError, RecursionError):
-        raise errors.InvalidParameter(f"invalid filters: {text[:200]!r}: expected a JSON object of lists") from None
+        pass
+    raise errors.InvalidParameter(f"invalid filters: {text[:200]!r}: expected a JSON object of lists of strings")

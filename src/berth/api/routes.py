@@ -5,7 +5,10 @@ each group of endpoints: system, containers, execs, images; stubs answers for th
 """
 
 import logging
+import posixpath
+import re
 import time
+from urllib.parse import quote
 
 from berth import API_VERSION, MIN_API_VERSION, errors
 from berth.api.containers import Containers
@@ -13,6 +16,7 @@ from berth.api.execs import Execs
 from berth.api.files import Files
 from berth.api.images import Images
 from berth.api.metrics import ApiMetrics
+from berth.api.streams import version_numbers
 from berth.api.stubs import Stubs
 from berth.api.system import System
 from berth.api.usage import UsageEndpoints
@@ -26,7 +30,7 @@ log = logging.getLogger("berth.api")
 
 _STATUS: list[tuple[type[errors.BerthError], int]] = [
     (errors.NotFound, 404), (errors.CommandNotFound, 400), (errors.CommandNotExecutable, 400),
-    (errors.InvalidParameter, 400), (errors.Conflict, 409), (errors.NotModified, 304), (errors.Forbidden, 403),
+    (errors.TooLarge, 413), (errors.InvalidParameter, 400), (errors.Conflict, 409), (errors.NotModified, 304), (errors.Forbidden, 403),
     (errors.NotImplementedHere, 501), (errors.Unavailable, 503), (errors.DataLoss, 400),
 ]  # fmt: skip
 
@@ -77,14 +81,17 @@ class Api:
             _refuse(exchange, 500, "the engine made a mistake; its log has the details")
 
     def _resolve(self, exchange: Exchange) -> Handler:
-        if exchange.method == "OPTIONS":
-            return _options
-        parts = exchange.path.strip("/").split("/")
+        if (clean := _clean(exchange.path)) != exchange.path:
+            return _moved(clean, exchange)
+        parts = exchange.path.removeprefix("/").split("/")
         version = _version(parts[0])
         if version:
             parts.pop(0)
-        exchange.version = version
-        handler = self._find(exchange.method, parts, exchange)
+        exchange.version = version or API_VERSION
+        if exchange.method == "OPTIONS":
+            handler: Handler | None = _options
+        else:
+            handler = self._find(exchange.method, parts, exchange)
         if handler is None and exchange.method == "HEAD":
             handler = self._find("GET", parts, exchange)
         if handler is None:
@@ -107,30 +114,37 @@ async def _options(exchange: Exchange) -> None:
     exchange.respond(200)
 
 
+def _clean(path: str) -> str:
+    """The path without empty parts, `.` and `..`; a slash at its end stays."""
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return clean if clean == "/" or not path.endswith("/") else f"{clean}/"
+
+
+def _moved(path: str, exchange: Exchange) -> Handler:
+    async def redirect(exchange: Exchange) -> None:
+        exchange.respond(301, headers={"Location": quote(path) + (f"?{exchange.raw_query}" if exchange.raw_query else "")})
+
+    return redirect
+
+
 def _refuse(exchange: Exchange, status: int, message: str) -> None:
     if status == 304:
         exchange.respond(status)
-    elif exchange.version and _numbers(exchange.version) < (1, 24):  # clients of that age expect the bare text
+    elif exchange.version and version_numbers(exchange.version) < (1, 24):  # clients of that age expect the bare text
         exchange.respond_text(status, f"{message}\n")
     else:
         exchange.respond(status, {"message": message})
 
 
 def _version(part: str) -> str:
-    """`v1.41` -> '1.41'; '' for what is no version."""
-    major, dot, minor = part[1:].partition(".")
-    good = part.startswith("v") and len(part) < 12 and part.isascii() and major.isdigit() and dot and minor.isdigit()
-    return part[1:] if good else ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(piece) for piece in version.split("."))
+    """`v1.41` -> '1.41'; '' for what is no version. Docker takes digits and dots in any order for one."""
+    return part[1:] if re.fullmatch(r"v[0-9.]{1,20}", part) else ""
 
 
 def _check_version(version: str) -> None:
-    if _numbers(version) > _numbers(API_VERSION):
+    if version_numbers(version) > version_numbers(API_VERSION):
         raise errors.InvalidParameter(f"client version {version} is too new. Maximum supported API version is {API_VERSION}")
-    if _numbers(version) < _numbers(MIN_API_VERSION):
+    if version_numbers(version) < version_numbers(MIN_API_VERSION):
         raise errors.InvalidParameter(
             f"client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, "
             "please upgrade your client to a newer version"

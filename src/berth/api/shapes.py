@@ -62,7 +62,7 @@ CREATE: Shape = CONFIG | {"HostConfig": HOST, "NetworkingConfig": {"EndpointsCon
 UPDATE: Shape = RESOURCES | {"RestartPolicy": _RESTART}
 EXEC_CREATE: Shape = {
     "AttachStdin": bool, "AttachStdout": bool, "AttachStderr": bool, "ConsoleSize": _SIZE, "DetachKeys": str, "Tty": bool,
-    "Env": [str], "Cmd": WORDS, "Privileged": bool, "User": str, "WorkingDir": str,
+    "Env": [str], "Cmd": [str], "Privileged": bool, "User": str, "WorkingDir": str,
 }  # fmt: skip
 EXEC_START: Shape = {"Detach": bool, "Tty": bool, "ConsoleSize": _SIZE}
 

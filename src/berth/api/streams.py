@@ -28,8 +28,13 @@ def content_type(exchange: Exchange, tty: bool) -> str:
 
 
 def is_at_least(exchange: Exchange, minor: int) -> bool:
-    """Whether the client named a version 1.MINOR or later."""
-    return bool(exchange.version) and int(exchange.version[2:]) >= minor
+    """Whether the client speaks version 1.MINOR or later."""
+    return version_numbers(exchange.version) >= (1, minor)
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """'1.41' -> (1, 41), to be compared."""
+    return tuple(int(piece or 0) for piece in version.split("."))
 
 
 def multiplexed(stream: str, data: bytes) -> bytes:

@@ -5,6 +5,7 @@ group is asked last, so that a group which serves one of these paths takes it fr
 """
 
 from berth import errors
+from berth.api.request import parse_filters
 from berth.engine import networks
 from berth.http.exchange import Exchange, Handler
 from berth.http.routing import Route
@@ -14,14 +15,14 @@ _NO_MANAGER = (
 )
 _NO_SWARM = "This node is not part of a swarm"
 _OF_MANAGERS = """
-GET /swarm, POST /swarm/update, GET /swarm/unlockkey,
+GET /swarm, POST /swarm/update, POST /swarm/unlock, GET /swarm/unlockkey,
 GET /services, POST /services/create, GET /services/{id}, DELETE /services/{id}, POST /services/{id}/update, GET /services/{id}/logs,
 GET /tasks, GET /tasks/{id}, GET /tasks/{id}/logs,
 GET /nodes, GET /nodes/{id}, DELETE /nodes/{id}, POST /nodes/{id}/update,
 GET /secrets, POST /secrets/create, GET /secrets/{id}, DELETE /secrets/{id}, POST /secrets/{id}/update,
 GET /configs, POST /configs/create, GET /configs/{id}, DELETE /configs/{id}, POST /configs/{id}/update
 """
-_OF_MEMBERS = "POST /swarm/leave, POST /swarm/unlock"
+_OF_MEMBERS = "POST /swarm/leave"
 _OF_PLUGINS = """
 GET /plugins/{name...}/json, DELETE /plugins/{name...}, POST /plugins/{name...}/enable, POST /plugins/{name...}/disable,
 POST /plugins/{name...}/upgrade, POST /plugins/{name...}/push, POST /plugins/{name...}/set
@@ -59,7 +60,7 @@ class Stubs:
         return found
 
     async def auth(self, exchange: Exchange) -> None:
-        login = await exchange.json()
+        login = await exchange.json(any_type=True)
         for key in ("username", "password", "identitytoken", "serveraddress"):
             if not isinstance(login.get(key) or "", str):
                 raise errors.InvalidParameter(f"{key}: {login[key]!r} is not a string")
@@ -67,6 +68,7 @@ class Stubs:
         raise errors.NotImplementedHere(f"login to {server}: this version of berth cannot talk to registries yet")
 
     async def plugins(self, exchange: Exchange) -> None:
+        parse_filters(exchange.query.get("filters", ""))
         exchange.respond(200, [])
 
     async def plugin(self, exchange: Exchange) -> None:

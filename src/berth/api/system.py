@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from berth import errors
+from berth.api import compat
 from berth.api.request import parse_filters
 from berth.engine import events, networks, views
 from berth.engine.service import Engine
@@ -27,18 +28,21 @@ class System:
         ]  # fmt: skip
 
     async def ping(self, exchange: Exchange) -> None:
-        exchange.respond_text(200, "OK", {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"})
+        exchange.respond_text(200, "OK", {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache", "Swarm": "inactive"})
 
     async def version(self, exchange: Exchange) -> None:
         exchange.respond(200, self._engine.version())
 
     async def info(self, exchange: Exchange) -> None:
-        exchange.respond(200, self._engine.info())
+        exchange.respond(200, compat.info(exchange.version, self._engine.info()))
 
     async def networks(self, exchange: Exchange) -> None:
         exchange.respond(200, [self._network(name) for name in networks.chosen(parse_filters(exchange.query.get("filters", "")))])
 
     async def network_inspect(self, exchange: Exchange) -> None:
+        if not exchange.parameters["name"]:  # `/networks/` is another name of the list
+            await self.networks(exchange)
+            return
         name = networks.find(exchange.parameters["name"])
         if not name:
             raise errors.NotFound(f"network {exchange.parameters['name']} not found")

@@ -3,7 +3,9 @@
 import json
 
 from berth import errors
+from berth.api import compat
 from berth.api.request import parse_filters
+from berth.api.streams import is_at_least
 from berth.engine import prune
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
@@ -34,7 +36,7 @@ class UsageEndpoints:
     async def stats(self, exchange: Exchange) -> None:
         container = self._engine.containers.find(exchange.parameters["id"])
         if not exchange.flag("stream", True):
-            exchange.respond(200, await self._engine.usage.once(container, primed=not exchange.flag("one-shot")))
+            exchange.respond(200, await self._engine.usage.once(container, primed=not (exchange.flag("one-shot") and is_at_least(exchange, 41))))
             return
         exchange.start_stream("application/json")
         async for sample in self._engine.usage.stream(container):
@@ -42,10 +44,10 @@ class UsageEndpoints:
         exchange.end_stream()
 
     async def disk_usage(self, exchange: Exchange) -> None:
-        kinds = set(exchange.query_lists.get("type", [])) - {""}
+        kinds = set(exchange.query_lists.get("type", [])) - {""} if is_at_least(exchange, 42) else set()
         for kind in kinds - set(_KINDS):
             raise errors.InvalidParameter(f"unknown object type: {kind}")
-        exchange.respond(200, await self._engine.housekeeping.usage(kinds))
+        exchange.respond(200, compat.disk_usage(exchange.version, await self._engine.housekeeping.usage(kinds)))
 
     async def prune_containers(self, exchange: Exchange) -> None:
         removed, reclaimed = await self._engine.housekeeping.prune_containers(_filters(exchange))

@@ -73,7 +73,7 @@ def granted_capabilities(host: dict, bounding: int) -> list[str]:
     have = capabilities.names_of(bounding)
     if host.get("Privileged"):
         return have
-    added, dropped = (_capability_names(host.get(key)) for key in ("CapAdd", "CapDrop"))
+    added, dropped = (_capability_names(host.get(key), key) for key in ("CapAdd", "CapDrop"))
     if "ALL" in added:
         chosen = set(have)
     elif "ALL" in dropped:
@@ -91,14 +91,14 @@ def granted_capabilities(host: dict, bounding: int) -> list[str]:
     return [name for name in capabilities.NAMES if name in chosen and name in have]
 
 
-def _capability_names(names: list[str] | None) -> list[str]:
+def _capability_names(names: list[str] | None, field: str) -> list[str]:
     found = []
     for name in names or []:
         full = name.upper()
         if full != "ALL" and not full.startswith("CAP_"):
             full = f"CAP_{full}"
         if full != "ALL" and full not in capabilities.NUMBERS:
-            raise InvalidParameter(f"invalid capability {name!r}: it is not one of Linux's; see capabilities(7)")
+            raise InvalidParameter(f'invalid {field}: unknown capability: "{full}"; see capabilities(7)')
         found.append(full)
     return found
 
@@ -137,7 +137,7 @@ def security_options(host: dict, facts: Facts) -> dict:
         elif key == "systempaths" and value == "unconfined":
             found["masked"] = False
         else:
-            raise InvalidParameter(f"invalid --security-opt: {option!r}")
+            raise InvalidParameter(f'invalid --security-opt {2 if separator else 1}: "{option}"')
     if host.get("Privileged"):
         found["seccomp"] = "unconfined" if found["seccomp"] == "default" else found["seccomp"]
         found["apparmor"] = found["apparmor"] or "unconfined"
@@ -155,7 +155,7 @@ def _switch(option: str) -> bool:
         return True
     if value in [f"{sign}{word}" for sign in "=:" for word in ("0", "f", "F", "false", "FALSE", "False")]:
         return False
-    raise InvalidParameter(f"invalid --security-opt: {option!r}: expected no-new-privileges=true or =false")
+    raise InvalidParameter(f'invalid --security-opt 2: "{option}": expected no-new-privileges=true or =false')
 
 
 def _profile(text: str) -> dict:
@@ -471,28 +471,16 @@ def user_binds(host: dict) -> list[dict]:
 
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-_BIND_OPTIONS = (*PROPAGATIONS, "ro", "rw", "z", "Z", "consistent", "cached", "delegated")
+BIND_OPTIONS = {  # option -> what it is about: of each kind there can be one
+    **dict.fromkeys(PROPAGATIONS, "propagation"), "ro": "access", "rw": "access", "z": "label", "Z": "label",
+    **dict.fromkeys(("consistent", "cached", "delegated"), "consistency"), "nocopy": "copy",
+}  # fmt: skip
 
 
 def split_bind(text: str) -> tuple[str, str, list[str]]:
-    """`SOURCE:DESTINATION[:OPTIONS]`; raises InvalidParameter in Docker's words."""
-    parts = text.split(":")
-    if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
-        raise InvalidParameter(f"invalid volume specification: {text!r}: expected HOST-PATH:CONTAINER-PATH[:OPTIONS]")
-    options = parts[2].split(",") if len(parts) == 3 else []
-    for option in options:
-        if option not in _BIND_OPTIONS:
-            raise InvalidParameter(f"invalid volume specification: {text!r}: invalid mode: {option}")
-    if not parts[1].startswith("/"):
-        raise InvalidParameter(f"invalid volume specification: {text!r}: mount path must be absolute")
-    if not parts[0].startswith("/"):
-        raise NotImplementedHere(
-            f"volume {parts[0]!r}: volumes by name are not there yet in this version of berth; give a host path"
-        )
-    destination = _clean(parts[1])
-    if destination == "/":
-        raise InvalidParameter(f"invalid volume specification: {text!r}: destination can't be '/'")
-    return _clean(parts[0]), destination, options
+    """`SOURCE:DESTINATION[:OPTIONS]` that mountrules has passed."""
+    source, destination, *options = text.split(":")
+    return _clean(source), _clean(destination), options[0].split(",") if options else []
 
 
 def _clean(path: str) -> str:

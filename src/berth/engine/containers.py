@@ -14,7 +14,6 @@ from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
-from berth.engine.running import RESTARTING_TEXT
 from berth.engine.state import Record
 from berth.linux import grace
 from berth.oci import reference
@@ -38,6 +37,8 @@ class ContainerService(Restoring):
         image = self._images.find(wanted)
         config = payload.merged_config(config, image.config.get("config") or {})
         host.setdefault("NetworkMode", "default")
+        if self.host.hosts.version == 1:
+            host.setdefault("OomKillDisable", False)
         policy = host.get("RestartPolicy") or {}
         host["RestartPolicy"] = {"Name": policy.get("Name") or "no", "MaximumRetryCount": policy.get("MaximumRetryCount") or 0}
         if (host.get("Memory") or 0) > 0 and not host.get("MemorySwap"):
@@ -49,9 +50,9 @@ class ContainerService(Restoring):
         host["Runtime"] = host.get("Runtime") or self.host.default_runtime
         self._check_shared(host)
         warnings = self._check_security(identity, config, host)
-        name = name.removeprefix("/")
         if name:
             validate.name(name)
+            name = name.removeprefix("/")
             self._check_free(name)
         else:
             name = names.random_name(set(self._by_name))
@@ -78,7 +79,11 @@ class ContainerService(Restoring):
         for key in ("PidMode", "IpcMode", "NetworkMode"):
             mode = host.get(key) or ""
             if mode.startswith("container:"):
-                other = self.find(mode.partition(":")[2])
+                try:
+                    other = self.find(mode.partition(":")[2])
+                except errors.NotFound as error:
+                    # Clients take "not found" of a create for the image's, and pull it.
+                    raise errors.InvalidParameter(str(error)) from None
                 host[key] = f"container:{other.record.id}"
 
     def _check_security(self, identity: str, config: dict, host: dict) -> list[str]:
@@ -117,13 +122,14 @@ class ContainerService(Restoring):
         """Gives a container another name."""
         if not name:
             raise errors.InvalidParameter("Neither old nor new names may be empty")
-        name = name.removeprefix("/")
+        shown = name if name.startswith("/") else f"/{name}"
+        name = shown.removeprefix("/")
         async with container.lock:
             old = container.record.name
             if name == old:
                 raise errors.InvalidParameter("Renaming a container with the same name as its current name")
             try:
-                validate.name(name)
+                validate.name(shown)
                 self._check_free(name)
             except errors.BerthError as error:
                 raise type(error)(f"Error when allocating new name: {error}") from None
@@ -199,17 +205,16 @@ class ContainerService(Restoring):
 
         None where the container has ended: there is nothing more to come.
         """
-        self._check_attachable(container)
         connection = await self._attach_output(container, wants)
         self.publish(container, "attach")
         return connection
 
-    def _check_attachable(self, container: Container) -> None:
-        record = container.record
-        if record.status == state.PAUSED:
-            raise errors.Conflict(f"Container {record.id} is paused, unpause the container before attach")
-        if record.status == state.RESTARTING:
-            raise errors.Conflict(RESTARTING_TEXT.format(record.id))
+    def check_attachable(self, container: Container, name: str) -> None:
+        """Conflict for one whose output cannot be had now. name: as the client gave it."""
+        if container.record.status == state.PAUSED:
+            raise errors.Conflict(f"container {name} is paused, unpause the container before attach")
+        if container.record.status == state.RESTARTING:
+            raise errors.Conflict(f"container {name} is restarting, wait until the container is running")
 
     async def _attach_output(self, container: Container, wants: int) -> MonitorConnection | None:
         if container.record.running:
@@ -235,7 +240,6 @@ class ContainerService(Restoring):
         self, container: Container, wants: int, form: Form
     ) -> tuple[LogStream, MonitorConnection | None]:
         """What the log has, and a connection on which all that is not in it comes: no byte twice, none left out."""
-        self._check_attachable(container)
         reader, connection = self._reader(container), None
         try:
             if container.record.running:

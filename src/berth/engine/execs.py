@@ -84,7 +84,8 @@ class ExecService:
         """Conflict for one that has been started, or whose container does not run."""
         self._check_running(exec_.container)
         if exec_.running or exec_.exit_code is not None:
-            raise errors.Conflict(f"exec {exec_.id} has already run" if exec_.exit_code is not None else "exec is already running")
+            state_now = "has already run" if exec_.exit_code is not None else "is already running"
+            raise errors.Conflict(f"exec command {exec_.id} {state_now}")
 
     async def start(self, exec_: Exec, wants: int, size: tuple[int, int]) -> MonitorConnection:
         """Starts it; returns a connection for its streams. Raises what went wrong."""
@@ -400,7 +401,7 @@ class ExecService:
             "CanRemove": False, "DetachKeys": config.get("DetachKeys") or "",
             "ProcessConfig": {
                 "tty": bool(config.get("Tty")), "entrypoint": command[0], "arguments": command[1:],
-                "privileged": bool(config.get("Privileged")), "user": config.get("User") or "",
+                "privileged": bool(config.get("Privileged")), **({"user": config["User"]} if config.get("User") else {}),
             },
         }  # fmt: skip
 

@@ -1,9 +1,10 @@
 """Filters of `GET /containers/json`: which containers a list shows. Pure."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-from berth.engine import health, views
+from berth.engine import health, patterns, views
 from berth.engine.state import Record
 from berth.errors import InvalidParameter
 
@@ -21,9 +22,19 @@ def check(filters: dict[str, list[str]]) -> None:
         if key not in _TESTS:
             raise InvalidParameter(f"invalid filter '{key}'")
         for value in values:
+            _check_form(key, value)
             if value not in _VALUES.get(key, (value,)):
                 words = f"Unrecognised filter value for {key}: {value}" if key == "health" else f"invalid filter '{key}={value}'"
                 raise InvalidParameter(words)
+
+
+def _check_form(key: str, value: str) -> None:
+    if key == "exited" and not re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+        raise InvalidParameter(f"invalid filter 'exited={value}': it is not a number")
+    if key in ("publish", "expose") and not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(/[a-z]+)?", value):
+        raise InvalidParameter(f"invalid filter '{key}={value}': expected PORT, FIRST-LAST or either with /PROTOCOL")
+    if key == "is-task" and value not in ("0", "1", "false", "true"):
+        raise InvalidParameter(f"invalid filter 'is-task=[{value}]'")
 
 
 def chooser(filters: dict[str, list[str]], created_ns: Callable[[str], int]) -> Callable[[Record], bool]:
@@ -32,10 +43,11 @@ def chooser(filters: dict[str, list[str]], created_ns: Callable[[str], int]) -> 
     What is the same for every record is done here, once.
     """
     tests: list[tuple[Test, list[Any], bool]] = []
+    prepare: Callable[[str], Any]
     for key, values in filters.items():
+        prepare = {"before": created_ns, "since": created_ns, "name": patterns.compiled}.get(key, str)
         if values:
-            times = [created_ns(value) for value in values] if key in ("before", "since") else values
-            tests.append((_TESTS[key], times, key == "label"))
+            tests.append((_TESTS[key], [prepare(value) for value in values], key == "label"))
 
     def passes(record: Record) -> bool:
         for test, values, every in tests:
@@ -45,11 +57,6 @@ def chooser(filters: dict[str, list[str]], created_ns: Callable[[str], int]) -> 
         return True
 
     return passes
-
-
-def _has_name(record: Record, value: str) -> bool:
-    bare = value.lstrip("^/")
-    return bare.rstrip("$") == record.name if value.endswith("$") else bare in record.name
 
 
 def _has_label(record: Record, value: str) -> bool:
@@ -72,7 +79,8 @@ def _has_volume(record: Record, value: str) -> bool:
 
 
 _TESTS: dict[str, Test] = {
-    "id": lambda record, value: record.id.startswith(value), "name": _has_name,
+    "id": lambda record, value: record.id.startswith(value),
+    "name": lambda record, found: found(record.name) or found(f"/{record.name}"),
     "status": lambda record, value: record.status == value,
     "exited": lambda record, value: record.status == "exited" and str(record.exit_code) == value,
     "ancestor": _is_of, "label": _has_label, "network": _is_in,

@@ -114,7 +114,8 @@ def merged_config(config: dict, image: dict) -> dict:
                 merged["Cmd"] = image.get("Cmd")
     given = [item.partition("=")[0] for item in config.get("Env") or []]
     inherited = [item for item in image.get("Env") or [] if item.partition("=")[0] not in given]
-    merged["Env"] = inherited + [item for item in config.get("Env") or [] if "=" in item]
+    # A name alone takes a variable away that the image has; one that is no name at all is refused (validate.py).
+    merged["Env"] = inherited + [item for item in config.get("Env") or [] if "=" in item or not item]
     merged["Labels"] = {**(image.get("Labels") or {}), **(config.get("Labels") or {})}
     check = health.merged(config.get("Healthcheck"), image.get("Healthcheck"))
     if check:

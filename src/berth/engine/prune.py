@@ -60,7 +60,7 @@ class Housekeeping:
             image_bytes = self._images.size_bytes(self._images.find(container.record.image_id))
         except errors.NotFound:
             image_bytes = 0
-        return {**payload, "SizeRw": size, "SizeRootFs": size + image_bytes}
+        return {**payload, **({"SizeRw": size} if size else {}), "SizeRootFs": size + image_bytes}
 
     # -- pruning ------------------------------------------------------------------------------------
 

@@ -107,6 +107,8 @@ class Registry:
 
     def find(self, text: str) -> Container:
         """By id, name or start of an id. NotFound in the words Docker's clients match."""
+        if not text:
+            raise errors.InvalidParameter('invalid name or ID supplied: ""')
         name = text.removeprefix("/")
         found = self._by_id.get(text) or self._by_name.get(name)
         if found:
@@ -142,8 +144,12 @@ class Registry:
     def inspect(self, container: Container) -> dict:
         """Docker's inspect payload."""
         profile = "" if not self.host.apparmor else bundle.APPARMOR_DEFAULT
+        try:
+            lower = ":".join(self._images.lower_directories(self._images.find(container.record.image_id)))
+        except errors.NotFound:
+            lower = ""
         return views.inspect(
-            container.record, directory=self.directory(container), execs=container.execs, platform="linux", apparmor=profile
+            container.record, directory=self.directory(container), lower=lower, execs=container.execs, platform="linux", apparmor=profile
         )
 
     def inspect_json(self, container: Container, version: str) -> bytes:

@@ -276,7 +276,7 @@ class Running(Preparing):
             return
         if not record.running or container.control is None:
             raise errors.Conflict(f"container {record.id} is not running")
-        if record.status == state.PAUSED and number == 9:
+        if record.status == state.PAUSED and self._ends(container, number):
             await self.unpause(container)
         await container.control.send_signal(number, asked_by)
         self.publish(container, "kill", {"signal": str(number)})

@@ -7,9 +7,10 @@ this version of berth cannot do yet and was asked for by name: never silence.
 import os
 import re
 import signal
+import socket
 import stat as modes
 
-from berth.engine import bundle, defaults, health, logconfig, restarts
+from berth.engine import defaults, health, logconfig, mountrules, restarts
 from berth.errors import InvalidParameter, NotImplementedHere
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -19,7 +20,7 @@ _ULIMITS = (
 _MIN_CPU_QUOTA, _MIN_CPU_PERIOD, _MAX_CPU_PERIOD = 1000, 1000, 1_000_000
 _MAX_HOST_NAME_CHARACTERS = 63
 _LEAST = {  # -1: no limit
-    "Memory": -1, "MemorySwap": -1, "MemoryReservation": -1, "CpuShares": 0, "CpuQuota": -1, "CpuRealtimePeriod": 0,
+    "MemorySwap": -1, "MemoryReservation": -1, "CpuShares": 0, "CpuQuota": -1, "CpuRealtimePeriod": 0,
     "CpuRealtimeRuntime": 0,
 }  # fmt: skip
 _RATES = ("BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps")
@@ -29,8 +30,8 @@ _CPU_SETS = (
 
 
 def name(text: str) -> None:
-    """A container's name."""
-    if not _NAME.fullmatch(text):
+    """A container's name, which may begin with a slash."""
+    if not _NAME.fullmatch(text.removeprefix("/")):
         raise InvalidParameter(
             f"Invalid container name ({text}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )
@@ -45,8 +46,9 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     _networks(host)
     _later_issues(config, host)
     _namespaces(host)
+    _words(config, host)
     limits(host)
-    _mounts(host)
+    mountrules.check(host)
     for device in host.get("Devices") or []:
         device_entries(device)
     if host.get("Runtime") and host["Runtime"] not in runtimes:
@@ -62,8 +64,39 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     host["LogConfig"] = logconfig.checked(host.get("LogConfig"))
 
 
+def _words(config: dict, host: dict) -> None:
+    """Texts that have a form."""
+    for item in config.get("Env") or []:
+        if not item.partition("=")[0]:
+            raise InvalidParameter(f"invalid environment variable: {item}")
+    for item in host.get("ExtraHosts") or []:
+        host_name, colon, address = item.partition(":")
+        if not (host_name and colon and address):
+            raise InvalidParameter(f'bad format for add-host: "{item}"')
+        if address != "host-gateway" and not _is_address(address.strip("[]")):
+            raise InvalidParameter(f'invalid IP address in add-host: "{address}"')
+    isolation = host.get("Isolation") or "default"
+    if isolation.lower() != "default":
+        raise InvalidParameter(f"invalid isolation: \"{isolation}\" - linux only supports 'default'")
+    for key, what in (("IOMaximumIOps", "IOPs"), ("IOMaximumBandwidth", "IO bandwidth")):
+        if host.get(key):
+            raise InvalidParameter(f"invalid QoS settings: linux does not support configuration of maximum {what}")
+
+
+def _is_address(text: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text)
+            return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
 def _networks(host: dict) -> None:
     mode = host.get("NetworkMode") or "default"
+    if mode == "container:":
+        raise InvalidParameter("invalid network mode: invalid container format container:<name|id>")
     if mode not in ("default", "none", "host") and not mode.startswith("container:"):
         raise NotImplementedHere(
             f"network {mode!r}: this version of berth has the networks none, host and container:ID; others come later"
@@ -91,6 +124,8 @@ def _namespaces(host: dict) -> None:
     for key, values in allowed.items():
         value = host.get(key) or ""
         shared = value.startswith("container:") and key in ("PidMode", "IpcMode")
+        if key == "CgroupnsMode" and value not in values:
+            raise InvalidParameter(f"invalid cgroup namespace mode: {value}; expected host or private")
         if value not in values and not shared:
             raise InvalidParameter(f"invalid {key}: {value!r}; expected one of {', '.join(v for v in values if v)}")
 
@@ -98,7 +133,7 @@ def _namespaces(host: dict) -> None:
 def limits(host: dict, *, update: bool = False) -> None:
     """Resource limits; of an update only what can be known without the rest."""
     memory, swap = host.get("Memory") or 0, host.get("MemorySwap") or 0
-    if 0 < memory < defaults.MIN_MEMORY_BYTES:
+    if memory and memory < defaults.MIN_MEMORY_BYTES:
         raise InvalidParameter(f"Minimum memory limit allowed is 6MB, not {memory} bytes")
     for key, least in _LEAST.items():
         if (host.get(key) or 0) < least:
@@ -119,8 +154,9 @@ def limits(host: dict, *, update: bool = False) -> None:
     swappiness = host.get("MemorySwappiness")
     if swappiness is not None and swappiness != -1 and not 0 <= swappiness <= 100:
         raise InvalidParameter(f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
-    if host.get("NanoCpus") and (host.get("CpuQuota") or host.get("CpuPeriod")):
-        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota or Period cannot both be set")
+    for key, words in (("CpuPeriod", "CPU Period"), ("CpuQuota", "CPU Quota")):
+        if host.get("NanoCpus") and host.get(key):
+            raise InvalidParameter(f"Conflicting options: Nano CPUs and {words} cannot both be set")
     available = os.cpu_count() or 1
     if (host.get("NanoCpus") or 0) < 0 or (host.get("NanoCpus") or 0) > available * 1_000_000_000:
         raise InvalidParameter(f"range of CPUs is from 0.01 to {available}.00, as there are only {available} CPUs available")
@@ -174,30 +210,6 @@ def number_set(text: str) -> set[int] | None:
             return None
         found |= set(range(int(first), int(last or first) + 1))
     return found
-
-
-def _mounts(host: dict) -> None:
-    seen: set[str] = set()
-    for mount in host.get("Mounts") or []:
-        kind, target = mount.get("Type") or "bind", mount.get("Target") or ""
-        if kind not in ("bind", "tmpfs"):
-            raise NotImplementedHere(f"mount type {kind!r} is not there yet in this version of berth; it has bind and tmpfs")
-        if not target.startswith("/"):
-            raise InvalidParameter(f"invalid mount config for type \"{kind}\": invalid mount path: '{target}' mount path must be absolute")
-        if kind == "bind":
-            source = mount.get("Source") or ""
-            if not source.startswith("/"):
-                raise InvalidParameter(f'invalid mount config for type "bind": source path must be absolute: {source!r}')
-            create_source = (mount.get("BindOptions") or {}).get("CreateMountpoint")
-            if not os.path.lexists(source) and not create_source:
-                raise InvalidParameter(f'invalid mount config for type "bind": bind source path does not exist: {source}')
-    for mount in bundle.user_binds(host):
-        if mount["destination"] in seen:
-            raise InvalidParameter(f"Duplicate mount point: {mount['destination']}")
-        seen.add(mount["destination"])
-    for path in host.get("Tmpfs") or {}:
-        if not path.startswith("/"):
-            raise InvalidParameter(f"invalid tmpfs path: {path!r}: mount path must be absolute")
 
 
 def device_entries(device: dict) -> list[dict]:

@@ -37,6 +37,11 @@ _CONFIG_DEFAULTS: dict = {
 }  # fmt: skip
 
 
+_IMAGE_CONFIG_DEFAULTS: dict = {
+    "User": "", "Env": None, "Cmd": None, "Volumes": None, "WorkingDir": "", "Entrypoint": None, "OnBuild": None, "Labels": None,
+}  # fmt: skip
+
+
 def rfc3339(nanoseconds: int) -> str:
     """Nanoseconds since the epoch as Docker writes times; 0 is Go's zero time."""
     if not nanoseconds:
@@ -106,7 +111,7 @@ def mount_points(record: Record) -> list[dict]:
     return found
 
 
-def inspect(record: Record, *, directory: str, execs: list[str], platform: str, apparmor: str) -> dict:
+def inspect(record: Record, *, directory: str, lower: str, execs: list[str], platform: str, apparmor: str) -> dict:
     """GET /containers/{id}/json."""
     command = command_of(record)
     host = {**_HOST_DEFAULTS, **{key: value for key, value in record.host.items() if value is not None}}
@@ -124,7 +129,7 @@ def inspect(record: Record, *, directory: str, execs: list[str], platform: str, 
         "RestartCount": record.restarts, "Driver": "overlay2", "Platform": platform, "MountLabel": "", "ProcessLabel": "",
         "AppArmorProfile": apparmor, "ExecIDs": execs or None, "HostConfig": host,
         "GraphDriver": {"Name": "overlay2", "Data": {
-            "MergedDir": f"{directory}/rootfs", "UpperDir": f"{directory}/upper", "WorkDir": f"{directory}/work",
+            "LowerDir": lower, "MergedDir": f"{directory}/rootfs", "UpperDir": f"{directory}/upper", "WorkDir": f"{directory}/work",
         }},
         "Mounts": mount_points(record), "Config": {**_CONFIG_DEFAULTS, **record.config},
         "NetworkSettings": {
@@ -146,7 +151,7 @@ def image_summary(image_id: str, config: dict, names: list[str], size_bytes: int
     """An element of GET /images/json; nobody has counted containers and shared bytes."""
     return {
         "Id": image_id, "ParentId": parent, "RepoTags": names, "RepoDigests": [], "Created": created_s(config),
-        "Size": size_bytes, "SharedSize": -1, "VirtualSize": size_bytes,
+        "Size": size_bytes, "SharedSize": -1,
         "Labels": (config.get("config") or {}).get("Labels"), "Containers": -1,
     }  # fmt: skip
 
@@ -163,9 +168,9 @@ def image_inspect(
         "Id": image_id, "RepoTags": names, "RepoDigests": [], "Parent": parent,
         "Comment": next((h.get("comment", "") for h in reversed(config.get("history") or [])), ""),
         "Created": config.get("created") or ZERO_TIME, "DockerVersion": config.get("docker_version") or "",
-        "Author": config.get("author") or "", "Config": {**_CONFIG_DEFAULTS, "Env": None, "Labels": None, **(config.get("config") or {})},
+        "Author": config.get("author") or "", "Config": {**_IMAGE_CONFIG_DEFAULTS, **(config.get("config") or {})},
         "Architecture": config.get("architecture") or "", **variant,
-        "Os": config.get("os") or "linux", "Size": size_bytes, "VirtualSize": size_bytes,
+        "Os": config.get("os") or "linux", "Size": size_bytes,
         "GraphDriver": {"Name": "overlay2", "Data": data},
         "RootFS": {"Type": "layers", "Layers": layers}, "Metadata": {"LastTagTime": rfc3339(tagged_ns)},
     }  # fmt: skip

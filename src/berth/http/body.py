@@ -5,7 +5,7 @@ import contextlib
 from collections import deque
 from typing import Protocol
 
-from berth.errors import InvalidParameter
+from berth.errors import InvalidParameter, TooLarge
 
 _PAUSE_BYTES = 1 << 20
 _RESUME_BYTES = 1 << 18
@@ -42,6 +42,10 @@ class Body:
     def complete(self) -> bool:
         """Whether nothing more has to come."""
         return self._ended
+
+    def is_shorter_than(self, limit_bytes: int, headers: dict[str, str]) -> bool:
+        """Whether the head said so: a length that is not told counts as long."""
+        return "transfer-encoding" not in headers and int(headers.get("content-length") or 0) < limit_bytes
 
     def feed(self, data: bytes) -> None:
         if not data:
@@ -81,7 +85,7 @@ class Body:
         while data := await self.read():
             size += len(data)
             if size > limit_bytes:
-                raise InvalidParameter(f"the request's body is larger than {limit_bytes} bytes")
+                raise TooLarge(f"the request's body is larger than {limit_bytes} bytes")
             parts.append(data)
         return b"".join(parts)
 

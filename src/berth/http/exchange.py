@@ -47,6 +47,7 @@ class Exchange:
         url = httptools.parse_url(target)
         query = (url.query or b"").decode("ascii", "replace")
         self.method = method
+        self.raw_query = query
         self.path = unquote((url.path or b"/").decode("ascii", "replace"))
         self.query_lists = parse_qs(query, keep_blank_values=True) if query else {}
         self.query = {key: values[-1] for key, values in self.query_lists.items()}
@@ -64,8 +65,14 @@ class Exchange:
 
     # -- request ------------------------------------------------------------------------------------
 
-    async def json(self) -> dict[str, Any]:
-        """The body as a JSON object; {} where there is none. InvalidParameter otherwise."""
+    async def json(self, *, any_type: bool = False) -> dict[str, Any]:
+        """The body as a JSON object; {} where there is none. InvalidParameter otherwise.
+
+        any_type: whether it may say that it is something else than JSON; one that says nothing may always come.
+        """
+        kind = self.headers.get("content-type", "")
+        if kind and not any_type and kind.partition(";")[0].strip().lower() != "application/json":
+            raise InvalidParameter(f"unsupported Content-Type header ({kind[:200]}): must be 'application/json'")
         if self.body.complete:
             data = await self.body.read_all(_MAX_JSON_BYTES)
         else:
@@ -81,6 +88,13 @@ class Exchange:
         if name not in self.query:
             return default
         return self.query[name].strip().lower() not in ("", "0", "no", "false", "none")
+
+    def size(self, name: str, what: str) -> int:
+        """A size of a terminal, which must be there."""
+        text = self.query.get(name, "")
+        if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) < 1 << 32):
+            raise InvalidParameter(f"invalid resize {what} {json.dumps(text[:200])}: it is not a whole number below 4294967296")
+        return int(text)
 
     def number(self, name: str) -> int | None:
         """An integer query parameter; InvalidParameter for anything else."""
@@ -153,11 +167,15 @@ class Exchange:
         if head:
             pass
         elif "upgrade" in self.headers:
-            head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+            head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n{self._common()}\r\n"
         else:
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{self._common()}\r\n"
         self._protocol.write(head.encode())
         return self._protocol.take_over()
+
+
+    def _common(self) -> str:
+        return "".join(f"{name}: {value}\r\n" for name, value in self._protocol.common_headers.items())
 
 
 class Hijacked:

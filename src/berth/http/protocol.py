@@ -159,7 +159,7 @@ class HttpProtocol(asyncio.Protocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
+        self._count(len(name) + len(value) + len(": \r\n"))
         if self._in_head:  # else a trailer: nobody asked for one, and it must not change what was decided
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 

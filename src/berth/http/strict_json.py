@@ -18,6 +18,8 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
             _check_text(value)
     except (ValueError, RecursionError) as error:
         raise InvalidParameter(f"invalid JSON: {error}") from None
+    if value is None:
+        return {}  # as Go reads it: nothing is said
     if not isinstance(value, dict):
         raise InvalidParameter("invalid JSON: expected an object")
     return value

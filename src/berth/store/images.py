@@ -144,12 +144,12 @@ class ImageStore:
         return self._tagged_ns.get(identity, 0)
 
     def find(self, text: str) -> Image:
-        """By reference, id or start of an id. Raises NotFound in Docker's words."""
+        """By reference, id or start of an id. Raises NotFound in Docker's words; InvalidParameter for what is neither."""
         image = self._by_name(text) or self._by_id(text)
         if image is None and familiar(text) == _HELLO:
             image = bringing.carry_hello(self, _HELLO)
         if image is None:
-            raise NotFound(f"No such image: {text if reference.is_image_id(text) else familiar(text) or text}")
+            raise NotFound(f"No such image: {reference.parse(text).familiar}")
         return image
 
     def _by_name(self, text: str) -> Image | None:

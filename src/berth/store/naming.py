@@ -30,6 +30,8 @@ def tag_name(name: str) -> str:
     parsed = reference.parse(name)
     if parsed.digest:
         raise InvalidParameter(f"refusing to create a tag with a digest reference: {name!r}")
+    if parsed.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
     return parsed.familiar
 
 
