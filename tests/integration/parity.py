@@ -90,10 +90,10 @@ def _parsed(data: bytes, headers: dict[str, str]) -> Any:
     return data.decode(errors="replace")
 
 
-def shape(value: Any, maps: bool = True) -> Any:
-    """The types of a JSON value: {"a": "string"}, lists as the shape of their elements together."""
+def shape(value: Any) -> Any:
+    """The types of a JSON value: {"a": "string"}, lists as the shape of their elements together. All ids are one name."""
     if isinstance(value, dict):
-        return {key: shape(item) for key, item in value.items()}
+        return {"<id>" if re.fullmatch("[0-9a-f]{64}", key) else key: shape(item) for key, item in value.items()}
     if isinstance(value, list):
         found: Any = None
         for item in value:

@@ -307,7 +307,6 @@ DIFFERENCES: list[tuple[str, str, str]] = [
     # Other parts of berth.
     (r"", r"^status 501 for (400|500)", _LATER),
     (r"", r"^said .*this version of berth", _LATER),
-    (r"/networks", r"Containers\.\w+: missing", _LATER),
     (r"(swarm|services|nodes|secrets|configs|plugins)", r"^(status (503|404|501) for|said)", "there is no swarm and no plugin: a body that is wrong changes nothing"),
 ]
 seen_on_purpose: set[int] = set()

@@ -68,6 +68,7 @@ class UsageEndpoints:
         exchange.respond(200, {"VolumesDeleted": None, "SpaceReclaimed": 0})
 
     async def prune_builds(self, exchange: Exchange) -> None:
+        _filters(exchange)
         self._pruned("builder")
         exchange.respond(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
 
