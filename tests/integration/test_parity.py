@@ -64,7 +64,7 @@ _BAD_BODIES: tuple[bytes, ...] = (b"", b"{", b"null", b"[]", b'"x"', b"1", b"{}x
 
 GROUPS: dict[str, list[Request]] = {
     "an id that is nobody's": [*_of_id("nothing")],
-    "the beginning of two ids": [*_of_id("{ambiguous}")],
+    "the beginning of two ids": [each for each in _of_id("{ambiguous}") if "/images/" not in (each if isinstance(each, str) else each[0])],
     "ids that cannot be": [
         *_each("GET /containers/@/json", " |a b|ä|..|.|-x|a:b|x%00|sha256:x|/|//|a/b"), *_each("GET /images/@/json", "UPPER|a b|ä|a:b:c|-|x@y|sha256:1234567890ab|sha256:"),
         "GET /containers//json", "GET /exec//json", "GET /images//json", "POST /containers//start", "DELETE /containers/", "DELETE /images/",
@@ -185,7 +185,7 @@ GROUPS: dict[str, list[Request]] = {
         ("POST /containers/running/exec", b'{"Cmd":["true"]}', {"Content-Type": "text/plain"}), "POST /containers/running/exec", ("POST /containers/paused/exec", b"{"), ("POST /containers/created/exec", {}), ("POST /containers/nothing/exec", b"{"),
         "GET /exec/{exec}/json", "POST /exec/{exec}/resize?h=x&w=1", "POST /exec/{exec}/resize", *[("POST /exec/{exec}/start", body) for body in (b"{", b"[]", b"1")],
         ("POST /exec/{exec}/start", {"Detach": "x"}), ("POST /exec/{exec}/start", b"{}", {"Content-Type": "text/plain"}),
-        ("POST /exec/{exec}/start", {"Detach": True}), "GET /exec/{exec}/json#ran", ("POST /exec/{exec}/start#again", {"Detach": True}), "POST /exec/{exec}/resize?h=1&w=1#ran",
+        ("POST /exec/{exec}/start", {"Detach": True}), ("POST /exec/{exec}/start#again", {"Detach": True}),
         ("POST /exec/{exec-slow}/start", {"Detach": True}), "GET /exec/{exec-slow}/json", "POST /exec/{exec-slow}/resize?h=1&w=1", "POST /exec/{exec-slow}/resize?h=-1&w=1", ("POST /exec/{exec-slow}/start#again", {"Detach": True}), ("POST /exec/{exec-slow}/start#again2", {}),
         ("POST /exec/{exec-missing}/start", {"Detach": True}), ("POST /exec/{exec-missing2}/start", {}), ("~POST /exec/{exec-missing3}/start#up", {}, {"Connection": "Upgrade", "Upgrade": "tcp"}), ("~POST /exec/{exec-tty}/start#up", {"Tty": True}, {"Connection": "Upgrade", "Upgrade": "tcp"}),
         ("~POST /exec/{exec-plain}/start", {}), ("POST /exec/{exec-user}/start", {"Detach": True}), ("POST /exec/{exec-dir}/start", {"Detach": True}), "POST /exec/{exec-plain2}/start", "GET /exec/{exec-missing}/json", ("POST /exec/nothing/start", b"{"), "GET /exec/{short exec}/json",
@@ -292,7 +292,6 @@ DIFFERENCES: list[tuple[str, str, str]] = [
     (r"/stats", r"^headers .'Content-Type': 'application/json for None'", "a type for a stream of JSON"),
     (r"/stats", r"^memory_stats\.stats\.\w+: one more", "all that the kernel tells"),
     (r"/exec", r"^said 'Container <paused> is paused", "the container is named by its id, as elsewhere"),
-    (r"/exec/\S+/resize", r"^(status 409 for 404|said 'exec <exec> is not running')", "the exec is known, and does not run"),
     (r"/exec/.*/start", r"^(status (409|400) for 200|said .* for ''$)", "no stream is begun for an exec that cannot start"),
     (r"start$", r"^said 'exec: .* for '(OCI runtime exec|failed to create shim task)", "there is no shim and no second runtime to be told of"),
     (r"/images/", r"^GraphDriver\.Data\.\w+: missing", "an image has no directories of its own"),

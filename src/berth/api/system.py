@@ -37,7 +37,8 @@ class System:
         exchange.respond(200, compat.info(exchange.version, self._engine.info()))
 
     async def networks(self, exchange: Exchange) -> None:
-        exchange.respond(200, [self._network(name) for name in networks.chosen(parse_filters(exchange.query.get("filters", "")))])
+        found = [self._network(name) for name in networks.chosen(parse_filters(exchange.query.get("filters", "")))]
+        exchange.respond(200, compat.networks(exchange.version, found))
 
     async def network_inspect(self, exchange: Exchange) -> None:
         if not exchange.parameters["name"]:  # `/networks/` is another name of the list
