@@ -142,3 +142,13 @@ def test_go_durations(text: str, nanoseconds: int, shown: str) -> None:
 def test_what_is_no_go_duration(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration"):
         durations.parse_ns(text)
+
+
+@pytest.mark.parametrize("wait_s", [0.001, 0.5, 5.0, 30.0, 3600.0])
+def test_checks_come_due_together_and_never_far_from_their_time(wait_s: float) -> None:
+    moments = [1000.0 + number * wait_s / 97 for number in range(97)]
+    waits = [health.together_s(wait_s, now_s) for now_s in moments]
+    assert all(abs(found - wait_s) <= wait_s / 30 * 1.001 for found in waits)
+    assert len({round((now_s + found) / wait_s, 6) for now_s, found in zip(moments, waits, strict=True)}) <= 16
+    after = moments[0] + waits[0]
+    assert health.together_s(wait_s, after) == pytest.approx(wait_s)  # and stay together

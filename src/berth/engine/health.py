@@ -31,6 +31,15 @@ class Check:
         return self.start_interval_s if starting else self.interval_s
 
 
+def together_s(wait_s: float, now_s: float) -> float:
+    """A wait changed by at most a thirtieth, so that checks of many containers come due at the same moments.
+
+    One that comes right after another costs a third less than one that wakes an idle engine. now_s: of one clock for all.
+    """
+    step_s = wait_s / 15
+    return round((now_s + wait_s) / step_s) * step_s - now_s
+
+
 def check_of(config: dict) -> Check | None:
     """The check of a merged Config; None where there is none or it is switched off."""
     healthcheck = config.get("Healthcheck") or {}

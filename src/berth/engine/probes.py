@@ -36,7 +36,7 @@ class HealthService:
         run_ns = record.started_ns
         uneventful = 0
         while record.health:
-            wait_s = check.wait_s(record.health["Status"], time.time() - run_ns / 1e9)
+            wait_s = health.together_s(check.wait_s(record.health["Status"], time.time() - run_ns / 1e9), time.monotonic())
             try:
                 async with asyncio.timeout(wait_s):  # unlike wait_for it takes no task
                     await container.ended.wait()
