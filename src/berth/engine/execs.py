@@ -295,6 +295,7 @@ class ExecService:
     async def kill(self, exec_: Exec) -> None:
         """SIGKILL to a program that has started and all that it has started."""
         if exec_.control:
+            await exec_.control.send_signal(signal.SIGSTOP)  # one that is just beginning must start nothing behind our back
             await asyncio.to_thread(kill_tree, exec_.pid)
         if exec_.control:
             await exec_.control.send_signal(signal.SIGKILL)
