@@ -26,7 +26,7 @@ def answers(*words: str) -> "list[str]":
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["re"], ["restart", "rename"]), (["container", "re"], ["rename", "restart", "remove"]), (["help", "ver"], ["version"]),
+        (["re"], ["restart", "rename", "registry"]), (["container", "re"], ["rename", "restart", "remove"]), (["help", "ver"], ["version"]),
         (["help", "context", "sh"], ["show"]), (["oci", "sta"], ["start", "state"]), (["nonsense", ""], []),
         (["start", ""], ["job"]), (["stop", ""], ["db", "web"]), (["stop", "db", ""], ["web"]), (["unpause", ""], []),
         (["rm", "-f", "w"], ["web"]), (["logs", "db", ""], []), (["exec", "-it", ""], ["db", "web"]), (["exec", "web", ""], []),

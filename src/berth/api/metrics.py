@@ -7,15 +7,13 @@ import os
 import platform
 import resource
 import time
-from bisect import bisect_left
 from collections import Counter
 
 from berth import VERSION
 from berth.engine.service import Engine, os_release
 from berth.http.exchange import Exchange
+from berth.models.prometheus import CONTENT_TYPE, Durations, Labels, family, histogram
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STATES = ("created", "running", "paused", "restarting", "exited", "removing", "dead")
 # dockerd knows three: whatever has no process is stopped.
 _DOCKERS_STATES = {"running": "running", "restarting": "running", "paused": "paused"}
@@ -23,28 +21,6 @@ _ACTIONS = {
     ("GET", "/containers/{id}/changes"): "changes", ("POST", "/commit"): "commit", ("POST", "/containers/create"): "create",
     ("DELETE", "/containers/{id}"): "delete", ("POST", "/containers/{id}/start"): "start",
 }  # fmt: skip
-
-Labels = dict[str, str]
-
-
-class Durations:
-    """A histogram: how many lasted up to each bound of _BUCKETS_S, how many longer, and all their seconds."""
-
-    def __init__(self) -> None:
-        self._counts = [0] * (len(_BUCKETS_S) + 1)
-        self._sum_s = 0.0
-
-    def add(self, seconds: float) -> None:
-        self._counts[bisect_left(_BUCKETS_S, seconds)] += 1
-        self._sum_s += seconds
-
-    def samples(self, name: str, labels: Labels) -> list[str]:
-        found, total = [], 0
-        for bound, count in zip((*(f"{bound:g}" for bound in _BUCKETS_S), "+Inf"), self._counts, strict=True):
-            total += count
-            found.append(sample(f"{name}_bucket", {**labels, "le": bound}, total))
-        return [*found, sample(f"{name}_sum", labels, self._sum_s), sample(f"{name}_count", labels, total)]
-
 
 class ApiMetrics:
     """Counts and durations of requests, by route and status: a pattern, never a path, so that they stay few."""
@@ -114,12 +90,12 @@ class MetricsPage:
         family(out, "engine_daemon_container_states_containers", "gauge", "Containers by the states that dockerd tells apart", rows)
         rows = [({"state": state}, states[state]) for state in sorted({*_STATES, *states})]
         family(out, "berth_containers", "gauge", "Containers by state", rows)
-        _histogram(out, "engine_daemon_container_actions_seconds", "Time that an action on a container took",
+        histogram(out, "engine_daemon_container_actions_seconds", "Time that an action on a container took",
                    [({"action": action}, durations) for action, durations in self._api.actions.items()])  # fmt: skip
 
     def _durations(self, out: list[str]) -> None:
         rows = [({"method": method, "route": route}, row) for (method, route), row in sorted(self._api.durations.items())]
-        _histogram(out, "berth_api_request_duration_seconds", "Time until an API request was answered; streams are left out", rows)
+        histogram(out, "berth_api_request_duration_seconds", "Time until an API request was answered; streams are left out", rows)
 
     def _process(self, out: list[str]) -> None:
         with open("/proc/self/statm") as file:
@@ -132,27 +108,3 @@ class MetricsPage:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         family(out, "process_max_fds", "gauge", "Descriptors that the engine may open", [({}, most)])
         family(out, "process_start_time_seconds", "gauge", "Start of the engine", [({}, self._started_s)])
-
-
-# -- the text format ----------------------------------------------------------------------------------------
-
-
-def family(out: list[str], name: str, kind: str, text: str, rows: list[tuple[Labels, float]]) -> None:
-    """One metric with its samples."""
-    out += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *(sample(name, labels, value) for labels, value in rows)]
-
-
-def _histogram(out: list[str], name: str, text: str, rows: list[tuple[Labels, Durations]]) -> None:
-    out += [f"# HELP {name} {text}", f"# TYPE {name} histogram"]
-    for labels, durations in rows:
-        out += durations.samples(name, labels)
-
-
-def sample(name: str, labels: Labels, value: float) -> str:
-    pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-    number = str(int(value)) if value == int(value) else repr(value)
-    return f"{name}{{{pairs}}} {number}" if pairs else f"{name} {number}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

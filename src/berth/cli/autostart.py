@@ -11,9 +11,14 @@ _READY_TIMEOUT_MS = 30_000
 
 def engine_command() -> "list[str]":
     """How to run the engine with the interpreter that has its libraries."""
+    return module_command("berth.cli.engine_main")
+
+
+def module_command(module: str) -> "list[str]":
+    """How to run the `main(words)` of a module of ours as a process of its own."""
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    code = f"import sys; sys.path.insert(0, {source!r}); from berth.cli.engine_main import main; sys.exit(main(sys.argv[1:]))"
-    # -I: neither the caller's directory nor PYTHONPATH may put a module of theirs into an engine that runs as root.
+    code = f"import sys; sys.path.insert(0, {source!r}); from {module} import main; sys.exit(main(sys.argv[1:]))"
+    # -I: neither the caller's directory nor PYTHONPATH may put a module of theirs into a process that may run as root.
     return [sys.executable, "-I", "-c", code]
 
 

@@ -69,6 +69,8 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "context inspect": ("context", "inspect", "Print all that is known of contexts"),
     "context export": ("contextfile", "export", "Write a context to an archive"),
     "context import": ("contextfile", "import_", "Bring in a context from an archive"),
+    "registry serve": ("registry", "registry", "Run a registry in the foreground"),
+    "registry gc": ("registry", "registry", "Remove what no image of a registry needs any more"),
     "completion": ("completion", "completion", "Print the completion script of a shell"),
     "engine": ("engine_flags", "", "Run the engine in the foreground"),
     "oci": ("oci.main", "main", "Run containers from OCI bundles without an engine, as runc does"),
@@ -86,10 +88,11 @@ GROUPS = {
     "context": {"create": "context create", "export": "context export", "import": "context import",
                 "inspect": "context inspect", "ls": "context ls", "list": "context ls", "rm": "context rm",
                 "remove": "context rm", "show": "context show", "update": "context update", "use": "context use"},
+    "registry": {"gc": "registry gc", "serve": "registry serve"},
 }  # fmt: skip
 GROUP_SUMMARIES = {
     "container": "Manage containers", "image": "Manage images", "system": "Manage the engine and what it keeps",
-    "context": "Manage names of engines",
+    "context": "Manage names of engines", "registry": "Run a registry of your own",
 }  # fmt: skip
 # Not shown: `__complete` answers the shells' completion scripts.
 COMPLETE = "__complete"

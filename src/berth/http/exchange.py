@@ -28,6 +28,8 @@ class Connection(Source, Protocol):
 
     async def drain(self) -> None: ...
 
+    async def send_file(self, descriptor: int, offset: int, size: int) -> None: ...
+
     def take_over(self) -> "Hijacked": ...
 
     def close(self) -> None: ...
@@ -126,6 +128,26 @@ class Exchange:
         data = text.encode()
         fields = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(data)), **(headers or {})}
         self._head(status, fields, data)
+
+    def respond_bytes(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        """A whole response of any type; `headers` names it."""
+        self._head(status, {"Content-Length": str(len(data)), **headers}, data)
+
+    def start_body(self, status: int, size_bytes: int, headers: dict[str, str]) -> None:
+        """Begins a response of a known size; `send_plain` and `send_file` give its body."""
+        self.streaming = True
+        self._head(status, {"Content-Length": str(size_bytes), **headers})
+        if self.method == "HEAD":
+            raise HeadAnswered
+
+    async def send_plain(self, data: bytes) -> None:
+        """Bytes of a body of a known size; waits while the client is behind. Disconnected once it is gone."""
+        self._protocol.write(data)
+        await self._protocol.drain()
+
+    async def send_file(self, descriptor: int, offset: int, size: int) -> None:
+        """The same from an open file, by the kernel where there is no TLS. Disconnected if the file is shorter or the client gone."""
+        await self._protocol.send_file(descriptor, offset, size)
 
     def start_stream(self, content_type: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Begins a chunked response; `send` and `end_stream` follow."""

@@ -10,6 +10,7 @@ client that has gone, even with its sending side closed long before, is noticed 
 import asyncio
 import contextlib
 import logging
+import os
 import select
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import httptools
 from berth.errors import InvalidParameter
 from berth.http.body import Body, Disconnected
 from berth.http.exchange import Exchange, Handler, Hijacked
+from berth.http.tls import TlsTransport
 
 log = logging.getLogger("berth.api")
 
@@ -28,6 +30,7 @@ _MAX_CONNECTIONS = 8192
 _HEAD_TIMEOUT_S = 30.0
 _LINGER_S = 2.0
 _PEER_CHECK_S = 2.0
+_PIECE_BYTES = 1 << 20
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -300,6 +303,34 @@ class HttpProtocol(asyncio.Protocol):
             await self._writable.wait()
             if self._transport.is_closing():
                 raise Disconnected
+
+    async def send_file(self, descriptor: int, offset: int, size: int) -> None:
+        """Bytes of a file; the kernel copies them where the transport is a plain socket. Disconnected if the client or the file ends early."""
+        await self.drain()
+        assert self._transport is not None
+        if isinstance(self._transport, TlsTransport):
+            await self._send_pieces(descriptor, offset, size)
+            return
+        file = open(descriptor, "rb", buffering=0, closefd=False)
+        try:
+            sent = await asyncio.get_running_loop().sendfile(self._transport, file, offset, size, fallback=False)
+        except OSError:
+            sent = -1
+        finally:
+            file.close()
+        if sent != size:
+            self._transport.abort()
+            raise Disconnected
+
+    async def _send_pieces(self, descriptor: int, offset: int, size: int) -> None:
+        while size:
+            data = os.pread(descriptor, min(size, _PIECE_BYTES), offset)
+            if not data:
+                self.close()
+                raise Disconnected
+            self.write(data)
+            await self.drain()
+            offset, size = offset + len(data), size - len(data)
 
     def close(self) -> None:
         if self._transport:

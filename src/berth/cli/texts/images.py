@@ -1,4 +1,4 @@
-"""Words for images."""
+"""Words for images and registries."""
 
 from berth.cli.texts import Text
 
@@ -54,5 +54,33 @@ TEXTS: "dict[str, Text]" = {
         "The filters label, label! and until limit it to some.",
         examples=(("Those without a name", "berth image prune --force"), ("All that are not in use and older than ten days", "berth image prune --all --filter until=240h")),
         see_also=("rmi", "container prune", "system prune"),
+    ),
+    "registry serve": Text(
+        "Serves images to docker, berth, podman, skopeo and whatever else speaks the OCI distribution specification 1.1, from a "
+        "directory or from S3. Stopping it (SIGINT or SIGTERM) lets requests come to their end. docker search finds images by name "
+        "and description; a browser shows repositories, tags, layers and sizes.",
+        "Without --htpasswd it is open to all that reach it; without --tlscert clients take it only from this machine's loopback, or "
+        "as an insecure registry. Passwords, tokens and S3 need Python packages that the extras registry and s3 of berth bring.",
+        "With --proxy-remote it is a cache of another registry: what is pulled through it is kept, and pushes are refused.",
+        examples=(("For this machine", "berth registry serve --root /srv/images"),
+                  ("For a team", "berth registry serve --addr 0.0.0.0:443 --tlscert cert.pem --tlskey key.pem --htpasswd users"),
+                  ("Users' passwords", "htpasswd -Bc users alice\nberth registry serve --htpasswd users --anonymous-pull"),
+                  ("A cache of Docker Hub", "berth registry serve --addr 127.0.0.1:5001 --root /srv/hub --proxy-remote https://registry-1.docker.io")),
+        see_also=("registry gc", "engine"),
+        groups=(("Addresses and TLS", "addr url tlscert tlskey metrics-addr"),
+                ("Storage", "root s3 s3-endpoint s3-region max-blob-size"),
+                ("Who may do what", "htpasswd auth anonymous-pull no-delete"),
+                ("Cache of another registry", "proxy-remote proxy-username proxy-password-file proxy-cache-size"),
+                ("Garbage collection", "gc-interval grace delete-untagged"),
+                ("Logs, starting and stopping", "access-log log-level ready-fd stop-timeout")),
+    ),
+    "registry gc": Text(
+        "Removes blobs that no manifest leads to, and uploads that nobody goes on with. A registry that serves this --root is asked to "
+        "do it, and goes on serving; where none does, it is done here, and none can start meanwhile.",
+        "What was used within the time of --grace stays, so that no push that is under way loses a blob. A registry that serves has a "
+        "time of its own.",
+        examples=(("What would go", "berth registry gc --root /srv/images --dry-run"),
+                  ("Manifests without a tag as well", "berth registry gc --root /srv/images --delete-untagged")),
+        see_also=("registry serve", "image prune"),
     ),
 }  # fmt: skip

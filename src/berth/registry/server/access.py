@@ -1,0 +1,150 @@
+"""Who may do what: htpasswd users may do all, others pull where that is wanted; by Basic authentication or bearer tokens.
+
+A token is a JWT of this registry's own making, with the scopes of the distribution's token specification:
+`repository:NAME:pull,push,delete` and `registry:catalog:*`.
+"""
+
+import base64
+import binascii
+import os
+import secrets
+import time
+import uuid
+from typing import Any
+
+from berth.registry.server.extras import need
+from berth.registry.server.passwords import Passwords
+from berth.registry.server.refusals import Refused
+
+_TOKEN_LIFE_S = 300
+_MAX_SCOPES = 100
+_ACTIONS = ("pull", "push", "delete")
+Grants = dict[tuple[str, str], set[str]]
+
+
+class Identity:
+    """user: '' for nobody. grants: what a token allows; None: whatever the user may."""
+
+    __slots__ = ("grants", "user")
+
+    def __init__(self, user: str = "", grants: Grants | None = None) -> None:
+        self.user, self.grants = user, grants
+
+
+class Access:
+    """passwords: None for a registry that is open to all. tokens: ask clients for bearer tokens instead of Basic."""
+
+    def __init__(self, passwords: Passwords | None, *, anonymous_pull: bool = False, tokens: bool = True, key_file: str = "") -> None:
+        self.passwords = passwords
+        self.anonymous_pull = anonymous_pull
+        self.tokens = tokens and passwords is not None
+        self._jwt: Any = need("jwt", "registry", "--htpasswd with tokens") if self.tokens else None
+        self._key = _key(key_file) if self.tokens else b""
+
+    # -- deciding -------------------------------------------------------------------------------------
+
+    def identify(self, authorization: str, service: str) -> Identity:
+        """Who asks. Blocks while a password is compared. Refused (401) for a wrong one, not for none."""
+        scheme, _, rest = authorization.strip().partition(" ")
+        if self.passwords is None or not scheme:
+            return Identity()
+        if scheme.lower() == "basic":
+            user, password = basic(rest.strip())
+            if not self.passwords.check(user, password):
+                raise Refused("UNAUTHORIZED", "incorrect username or password")
+            return Identity(user)
+        if scheme.lower() == "bearer" and self.tokens:
+            return self._from_token(rest.strip(), service)
+        raise Refused("UNAUTHORIZED", f"the authorization scheme {scheme[:40]!r} is not known here")
+
+    def allows(self, who: Identity, kind: str, name: str, action: str) -> bool:
+        """kind: repository or registry."""
+        if self.passwords is None:
+            return True
+        if who.grants is not None:
+            return bool(who.grants.get((kind, name), set()) & {action, "*"})
+        return self._may(who.user, action)
+
+    def _may(self, user: str, action: str) -> bool:
+        return bool(user) or (self.anonymous_pull and action in ("pull", "*"))
+
+    # -- tokens ---------------------------------------------------------------------------------------
+
+    def issue(self, user: str, scopes: list[str], service: str) -> dict[str, object]:
+        """The answer of the token endpoint: a token for what of `scopes` the user ('': nobody) may do."""
+        granted: Grants = {}
+        for scope in scopes[:_MAX_SCOPES]:
+            kind, name, actions = parse_scope(scope)
+            allowed = self._allowed(user, kind, actions)
+            if allowed:
+                granted.setdefault((kind, name), set()).update(allowed)
+        now_s = int(time.time())
+        claims = {
+            "iss": "berth", "sub": user, "aud": service, "exp": now_s + _TOKEN_LIFE_S, "nbf": now_s - 10, "iat": now_s, "jti": str(uuid.uuid4()),
+            "access": [{"type": kind, "name": name, "actions": sorted(actions)} for (kind, name), actions in granted.items()],
+        }  # fmt: skip
+        token = self._jwt.encode(claims, self._key, algorithm="HS256")
+        issued = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
+        return {"token": token, "access_token": token, "expires_in": _TOKEN_LIFE_S, "issued_at": issued}
+
+    def _allowed(self, user: str, kind: str, actions: list[str]) -> set[str]:
+        if kind == "registry":
+            return {action for action in actions if action == "*" and self._may(user, "*")}
+        wanted = set(_ACTIONS) if "*" in actions else set(actions) & set(_ACTIONS)
+        return {action for action in wanted if self._may(user, action)} if kind == "repository" else set()
+
+    def _from_token(self, token: str, service: str) -> Identity:
+        try:
+            claims = self._jwt.decode(
+                token, self._key, algorithms=["HS256"], audience=service, issuer="berth", leeway=5, options={"require": ["exp", "aud", "iss", "sub"]}
+            )
+        except self._jwt.PyJWTError as error:
+            raise Refused("UNAUTHORIZED", f"the token is not taken: {error}; ask for a new one") from None
+        grants: Grants = {}
+        for entry in claims.get("access", []):
+            grants.setdefault((entry["type"], entry["name"]), set()).update(entry["actions"])
+        return Identity(claims["sub"], grants)
+
+    def challenge(self, realm: str, service: str, scope: str, *, page: bool = False) -> str:
+        """The WWW-Authenticate header. page: for a browser, which knows no tokens."""
+        if not self.tokens or page:
+            return f'Basic realm="{service}", charset="UTF-8"'
+        return f'Bearer realm="{realm}",service="{service}"' + (f',scope="{scope}"' if scope else "")
+
+
+def basic(text: str) -> tuple[str, str]:
+    """User and password of Basic credentials. Refused for what is none."""
+    try:
+        user, colon, password = base64.b64decode(text, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        user, colon, password = "", "", ""
+    if not colon or not user or "\0" in password:
+        raise Refused("UNAUTHORIZED", "malformed Basic credentials")
+    return user, password
+
+
+def parse_scope(text: str) -> tuple[str, str, list[str]]:
+    """`repository:NAME:ACTION,…` -> type, name, actions; the type may have a class in brackets, the name colons."""
+    kind, _, rest = text.partition(":")
+    name, _, actions = rest.rpartition(":")
+    return kind.partition("(")[0], name, actions.split(",")
+
+
+def _key(path: str) -> bytes:
+    """The secret of this registry's tokens, made at its first start: tokens outlive a restart."""
+    try:
+        with open(path, "rb") as file:
+            key = file.read()
+        if len(key) >= 32:
+            return key
+    except FileNotFoundError:
+        pass
+    key = secrets.token_bytes(32)
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(fd)
+    os.rename(temporary, path)
+    return key
