@@ -64,7 +64,7 @@ TEXTS: "dict[str, Text]" = {
         "With --proxy-remote it is a cache of another registry: what is pulled through it is kept, and pushes are refused.",
         examples=(("For this machine", "berth registry serve --root /srv/images"),
                   ("For a team", "berth registry serve --addr 0.0.0.0:443 --tlscert cert.pem --tlskey key.pem --htpasswd users"),
-                  ("Users' passwords", "htpasswd -Bc users alice\nberth registry serve --htpasswd users --anonymous-pull"),
+                  ("With passwords for users", "htpasswd -Bc users alice && berth registry serve --htpasswd users --anonymous-pull"),
                   ("A cache of Docker Hub", "berth registry serve --addr 127.0.0.1:5001 --root /srv/hub --proxy-remote https://registry-1.docker.io")),
         see_also=("registry gc", "engine"),
         groups=(("Addresses and TLS", "addr url tlscert tlskey metrics-addr"),
