@@ -4,6 +4,7 @@ A running container has a monitor, and the engine one connection to it (`control
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ _UNREACHABLE_MONITOR = "the container's monitor could not be reached, its socket
 _EXIT_CODE_KILLED = 137
 _LAST_WORDS_S = 5.0
 _MAX_TIMEOUT_S = 1 << 31
+_PAUSE_CHECK_S = 0.5
 _MAX_WAIT_FOR_STARTER_S, _LOOK_AGAIN_S = 5.0, 0.005
 
 
@@ -281,7 +283,16 @@ class Running(Preparing):
         await container.control.send_signal(number, asked_by)
         self.publish(container, "kill", {"signal": str(number)})
         if number == 9:
-            await container.ended.wait()
+            await self._await_killed(container)
+
+    async def _await_killed(self, container: Container) -> None:
+        """The end after SIGKILL, which does not reach a frozen process: a pause that came between is undone."""
+        while not container.ended.is_set():
+            if container.record.status == state.PAUSED:
+                with contextlib.suppress(errors.Conflict):
+                    await self.unpause(container)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(container.ended.wait(), _PAUSE_CHECK_S)
 
     def _ends(self, container: Container, number: int) -> bool:
         """Whether Docker takes a signal for a person's wish to end: any, unless the container names its stop signal."""
@@ -315,7 +326,7 @@ class Running(Preparing):
             if container.control:
                 await container.control.send_signal(9, asked_by)
                 self.publish(container, "kill", {"signal": "9"})
-            await container.ended.wait()
+            await self._await_killed(container)
         self.publish(container, "stop")
 
     async def restart(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
