@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from berth.cli import df
-from berth.cli.table import human_size
 from berth.engine import prune
 from berth.errors import InvalidParameter
+from berth.models.units import human_size
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,25 @@
-"""Image endpoints: list, inspect, history, import, load, save, tag, remove."""
+"""Image endpoints: list, inspect, history, pull, push, search, import, load, save, tag, remove."""
 
 import asyncio
+import contextlib
 import json
 import re
 import shlex
+from collections.abc import AsyncIterator
 from typing import Any
 
 from berth import errors
 from berth.api import compat
 from berth.api.request import parse_filters
 from berth.api.threads import in_thread_with_body, send_written
-from berth.engine import imagelist, views
+from berth.engine import imagelist, registryauth, searchlist, views
 from berth.engine.images import publish, publish_removed
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
 from berth.linux import libc
 from berth.oci import reference
+from berth.oci.reference import Reference
 
 
 class Images:
@@ -31,6 +34,8 @@ class Images:
             ("POST", "/images/load", self.image_load), ("GET", "/images/get", self.image_save),
             ("GET", "/images/{name...}/json", self.image_inspect), ("GET", "/images/{name...}/get", self.image_save),
             ("GET", "/images/{name...}/history", self.image_history),
+            ("GET", "/images/search", self.image_search), ("POST", "/images/{name...}/push", self.image_push),
+            ("GET", "/distribution/{name...}/json", self.distribution_inspect), ("POST", "/auth", self.auth),
             ("POST", "/images/{name...}/tag", self.image_tag), ("DELETE", "/images/{name...}", self.image_remove),
         ]  # fmt: skip
 
@@ -47,7 +52,7 @@ class Images:
         images = self._engine.images
         image = images.find(exchange.parameters["name"])
         found = views.image_inspect(
-            image.id, image.config, images.names_of(image.id), size_bytes=images.size_bytes(image),
+            image.id, image.config, images.names_of(image.id), images.digests_of(image.id), size_bytes=images.size_bytes(image),
             layers=[layer.diff for layer in images.layers_of(image)], directories=images.lower_directories(image),
             parent=images.parent_of(image.id), tagged_ns=images.tagged_ns(image.id),
         )  # fmt: skip
@@ -96,13 +101,8 @@ class Images:
     async def image_create(self, exchange: Exchange) -> None:
         source = exchange.query.get("fromSrc", "")
         if not source:
-            name = exchange.query.get("fromImage", "")
-            tag = exchange.query.get("tag", "")
-            full = reference.parse(f"{name}@{tag}" if ":" in tag else f"{name}:{tag}" if tag else name).familiar
-            raise errors.NotFound(
-                f"pull access denied for {full}: it is not in this engine's store, and this version of berth cannot "
-                "pull from registries yet; bring it in with load or import"
-            )
+            await self._pull(exchange)
+            return
         if source != "-":
             raise errors.NotImplementedHere(f"import from {source!r}: berth reads the archive from the client; use '-' or a file")
         repository, tag = exchange.query.get("repo", ""), exchange.query.get("tag", "")
@@ -123,6 +123,41 @@ class Images:
         exchange.start_stream("application/json")
         await exchange.send_json({"status": image.id})
         exchange.end_stream()
+
+    async def _pull(self, exchange: Exchange) -> None:
+        name = pulled_name(exchange.query.get("fromImage", ""), exchange.query.get("tag", ""))
+        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        await _tell(exchange, self._engine.distribution.pull(name, exchange.query.get("platform", ""), credentials))
+
+    async def image_push(self, exchange: Exchange) -> None:
+        name = reference.parse(exchange.parameters["name"], default_tag="")
+        if tag := exchange.query.get("tag", ""):
+            name = reference.parse(f"{name.familiar_name}:{tag}")
+        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        await _tell(exchange, self._engine.distribution.push(name, credentials))
+
+    async def image_search(self, exchange: Exchange) -> None:
+        term = exchange.query.get("term", "")
+        filters = parse_filters(exchange.query.get("filters", ""))
+        wanted = searchlist.checked(filters)
+        limit = exchange.number("limit")
+        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        found = await self._engine.distribution.search(term, 25 if limit is None else limit, credentials)
+        exchange.respond(200, searchlist.chosen(found, wanted))
+
+    async def distribution_inspect(self, exchange: Exchange) -> None:
+        name = reference.parse(exchange.parameters["name"])
+        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        exchange.respond(200, await self._engine.distribution.inspect(name, credentials))
+
+    async def auth(self, exchange: Exchange) -> None:
+        asked = await exchange.json(any_type=True)
+        for key in ("username", "password", "identitytoken", "serveraddress"):
+            if not isinstance(asked.get(key) or "", str):
+                raise errors.InvalidParameter(f"{key}: {asked[key]!r} is not a string")
+        address = asked.get("serveraddress") or ""
+        token = await self._engine.distribution.login(address, registryauth.credentials_from(asked))
+        exchange.respond(200, {"Status": "Login Succeeded", "IdentityToken": token})
 
     async def image_load(self, exchange: Exchange) -> None:
         loaded = await in_thread_with_body(exchange.body, self._engine.images.load)
@@ -147,10 +182,35 @@ class Images:
         exchange.end_stream()
 
 
+async def _tell(exchange: Exchange, messages: AsyncIterator[dict]) -> None:
+    """Sends a transfer's messages. What goes wrong before the first is the answer; later it is a message of its own."""
+    try:
+        async with contextlib.aclosing(messages) as told:  # type: ignore[type-var]
+            async for message in told:
+                if not exchange.streaming:
+                    exchange.start_stream("application/json")
+                await exchange.send_json(message)
+    except errors.BerthError as error:
+        if not exchange.streaming:
+            raise
+        await exchange.send_json({"errorDetail": {"message": str(error)}, "error": str(error)})
+    if not exchange.streaming:
+        exchange.start_stream("application/json")
+    exchange.end_stream()
+
+
 # -- pure helpers -----------------------------------------------------------------------------------------
 
 
 _PORTS = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?")
+def pulled_name(image: str, tag: str) -> Reference:
+    """fromImage and tag of POST /images/create; without a tag in either, all tags are meant."""
+    name = reference.parse(image, default_tag="")
+    if not tag:
+        return name
+    return reference.parse(f"{name.familiar_name}@{tag}" if ":" in tag else f"{name.familiar_name}:{tag}")
+
+
 _CHANGES = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
 
 

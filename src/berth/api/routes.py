@@ -30,7 +30,8 @@ log = logging.getLogger("berth.api")
 
 _STATUS: list[tuple[type[errors.BerthError], int]] = [
     (errors.NotFound, 404), (errors.CommandNotFound, 400), (errors.CommandNotExecutable, 400),
-    (errors.TooLarge, 413), (errors.InvalidParameter, 400), (errors.Conflict, 409), (errors.NotModified, 304), (errors.Forbidden, 403),
+    (errors.TooLarge, 413), (errors.InvalidParameter, 400), (errors.Conflict, 409), (errors.NotModified, 304),
+    (errors.Unauthorized, 401), (errors.Forbidden, 403),
     (errors.NotImplementedHere, 501), (errors.Unavailable, 503), (errors.DataLoss, 400),
 ]  # fmt: skip
 

@@ -30,8 +30,6 @@ POST /plugins/{name...}/upgrade, POST /plugins/{name...}/push, POST /plugins/{na
 _LATER = {
     "POST /swarm/init, POST /swarm/join": "swarms are not there in this version of berth; run containers one by one",
     "POST /plugins/pull, POST /plugins/create, GET /plugins/privileges": "plugins are not there in this version of berth",
-    "GET /distribution/{name...}/json, GET /images/search, POST /images/{name...}/push":
-        "this version of berth cannot talk to registries yet; move images with save and load",
     "POST /build, POST /build/cancel, POST /session, POST /grpc":
         "this version of berth cannot build images yet; build elsewhere and bring the image in with load",
     "POST /networks/create": "this version of berth has the networks none and host only",
@@ -47,7 +45,7 @@ class Stubs:
 
     def routes(self) -> list[Route]:
         found: list[Route] = [
-            ("POST", "/auth", self.auth), ("GET", "/plugins", self.plugins),
+            ("GET", "/plugins", self.plugins),
             ("DELETE", "/networks/{id}", self.network), ("POST", "/networks/{id}/connect", self.network),
             ("POST", "/networks/{id}/disconnect", self.network),
             ("PUT", "/volumes/{name}", self.volume), ("DELETE", "/volumes/{name}", self.volume),
@@ -58,14 +56,6 @@ class Stubs:
         for endpoints, text in _LATER.items():
             found += _all(endpoints, _refusal(errors.NotImplementedHere(text)))
         return found
-
-    async def auth(self, exchange: Exchange) -> None:
-        login = await exchange.json(any_type=True)
-        for key in ("username", "password", "identitytoken", "serveraddress"):
-            if not isinstance(login.get(key) or "", str):
-                raise errors.InvalidParameter(f"{key}: {login[key]!r} is not a string")
-        server = login.get("serveraddress") or "https://index.docker.io/v1/"
-        raise errors.NotImplementedHere(f"login to {server}: this version of berth cannot talk to registries yet")
 
     async def plugins(self, exchange: Exchange) -> None:
         parse_filters(exchange.query.get("filters", ""))

@@ -2,8 +2,9 @@
 
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Syntax
-from berth.cli.table import age, human_size, print_rows, render, shorten, size
+from berth.cli.table import age, print_rows, render, shorten, size
 from berth.models.jsonlite import dumps_as_go
+from berth.models.units import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Misuse, Syntax
 from berth.cli.ps import parse_filters
-from berth.cli.table import age, human_size, print_rows, size
+from berth.cli.table import age, print_rows, size
+from berth.models.units import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from berth.cli.client import query
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Syntax
 from berth.cli.ps import parse_filters
-from berth.cli.table import human_size
+from berth.models.units import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -31,15 +31,6 @@ def size(number: float) -> str:
     return ""
 
 
-def human_size(number: float) -> str:
-    """The same with four digits: `1.984MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if number < 1000 or unit == "PB":
-            return f"{number:.4g}{unit}"
-        number /= 1000
-    return ""
-
-
 def binary_size(number: float) -> str:
     """Bytes in powers of 1024: `23.54GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):

@@ -28,13 +28,14 @@ def summaries(store: ImageStore, filters: Filters, *, shared_size: bool = False,
         created_ns = views.created_ns(image.config)
         if not after_ns < created_ns < before_ns or not has_labels(labels_of(image), filters.get("label", [])):
             continue
+        digests = store.digests_of(image.id)
         names = chosen_names(store.names_of(image.id), filters.get("reference", []))
-        if names is None or (dangling is not None and dangling is bool(names)):
+        if names is None or (dangling is not None and dangling is bool(names or digests)):
             continue
-        if not names and not intermediate and store.children_of(image.id):
+        if not names and not digests and not intermediate and store.children_of(image.id):
             continue
         size_bytes = store.size_bytes(image)
-        payload = views.image_summary(image.id, image.config, names, size_bytes, store.parent_of(image.id))
+        payload = views.image_summary(image.id, image.config, names, digests, size_bytes, store.parent_of(image.id))
         found.append({**payload, "SharedSize": counted.get(image.id, -1)})
     return found
 

@@ -7,6 +7,8 @@ import os
 import platform
 import time
 import uuid
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
 from berth.engine import logconfig, views
@@ -29,6 +31,9 @@ from berth.engine.why_facts import WhyService
 from berth.store.database import Database
 from berth.store.images import ImageStore
 from berth.store.layout import Layout
+
+if TYPE_CHECKING:
+    from berth.engine.distribution import Distribution
 
 log = logging.getLogger("berth.engine")
 
@@ -75,6 +80,13 @@ class Engine:
             raise errors.Conflict(f"another engine uses the data root {data_root}; give this one another --data-root") from None
         return fd
 
+    @cached_property
+    def distribution(self) -> "Distribution":
+        """Made when the first image is pulled: the client of registries costs start-up a third of its imports."""
+        from berth.engine.distribution import Distribution
+
+        return Distribution(self.options, self.images, self.events)
+
     async def bring_up(self) -> None:
         """Makes disk, database and what runs agree."""
         mended = [*self.database.mended, *await asyncio.to_thread(self.images.reconcile)]
@@ -106,6 +118,8 @@ class Engine:
     def take_down(self) -> None:
         """Ends what is the engine's own; containers go on with their monitors."""
         self.launcher.close()
+        if "distribution" in self.__dict__:
+            self.distribution.close()
         self.images.close()
         self.database.close()
         os.close(self._lock)

@@ -147,17 +147,17 @@ def _log_path(record: Record, directory: str) -> str:
     return logconfig.path_of(record, directory) if record.started_ns and logconfig.driver_of(record) == "json-file" else ""
 
 
-def image_summary(image_id: str, config: dict, names: list[str], size_bytes: int, parent: str) -> dict:
+def image_summary(image_id: str, config: dict, names: list[str], digests: list[str], size_bytes: int, parent: str) -> dict:
     """An element of GET /images/json; nobody has counted containers and shared bytes."""
     return {
-        "Id": image_id, "ParentId": parent, "RepoTags": names, "RepoDigests": [], "Created": created_s(config),
+        "Id": image_id, "ParentId": parent, "RepoTags": names, "RepoDigests": digests, "Created": created_s(config),
         "Size": size_bytes, "SharedSize": -1,
         "Labels": (config.get("config") or {}).get("Labels"), "Containers": -1,
     }  # fmt: skip
 
 
 def image_inspect(
-    image_id: str, config: dict, names: list[str], *, size_bytes: int, layers: list[str], directories: list[str], parent: str, tagged_ns: int
+    image_id: str, config: dict, names: list[str], digests: list[str], *, size_bytes: int, layers: list[str], directories: list[str], parent: str, tagged_ns: int
 ) -> dict:
     """GET /images/{name}/json. directories: of the unpacked layers, topmost first."""
     data = {"UpperDir": directories[0]} if directories else {}
@@ -165,7 +165,7 @@ def image_inspect(
         data["LowerDir"] = ":".join(directories[1:])
     variant = {"Variant": config["variant"]} if config.get("variant") else {}
     return {
-        "Id": image_id, "RepoTags": names, "RepoDigests": [], "Parent": parent,
+        "Id": image_id, "RepoTags": names, "RepoDigests": digests, "Parent": parent,
         "Comment": next((h.get("comment", "") for h in reversed(config.get("history") or [])), ""),
         "Created": config.get("created") or ZERO_TIME, "DockerVersion": config.get("docker_version") or "",
         "Author": config.get("author") or "", "Config": {**_IMAGE_CONFIG_DEFAULTS, **(config.get("config") or {})},

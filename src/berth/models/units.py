@@ -22,3 +22,12 @@ def duration(seconds: float) -> str:
         if hours < limit:
             return f"{hours // divisor} {word}"
     return f"{hours // 8760} years"
+
+
+def human_size(number: float) -> str:
+    """Bytes in powers of 1000, with at most four digits: `1.984MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if number < 1000 or unit == "PB":
+            return f"{number:.4g}{unit}"
+        number /= 1000
+    return ""

@@ -6,8 +6,9 @@ isal gunzips at twice zlib's speed; where it is missing the standard library ser
 import bz2
 import importlib
 import lzma
+import zlib
 from collections.abc import Callable
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from berth.errors import DataLoss, NotImplementedHere
 
@@ -41,6 +42,12 @@ class Readable(Protocol):
     """What a stream must at least have."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class Closable(Readable, Protocol):
+    """A stream with an owner."""
+
+    def close(self) -> None: ...
 
 
 class ExactReader:
@@ -136,3 +143,42 @@ def open_stream(file: Readable) -> IO[bytes]:
         if head.startswith(magic):
             return opener(peeked)
     return peeked
+
+
+class GzipReader:
+    """What a stream is when compressed, read as a stream; the same bytes each time. It owns the stream."""
+
+    def __init__(self, stream: Closable) -> None:
+        self._stream = stream
+        self._compressor = _compressor()
+        self._rest = memoryview(b"")
+        self._ended = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        parts = []
+        while size:
+            if not self._rest and not self._more():
+                break
+            part = self._rest if size < 0 else self._rest[:size]
+            self._rest = self._rest[len(part) :]
+            parts.append(part)
+            size -= len(part) if size > 0 else 0
+        return b"".join(parts)
+
+    def _more(self) -> bool:
+        while not self._rest and not self._ended:
+            data = self._stream.read(_BUFFER_BYTES)
+            self._ended = not data
+            self._rest = memoryview(self._compressor.compress(data) if data else self._compressor.flush())
+        return bool(self._rest)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _compressor() -> Any:
+    """gzip with a head that carries no time. isal's level 1 is ten times zlib's speed at four fifths of its gain."""
+    try:
+        return importlib.import_module("isal.isal_zlib").compressobj(1, wbits=31)
+    except ImportError:
+        return zlib.compressobj(6, wbits=31)

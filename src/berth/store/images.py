@@ -122,6 +122,10 @@ class ImageStore:
         names = [name for name, image in list(self._tags.items()) if image == identity]
         return sorted(names, key=_full_name) if len(names) > 1 else names
 
+    def tagged(self, familiar: str) -> Image | None:
+        """The image of a tag or a digest reference in familiar form; names only, no ids."""
+        return self._by_name(familiar)
+
     def digests_of(self, identity: str) -> list[str]:
         """Where an image came from or went to: `repository@sha256:…` of its manifests, sorted."""
         return sorted(f"{name}@{digest}" for (name, digest), image in list(self._digests.items()) if image == identity)

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from typing import IO
 from urllib.parse import quote, urlencode, urlsplit
 
 from berth.errors import BerthError, DataLoss, InvalidParameter, NotFound
@@ -157,6 +158,10 @@ class RegistryClient:
         size = answer.header("Content-Length")
         return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else 0
 
+    def mount(self, repository: str, digest: str, other: str) -> bool:
+        """Has another repository's blob appear in this one. False if the registry will not; nothing is sent then."""
+        return Upload(self._session, self._session.endpoint(pull=False), repository, _push_scope(repository), _nothing).mount(digest, other)
+
     def upload(
         self, repository: str, source: Source, *, digest: str = "", size_bytes: int | None = None, mount_from: str = "",
         progress: Progress | None = None,
@@ -266,6 +271,10 @@ class RegistryClient:
             return self._session.fetch("GET", endpoint, target, limit_bytes, scope=scope, headers=headers)
         except RefusedAnswer as refused:
             raise of_request(refused.refusal) from None
+
+
+def _nothing(offset: int) -> IO[bytes]:
+    raise AssertionError("a mount sends nothing")
 
 
 def _pull_scope(repository: str) -> str:

@@ -35,6 +35,16 @@ class Upload:
         answer.finish()
         return self._send(location, digest, size_bytes)
 
+    def mount(self, digest: str, other: str) -> bool:
+        """Only that; an upload that the registry starts instead is given up."""
+        answer = self._start(digest, other)
+        mounted = answer.status == 201
+        location = "" if mounted else self._location(answer)
+        answer.finish()
+        if location:
+            self._abandon(location)
+        return mounted
+
     def _start(self, digest: str, mount_from: str) -> Answer:
         target = self._path
         scope = self._scope

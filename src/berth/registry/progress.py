@@ -1,0 +1,55 @@
+"""What is said of a transfer while it goes on: the messages that Docker's clients draw. Any thread may report."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from berth.models import units
+
+Report = Callable[[dict], None]
+
+_LEAST_INTERVAL_S = 0.1
+_BAR = 50
+
+
+def bar(current: int, total: int) -> str:
+    """`[====>    ]  12MB/30MB`, which clients without a drawing of their own print."""
+    if total <= 0:
+        return units.human_size(current)
+    done = min(_BAR, current * _BAR // total)
+    marks = "=" * done + (">" if done < _BAR else "")
+    return f"[{marks:<{_BAR}}]  {units.human_size(current)}/{units.human_size(total)}"
+
+
+class Line:
+    """One layer's line. `say` is always sent, `advance` as often as eyes can follow."""
+
+    def __init__(self, report: Report, identity: str) -> None:
+        self._report = report
+        self._identity = identity
+        self._lock = threading.Lock()
+        self._sent_s = 0.0
+        self._status = ""
+
+    def say(self, status: str) -> None:
+        """A line without a bar; what `advance` had under way is over."""
+        with self._lock:
+            self._status, self._sent_s = status, 0.0
+            self._report({"status": status, "progressDetail": {}, "id": self._identity})
+
+    def advance(self, status: str, current: int, total: int) -> None:
+        """How far it has got."""
+        with self._lock:
+            now_s = time.monotonic()
+            if status == self._status and now_s - self._sent_s < _LEAST_INTERVAL_S:
+                return
+            self._status, self._sent_s = status, now_s
+            self._report({
+                "status": status, "progressDetail": {"current": current, "total": total}, "progress": bar(current, total),
+                "id": self._identity,
+            })  # fmt: skip
+
+
+def short(digest: str) -> str:
+    """As people see digests."""
+    return digest.removeprefix("sha256:")[:12]
