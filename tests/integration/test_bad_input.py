@@ -1,5 +1,6 @@
 """What no client should send, sent to a whole engine: it says what is wrong, and answers the others meanwhile."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -123,3 +124,23 @@ def test_thousands_of_idle_connections(engine: Engine, peer: Peer) -> None:
             sock.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     wait_until(lambda: len(os.listdir(descriptors)) <= used + 10, "descriptors of connections that are closed", 60)
+
+
+def test_a_container_that_is_being_removed(engine: Engine, peer: Peer) -> None:
+    """Whatever is asked of it meanwhile: Docker's answers for what is not there or not possible now, and it does go."""
+    asked = [
+        ("GET", "json", None), ("POST", "start", None), ("POST", "stop?t=0", None), ("POST", "kill", None), ("POST", "pause", None), ("POST", "unpause", None),
+        ("POST", "rename?name=gone2", None), ("POST", "update", {"CpuShares": 5}), ("POST", "exec", {"Cmd": ["true"]}), ("GET", "top", None),
+        ("POST", "wait?condition=removed", None), ("GET", "changes", None), ("HEAD", "archive?path=/etc", None), ("GET", "stats?stream=0&one-shot=1", None),
+        ("GET", "logs?stdout=1", None), ("POST", "restart?t=0", None), ("POST", "resize?h=1&w=1", None),
+    ]  # fmt: skip
+    identity = engine.up()
+    with concurrent.futures.ThreadPoolExecutor(len(asked) + 2) as pool:
+        answers = [pool.submit(peer.ask, method, f"/containers/{identity}/{what}", body) for method, what, body in asked]
+        removals = [pool.submit(peer.ask, "DELETE", f"/containers/{identity}?force=1") for _ in range(2)]
+        codes = {what: answer.result().status for (_, what, _), answer in zip(asked, answers, strict=True)}
+        removed = [removal.result().status for removal in removals]
+    assert set(codes.values()) <= {200, 201, 204, 304, 404, 409}, codes
+    assert 204 in removed
+    assert set(removed) <= {204, 404, 409}, removed
+    assert peer.ask("GET", f"/containers/{identity}/json").status == 404

@@ -3,6 +3,7 @@
 One lock per container. The database is written before anybody is told; memory is what is read.
 """
 
+import contextlib
 import os
 import secrets
 import socket
@@ -19,6 +20,9 @@ from berth.linux import grace
 from berth.oci import reference
 
 __all__ = ["Container", "ContainerService", "Host"]
+
+
+_REMOVE_ATTEMPTS = 10
 
 
 class ContainerService(Restoring):
@@ -157,18 +161,20 @@ class ContainerService(Restoring):
     async def remove(self, container: Container, *, force: bool) -> None:
         """Removes a container that does not run; with force, ends it first."""
         record = container.record
-        if record.active:
-            if not force:
-                do = " and must be unpaused first" if record.status == state.PAUSED else ": stop the container before removing or force remove"
-                raise errors.Conflict(f'cannot remove container "/{record.name}": container is {record.status}{do}')
-            try:
-                await self.kill(container, "SIGKILL", asked_by="rm")
-            except errors.Conflict:
-                if record.active:
-                    raise  # else it has ended by itself meanwhile
-        async with container.lock:
-            if record.id in self._by_id and record.status != state.REMOVING:
-                await self._forget(container)
+        for _ in range(_REMOVE_ATTEMPTS):
+            if record.active:
+                if not force:
+                    do = " and must be unpaused first" if record.status == state.PAUSED else ": stop the container before removing or force remove"
+                    raise errors.Conflict(f'cannot remove container "/{record.name}": container is {record.status}{do}')
+                with contextlib.suppress(errors.Conflict):  # it has ended by itself meanwhile, or somebody paused it
+                    await self.kill(container, "SIGKILL", asked_by="rm")
+            async with container.lock:
+                if record.id not in self._by_id or record.status == state.REMOVING:
+                    return
+                if not record.active:  # else somebody has started it again
+                    await self._forget(container)
+                    return
+        raise errors.Conflict(f'cannot remove container "/{record.name}": it is started again and again')
 
     # -- update -------------------------------------------------------------------------------------
 

@@ -276,21 +276,25 @@ class Running(Preparing):
         record = container.record
         if record.active and self._ends(container, number) and await self._end_by_hand(container, asked_by):
             return
+        if record.status == state.PAUSED and self._ends(container, number):
+            await self._thaw(container)
         if not record.running or container.control is None:
             raise errors.Conflict(f"container {record.id} is not running")
-        if record.status == state.PAUSED and self._ends(container, number):
-            await self.unpause(container)
         await container.control.send_signal(number, asked_by)
         self.publish(container, "kill", {"signal": str(number)})
         if number == 9:
             await self._await_killed(container)
 
+    async def _thaw(self, container: Container) -> None:
+        """unpause, where somebody else may be quicker."""
+        with contextlib.suppress(errors.Conflict):
+            await self.unpause(container)
+
     async def _await_killed(self, container: Container) -> None:
         """The end after SIGKILL, which does not reach a frozen process: a pause that came between is undone."""
         while not container.ended.is_set():
             if container.record.status == state.PAUSED:
-                with contextlib.suppress(errors.Conflict):
-                    await self.unpause(container)
+                await self._thaw(container)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(container.ended.wait(), _PAUSE_CHECK_S)
 
@@ -311,10 +315,10 @@ class Running(Preparing):
             self.publish(container, "stop")
             return
         container.cancelled = True
+        if record.status == state.PAUSED:
+            await self._thaw(container)
         if not record.running or container.control is None:
             raise errors.NotModified(f"container {record.id[:SHORT]} is already stopped")
-        if record.status == state.PAUSED:
-            await self.unpause(container)
         if timeout_s is None:
             configured = record.config.get("StopTimeout")
             timeout_s = defaults.STOP_TIMEOUT_S if configured is None else configured
@@ -365,7 +369,10 @@ class Running(Preparing):
             container.record.paused_for_commit = for_commit
             if for_commit:
                 await self.save(container)
-            await asyncio.to_thread(self._group(container).freeze, True)
+            try:
+                await asyncio.to_thread(self._group(container).freeze, True)
+            except FileNotFoundError:  # it ends just now
+                raise errors.Conflict(f"Container {container.record.id} is not running") from None
             container.record.move(state.PAUSED)
             await self.save(container)
             self.publish(container, "pause")
