@@ -2,12 +2,14 @@
 
 import hashlib
 import http.client
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +111,8 @@ class RegistryHost:
 
     def push_blob(self, name: str, data: bytes) -> str:
         digest = digest_of(data)
-        answer = self.ask("POST", f"/v2/{name}/blobs/uploads/?digest={digest}", data)
+        location = self.ask("POST", f"/v2/{name}/blobs/uploads/").headers["Location"]
+        answer = self.ask("PUT", f"{location}{'&' if '?' in location else '?'}digest={digest}", data)
         assert answer.status == 201, answer.body
         return digest
 
@@ -123,6 +126,39 @@ class RegistryHost:
         answer = self.ask("PUT", f"/v2/{name}/manifests/{tag or digest_of(manifest)}", manifest, {"Content-Type": OCI_MANIFEST})
         assert answer.status == 201, answer.body
         return digest_of(manifest)
+
+
+def write_users(path: str, **users: str) -> str:
+    """A password file by Apache's own tool."""
+    for name, password in users.items():
+        subprocess.run(["htpasswd", "-bB", "-C", "5", *(["-c"] if not os.path.exists(path) else []), path, name, password], check=True, capture_output=True)
+    return path
+
+
+def write_layout(top: str, description: str = "", *, layer: bytes = b"") -> str:
+    """An image as an OCI layout for skopeo; returns its directory. One layer, of a file with this content."""
+    os.makedirs(f"{top}/blobs/sha256")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo("file")
+        member.size = len(layer)
+        tar.addfile(member, io.BytesIO(layer))
+    data = packed.getvalue()
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(data)]},
+              "config": {"Labels": {"org.opencontainers.image.description": description} if description else {}}}  # fmt: skip
+
+    def add(media_type: str, raw: bytes) -> "dict[str, object]":
+        with open(f"{top}/blobs/sha256/{digest_of(raw)[7:]}", "wb") as file:
+            file.write(raw)
+        return {"mediaType": media_type, "digest": digest_of(raw), "size": len(raw)}
+
+    entries = [add(OCI_CONFIG, json.dumps(config).encode()), add(OCI_LAYER, data)]
+    manifest = add(OCI_MANIFEST, json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entries[0], "layers": entries[1:]}).encode())
+    with open(f"{top}/index.json", "w") as file:
+        json.dump({"schemaVersion": 2, "manifests": [{**manifest, "annotations": {"org.opencontainers.image.ref.name": "latest"}}]}, file)
+    with open(f"{top}/oci-layout", "w") as file:
+        json.dump({"imageLayoutVersion": "1.0.0"}, file)
+    return top
 
 
 @contextmanager

@@ -137,6 +137,12 @@ class Partial:
 
     # -- reading --------------------------------------------------------------------------------------
 
+    @property
+    def arrived_bytes(self) -> int:
+        """How far the bytes reach without a hole, now."""
+        with self._changed:
+            return self._arrived
+
     def wait(self, offset: int) -> int:
         """How far the bytes reach without a hole, once that is beyond `offset` or the end; what `fail` was told otherwise."""
         with self._changed:

@@ -46,6 +46,8 @@ class Registry:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*arguments, **named))
 
     def close(self) -> None:
+        if self.cache:
+            self.cache.close()
         self._pool.shutdown(wait=True)
         self.uploads.close()
 

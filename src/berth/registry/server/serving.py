@@ -17,6 +17,7 @@ from berth.http.protocol import HttpProtocol
 from berth.models.prometheus import CONTENT_TYPE
 from berth.registry.server.access import Access
 from berth.registry.server.app import COMMON_HEADERS, App
+from berth.registry.server.cache import Cache
 from berth.registry.server.collect import Collector, Report
 from berth.registry.server.contents import Contents
 from berth.registry.server.index import Index
@@ -63,6 +64,7 @@ def build(options: Options) -> Registry:
     contents = Contents(storage_of(options), grace_s=options.grace_s)
     uploads = Uploads(f"{options.root}/uploads")
     registry = Registry(options, contents, uploads, access, Index(contents), Metrics())
+    registry.cache = Cache(registry, options) if options.remote else None
     registry.collector = Collector(contents, uploads, grace_s=options.grace_s, delete_untagged=options.delete_untagged)
     return registry
 
