@@ -74,7 +74,7 @@ class Peer:
         """The same for both engines: ids as names, and what else is of one engine alone."""
         for name, identity in sorted(self.ids.items(), key=lambda item: -len(item[1])):
             if name == "ambiguous":  # where an id stands in a message
-                text = re.sub(rf"(prefix|instance|image|container): {identity}(?=:|$)", r"\1: <ambiguous>", text)
+                text = re.sub(rf"(prefix|instance|image|container): {identity}(?=: |$)", r"\1: <ambiguous>", text)
             elif len(identity) > 12:
                 text = text.replace(identity, f"<{name}>").replace(identity[:12], f"<{name}>")
         text = re.sub(r"\b(sha256:)?[0-9a-f]{64}\b", "<id>", text)

@@ -223,7 +223,7 @@ GROUPS: dict[str, list[Request]] = {
         *_each("POST /images/bb/tag?repo=@", "BAD|a b||good|good:x|a/b/c|-x|sha256|sha256:x|localhost:5000/x|ä|good@sha256:12"), *_each("POST /images/bb/tag?repo=good&tag=@", "x|X|a b|-a|a:b||ä|" + "x" * 200), "POST /images/bb/tag", "POST /images/nothing/tag?repo=BAD",
         "DELETE /images/bb", "DELETE /images/{image}", "DELETE /images/bb?force=maybe", "DELETE /images/good:x", "DELETE /images/good", "DELETE /images/good#again", "DELETE /images/a/b/c", "DELETE /images/sha256:1234567890ab", "DELETE /images/{short image}",
         "GET /images/get", "GET /images/get?names=", "GET /images/get?names=nothing", "GET /images/get?names=bb&names=nothing", "~GET /images/bb/get", "~GET /images/get?names=bb", ("POST /images/load", b"no tar"), ("POST /images/load?quiet=1", b""), "POST /images/load",
-        ("POST /images/create?fromSrc=-", b"no tar"), ("POST /images/create?fromSrc=-&repo=BAD", b""), ("POST /images/create?fromSrc=-&changes=NOPE", b""), "POST /images/create", "GET /images/search", "GET /images/search?term=x&limit=x",
+        ("POST /images/create?fromSrc=-", b"no tar"), ("POST /images/create?fromSrc=-&repo=BAD", b""), ("POST /images/create?fromSrc=-&changes=NOPE", b""), "POST /images/create", "GET /images/search?term=x&limit=x",
         ("POST /images/prune", None), *[f"POST /images/prune?filters={quote(text)}" for text in ("x", "[]", '{"nope":["x"]}', '{"dangling":["maybe"]}', '{"until":["x"]}', '{"dangling":["true"]}', '{"until":["1h","2h"]}', '{"label":["nope"]}')],
     ],
     "prunes": [
@@ -231,11 +231,11 @@ GROUPS: dict[str, list[Request]] = {
         "POST /build/prune", "POST /build/prune?filters=x", "GET /containers/prune",
     ],
     "system": [
-        "GET /_ping", "HEAD /_ping", "POST /_ping", "GET /version", "GET /info", "GET /system/df", "GET /auth", *[("POST /auth", body) for body in (b"", b"{", b"[]", {"username": 1})], ("POST /auth", b"{}", {"Content-Type": "text/plain"}), "POST /auth",
+        "GET /_ping", "HEAD /_ping", "POST /_ping", "GET /version", "GET /info", "GET /system/df", "GET /auth", *[("POST /auth", body) for body in (b"{", b"[]", {"username": 1})],
         "~GET /events", "GET /events?since=1&until=2", "GET /events?until=x", "GET /events?since=x", "GET /events?since=5&until=2", *_each("GET /events?until=1&filters=@", 'x|[]|{"nope":["x"]}|{"type":["nope"]}|{"type":["container"]}|{"event":["nope"]}|{"container":["nothing"]}|{"label":["a"]}'), "GET /events?until=1&since=0",
         "GET /events?until=1.5", "GET /nope", "GET /", "POST /nope", "GET /containers", "GET /containers/json/", "PUT /containers/json", "DELETE /containers/json", "PATCH /containers/json", "HEAD /containers/json", "HEAD /version", "HEAD /info", "HEAD /containers/running/json", "HEAD /images/json",
         "OPTIONS /containers/json", "OPTIONS /nope", "POST /containers/json", "GET /containers/create", "GET /containers/running/start", "PUT /containers/running/json", "GET /CONTAINERS/json", "GET //containers/json", "GET /containers//running/json", "GET /containers/../containers/json", "GET /version/", "GET /./version",
-        "GET /networks", "GET /networks/nothing", "GET /networks/none", "GET /networks/host", "DELETE /networks/nothing", "DELETE /networks/host", ("POST /networks/nothing/connect", {"Container": "running"}), "GET /networks/", "GET /volumes", "GET /volumes/nothing", "DELETE /volumes/nothing", "GET /distribution/nothing/json#offline",
+        "GET /networks", "GET /networks/nothing", "GET /networks/none", "GET /networks/host", "DELETE /networks/nothing", "DELETE /networks/host", ("POST /networks/nothing/connect", {"Container": "running"}), "GET /networks/", "GET /volumes", "GET /volumes/nothing", "DELETE /volumes/nothing",
     ],
     "swarm and plugins": [
         *[f"GET /{what}" for what in ("swarm", "services", "tasks", "nodes", "secrets", "configs", "swarm/unlockkey", "services/x", "tasks/x", "nodes/x", "secrets/x", "configs/x", "services/x/logs?stdout=1", "tasks/x/logs?stdout=1")],
