@@ -15,7 +15,7 @@ from berth.cli.helping import syntax_of
 MAIN = Path(__file__).resolve().parents[2] / "src/berth/cli/__main__.py"
 NAMES = {
     "container": ["db", "job", "web"], "running": ["db", "web"], "stopped": ["job"], "paused": [], "image": ["bb", "bb:latest", "app:1"],
-    "repository": ["bb", "app"], "context": ["default", "far"], "runtime": ["berth", "runc"],
+    "repository": ["bb", "app"], "registry": ["r.example.org"], "context": ["default", "far"], "runtime": ["berth", "runc"],
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def answers(*words: str) -> "list[str]":
         (["container", "rm", "j"], ["job"]), (["-H", "unix:///x", "rm", "j"], ["job"]), (["--host=unix:///x", "rm", "j"], ["job"]),
         (["run", "b"], ["bb", "bb:latest"]), (["run", "bb", ""], []), (["run", "bb", "--n"], []), (["run", "-e", "PATH=x", "a"], ["app:1"]),
         (["rmi", "bb", "b"], ["bb:latest"]), (["tag", "bb", ""], []), (["images", "a"], ["app"]),
-        (["inspect", "b"], ["bb", "bb:latest"]), (["context", "use", "f"], ["far"]), (["-c", "f"], ["far"]), (["--context=f"], ["--context=far"]),
+        (["inspect", "b"], ["bb", "bb:latest"]), (["context", "use", "f"], ["far"]), (["login", ""], ["r.example.org"]), (["pull", "a"], ["app:1"]), (["-c", "f"], ["far"]), (["--context=f"], ["--context=far"]),
         (["cp", "w"], ["web:", ":files"]), (["load", "-i", ""], [":files"]), (["load", "--input="], [":files"]), (["import", ""], [":files"]),
         (["run", "--env-file", ""], [":files"]), (["--config", ""], [":directories"]), (["run", "-v", ""], [":directories"]),
         (["ps", "--no-t"], ["--no-trunc"]), (["ps", "--format", "j"], ["json"]), (["ps", "--format=j"], ["--format=json"]),

@@ -19,9 +19,7 @@ EXPERIMENTAL = "no issue: experimental in Docker"
 # Whole commands, by how their names begin.
 LATER = {
     "docker bake": BUILD, "docker build": BUILD, "docker builder": BUILD, "docker image build": BUILD,
-    "docker history": IMAGES, "docker image history": IMAGES, "docker image pull": IMAGES, "docker image push": IMAGES,
-    "docker login": IMAGES, "docker logout": IMAGES, "docker manifest": IMAGES, "docker pull": IMAGES, "docker push": IMAGES,
-    "docker search": IMAGES, "docker network": NETWORKS, "docker volume": NETWORKS,
+    "docker manifest": IMAGES, "docker network": NETWORKS, "docker volume": NETWORKS,
     "docker config": SWARM, "docker node": SWARM, "docker secret": SWARM, "docker service": SWARM, "docker stack": SWARM,
     "docker swarm": SWARM, "docker plugin": PLUGINS, "docker checkpoint": EXPERIMENTAL,
 }  # fmt: skip

@@ -37,6 +37,10 @@ class NoEngine(Exception):
     """Nothing answers at the address."""
 
 
+class StreamFailed(Exception):
+    """The engine had begun to answer, and then said what went wrong."""
+
+
 class Response:
     """A response whose body is read on demand; owns its connection."""
 
@@ -117,6 +121,8 @@ class Client:
         self.address = address
         self._may_start = may_start
         self._tls = tls
+        self._api = _API
+        self._may_be_older = not may_start  # an engine that somebody else chose: another version, or Docker
         self.path = address.removeprefix("unix://")
 
     def connect(self) -> "_socket.socket":
@@ -143,9 +149,27 @@ class Client:
         self, method: str, path: str, body: object = None, *, headers: str = "", stream: "Iterator[bytes] | None" = None
     ) -> Response:
         """Sends a request; ApiError for a status of 400 and above."""
+        if stream is not None and self._may_be_older:
+            self.request("GET", "/version")  # a stream cannot be sent twice
+        try:
+            return self._request(method, path, body, headers, stream)
+        except ApiError as error:
+            if not self._speak_as(str(error)):
+                raise
+        return self._request(method, path, body, headers, stream)
+
+    def _speak_as(self, refusal: str) -> bool:
+        """Whether an older engine has said which version of the API it speaks; that is spoken from now on."""
+        newest = refusal.partition("is too new. Maximum supported API version is ")[2].split(" ")[0]
+        if not self._may_be_older or not newest.replace(".", "").isdigit():
+            return False
+        self._api, self._may_be_older = f"/v{newest}", False
+        return True
+
+    def _request(self, method: str, path: str, body: object, headers: str, stream: "Iterator[bytes] | None") -> Response:
         sock = self.connect()
         data = b"" if body is None else dumps(body).encode()
-        head = f"{method} {_API}{path} HTTP/1.1\r\nHost: berth\r\nUser-Agent: berth\r\n{headers}"
+        head = f"{method} {self._api}{path} HTTP/1.1\r\nHost: berth\r\nUser-Agent: berth\r\n{headers}"
         if stream is not None:
             head += "Transfer-Encoding: chunked\r\n"
         elif method in ("POST", "PUT"):

@@ -5,10 +5,11 @@ ARGUMENTS = {
     "attach": "running", "commit": "container repository", "completion": "=bash|zsh|fish", "container inspect": "container...",
     "context create": "new", "context export": "context file", "context import": "new file", "context inspect": "context...", "context rm": "context...",
     "context update": "context", "context use": "context", "cp": "copy copy", "create": "image", "diff": "container",
-    "exec": "running", "export": "container", "image inspect": "image...", "images": "repository", "import": "file repository",
-    "inspect": "anything...", "kill": "running...", "logs": "container", "pause": "running...", "port": "container",
+    "exec": "running", "export": "container", "history": "image", "image inspect": "image...", "images": "repository", "import": "file repository",
+    "inspect": "anything...", "kill": "running...", "login": "registry", "logout": "registry", "logs": "container", "pause": "running...",
+    "port": "container", "pull": "image", "push": "image",
     "rename": "container", "restart": "container...", "rm": "container...", "rmi": "image...", "run": "image",
-    "save": "image...", "start": "stopped...", "stats": "running...", "stop": "running...", "system service": "=install|uninstall|status",
+    "save": "image...", "search": "new", "start": "stopped...", "stats": "running...", "stop": "running...", "system service": "=install|uninstall|status",
     "tag": "image new", "top": "running", "unpause": "paused...", "update": "container...", "wait": "running...",
     "why": "container...",
 }  # fmt: skip
@@ -56,6 +57,7 @@ FILTERS: "dict[str, tuple[tuple[str, str], ...]]" = {
            ("network", "none host"), ("publish", ""), ("since", "<container>"),
            ("status", "created running paused restarting removing exited dead"), ("volume", "")),
     "images": (("before", "<image>"), ("dangling", "true false"), ("label", ""), ("reference", ""), ("since", "<image>"), ("until", "")),
+    "search": (("is-official", "true false"), ("stars", "")),
     "events": (("container", "<container>"), ("daemon", ""),
                ("event", "attach commit copy create destroy detach die exec_create exec_detach exec_die exec_start export "
                          "health_status import kill load oom pause prune rename resize restart save start stop tag top unpause "

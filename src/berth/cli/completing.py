@@ -196,10 +196,12 @@ class Engine:
         self._words = words
 
     def ask(self, kind: str) -> "Candidates":
-        """Kinds: container, running, paused, stopped, image, repository, context, runtime."""
+        """Kinds: container, running, paused, stopped, image, repository, context, registry, runtime."""
         try:
             if kind == "context":
                 return self._contexts()
+            if kind == "registry":
+                return self._registries()
             if kind in ("image", "repository"):
                 return self._images(kind)
             if kind == "runtime":
@@ -223,13 +225,25 @@ class Engine:
                 raise NoEngine("more than anybody chooses from")
         return loads(b"".join(data).decode())
 
-    def _contexts(self) -> "Candidates":
-        from berth.cli.contextstore import DEFAULT, every_meta
+    def _config(self) -> str:
+        """The directory of config.json and contexts."""
         from berth.cli.main import address_of
 
         scan = Scan(self._words, GLOBAL_FLAGS, interspersed=False)
-        config = address_of(parse([*self._words[: scan.before], "--host="], GLOBAL_FLAGS, interspersed=False))[0]
-        metas = every_meta(config)
+        return address_of(parse([*self._words[: scan.before], "--host="], GLOBAL_FLAGS, interspersed=False))[0]
+
+    def _registries(self) -> "Candidates":
+        from berth.cli.configfile import read
+        from berth.cli.credentials import HUB, host_of
+
+        config = read(self._config())
+        found = [name for key in ("auths", "credHelpers") for name in config.get(key) or {} if name != HUB]
+        return [(host_of(name), "") for name in dict.fromkeys(found)]
+
+    def _contexts(self) -> "Candidates":
+        from berth.cli.contextstore import DEFAULT, every_meta
+
+        metas = every_meta(self._config())
         return [(DEFAULT, "")] + [(str(meta.get("Name")), str((meta.get("Metadata") or {}).get("Description", ""))) for meta in metas]
 
     def _containers(self, kind: str) -> "Candidates":

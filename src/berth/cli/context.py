@@ -8,7 +8,6 @@ from berth.cli.command import for_each, parse_command
 from berth.cli.contextstore import (
     DEFAULT,
     TLS_FILES,
-    config_of,
     current,
     default_meta,
     digest_of,
@@ -132,22 +131,25 @@ def use(call: "Invocation") -> int:
     name = parsed.arguments[0]
     if name != DEFAULT:
         read(name, call.config)
-    config = config_of(call.config)
-    config.pop("currentContext", None)
-    if name != DEFAULT:
-        config["currentContext"] = name
-    path = f"{call.config}/config.json"
-    if os.path.exists(path) and not config_of(call.config):
-        with open(path) as file:
-            if file.read().strip() not in ("", "{}"):
-                raise Misuse(f"{path} is no JSON object; it is left as it is")
-    write_files(call.config, {"config.json": pretty(config).encode() + b"\n"})
+    _choose(call.config, "" if name == DEFAULT else name)
     print(name)
     if os.environ.get("BERTH_HOST") or os.environ.get("DOCKER_HOST"):
         fail(f"Warning: DOCKER_HOST overrides the context: to use {name!r}, unset it")
     sys.stdout.flush()
     fail(f'Current context is now "{name}"')
     return 0
+
+
+def _choose(directory: str, name: str) -> None:
+    """'' for the default one."""
+    from berth.cli.configfile import change
+
+    def put(config: "dict[str, Any]") -> None:
+        config.pop("currentContext", None)
+        if name:
+            config["currentContext"] = name
+
+    change(directory, put)
 
 
 def rm(call: "Invocation") -> int:
@@ -162,9 +164,7 @@ def rm(call: "Invocation") -> int:
         if name == current(call.config):
             if not parsed.flag("force"):
                 raise Misuse(f'context "{name}" is in use, set -f flag to force remove')
-            config = config_of(call.config)
-            config.pop("currentContext", None)
-            write_files(call.config, {"config.json": pretty(config).encode() + b"\n"})
+            _choose(call.config, "")
         import shutil
 
         for kind in ("meta", "tls"):

@@ -2,6 +2,7 @@
 
 import os
 
+from berth.cli import progress
 from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Misuse, Syntax
@@ -33,17 +34,17 @@ _PLATFORM: Flag = ("platform", "", "stringSlice", "OS/ARCH", "Accepted for Docke
 _LOAD: "tuple[Flag, ...]" = (
     ("input", "i", "string", "FILE", "Read from a file instead of standard input"),
     _PLATFORM,
-    ("quiet", "q", "bool", "", "Accepted for Docker's sake"),
+    ("quiet", "q", "bool", "", "No progress"),
 )
 _SAVE: "tuple[Flag, ...]" = (("output", "o", "string", "FILE", "Write to a file instead of standard output"), _PLATFORM)
 _RMI: "tuple[Flag, ...]" = (
     ("force", "f", "bool", "", "Remove it though a stopped container uses it, or with all its names"),
-    ("no-prune", "", "bool", "", "Accepted for Docker's sake"),
+    ("no-prune", "", "bool", "", "Keep the images without a name that it was made of"),
     _PLATFORM,
 )
 SYNTAX = {
     "images": Syntax("[OPTIONS] [REPOSITORY[:TAG]]", _IMAGES, at_most=1),
-    "import": Syntax("[OPTIONS] FILE|- [REPOSITORY[:TAG]]", _IMPORT, at_least=1, at_most=2),
+    "import": Syntax("[OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]", _IMPORT, at_least=1, at_most=2),
     "load": Syntax("[OPTIONS]", _LOAD, at_most=0),
     "save": Syntax("[OPTIONS] IMAGE [IMAGE...]", _SAVE, at_least=1),
     "rmi": Syntax("[OPTIONS] IMAGE [IMAGE...]", _RMI, at_least=1),
@@ -61,22 +62,40 @@ def images(call: "Invocation") -> int:
     parsed = parse_command(call, SYNTAX)
     filters = parsed.list("filter") + [f"reference={name}" for name in parsed.arguments]
     rows = []
+    digests, format_ = parsed.flag("digests"), parsed.text("format")
     for image in call.client.json("GET", f"/images/json{query(all=parsed.flag('all'), filters=parse_filters(filters))}"):
-        for name in image["RepoTags"] or ["<none>:<none>"]:
+        for name in names_of(image, digests or ".Digest" in format_, digests):
             rows.append(_row(image, name, parsed.flag("no-trunc")))
-    default = "Repository Tag Digest ID CreatedSince Size" if parsed.flag("digests") else "Repository Tag ID CreatedSince Size"
-    if parsed.flag("quiet"):
-        rows = list({row["ID"]: row for row in rows}.values())
-    print_rows(parsed.text("format"), _COLUMNS, rows, default, parsed.flag("quiet"), "ID")
+    default = "Repository Tag Digest ID CreatedSince Size" if digests else "Repository Tag ID CreatedSince Size"
+    print_rows(format_, _COLUMNS, rows, default, parsed.flag("quiet"), "ID")
     return 0
 
 
-def _row(image: dict, name: str, whole: bool) -> "dict[str, str]":
+def names_of(image: dict, by_tag: bool, by_digest: bool) -> "list[tuple[str, str, str]]":
+    """(repository, tag, digest) of each line that an image has. Pure.
+
+    by_tag: whether a line with a tag has its digest too; by_digest: whether one without a tag has it.
+    """
+    tags = [name.rpartition(":")[::2] for name in image["RepoTags"] or [] if name != "<none>:<none>"]
+    digests: dict[str, list[str]] = {}
+    for name in image.get("RepoDigests") or []:
+        repository, _, digest = name.partition("@")
+        if repository != "<none>":
+            digests.setdefault(repository, []).append(digest)
+    found = []
+    for repository, tag in tags:
+        found += [(repository, tag, digest) for digest in digests.get(repository, [])] if by_tag and repository in digests else [(repository, tag, "<none>")]
+    for repository in digests.keys() - {repository for repository, _ in tags}:
+        found += [(repository, "<none>", digest) for digest in digests[repository]] if by_digest else [(repository, "<none>", "")]
+    return found or [("<none>", "<none>", "<none>")]
+
+
+def _row(image: dict, name: "tuple[str, str, str]", whole: bool) -> "dict[str, str]":
     from time import gmtime, strftime
 
-    repository, _, tag = name.rpartition(":")
+    repository, tag, digest = name
     return {
-        "Repository": repository, "Tag": tag, "Digest": "<none>",
+        "Repository": repository, "Tag": tag, "Digest": digest,
         "ID": image["Id"] if whole else image["Id"].removeprefix("sha256:")[:12],
         "CreatedSince": age(image["Created"]) if image["Created"] else "N/A",
         "CreatedAt": strftime("%Y-%m-%d %H:%M:%S +0000 UTC", gmtime(image["Created"])), "Size": size(image["Size"]),
@@ -101,16 +120,14 @@ def import_(call: "Invocation") -> int:
     """berth import"""
     parsed = parse_command(call, SYNTAX)
     source, name = parsed.arguments[0], (parsed.arguments[1:] or [""])[0]
-    if source.startswith(("http://", "https://")):
-        raise Misuse("this version imports from files and standard input only; fetch the archive first")
+    by_url = source.startswith(("http://", "https://"))
     repository, _, tag = name.rpartition(":") if ":" in name.rpartition("/")[2] else (name, "", "")
     options = query(
-        fromSrc="-", repo=repository, tag=tag, message=parsed.text("message"), changes=parsed.list("change"),
+        fromSrc=source if by_url else "-", repo=repository, tag=tag, message=parsed.text("message"), changes=parsed.list("change"),
         platform=parsed.text("platform"),
     )  # fmt: skip
-    fd = 0 if source == "-" else _open_input(source)
-    for line in call.client.request("POST", f"/images/create{options}", stream=_read(fd)).lines():
-        print(line.get("status", ""))
+    data = None if by_url else _read(0 if source == "-" else _open_input(source))
+    progress.show(call.client.request("POST", f"/images/create{options}", stream=data).lines())
     return 0
 
 
@@ -120,9 +137,16 @@ def load(call: "Invocation") -> int:
     if not parsed.text("input") and os.isatty(0):
         raise Misuse("requested load from stdin, but stdin is empty; use --input FILE or a pipe")
     fd = _open_input(parsed.text("input")) if parsed.text("input") else 0
-    for line in call.client.request("POST", "/images/load?quiet=1", stream=_read(fd)).lines():
-        print(line.get("stream", ""), end="")
+    quiet = parsed.flag("quiet") or not os.isatty(1)
+    options = query(quiet=1 if quiet else 0, platform=_platforms(parsed.list("platform")))
+    progress.show(call.client.request("POST", f"/images/load{options}", stream=_read(fd)).lines())
     return 0
+
+
+def _platforms(given: "list[str]") -> "list[str]":
+    from berth.cli.pull import platform_json
+
+    return [platform_json(text) for text in given]
 
 
 def save(call: "Invocation") -> int:
@@ -131,7 +155,12 @@ def save(call: "Invocation") -> int:
     output = parsed.text("output")
     if not output and os.isatty(1):
         raise Misuse("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    response = call.client.request("GET", f"/images/get{query(names=parsed.arguments)}")
+    directory = os.path.dirname(output) or "."
+    if output and not os.path.isdir(directory):
+        raise Misuse(f'failed to save image: invalid output path: directory "{directory}" does not exist')
+    if os.path.isdir(output):
+        raise Misuse("failed to save image: cannot write to a directory")
+    response = call.client.request("GET", f"/images/get{query(names=parsed.arguments, platform=_platforms(parsed.list('platform')))}")
     if not output:
         for data in response.pieces():
             _write(1, data)
@@ -161,11 +190,12 @@ def rmi(call: "Invocation") -> int:
     """berth rmi"""
     parsed = parse_command(call, SYNTAX)
     code = 0
+    options = query(force=parsed.flag("force"), noprune=parsed.flag("no-prune"), platforms=_platforms(parsed.list("platform")))
     for name in parsed.arguments:
         try:
-            for item in call.client.json("DELETE", f"/images/{quote(name)}{query(force=parsed.flag('force'))}"):
+            for item in call.client.json("DELETE", f"/images/{quote(name)}{options}"):
                 for word, value in item.items():
-                    print(f"{word}: {value}")
+                    print(f"{word}: {value}", flush=True)
         except ApiError as error:
             fail(f"Error response from daemon: {error}")
             code = code if parsed.flag("force") and error.status == 404 else 1

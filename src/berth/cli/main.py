@@ -3,7 +3,7 @@
 import os
 import sys
 
-from berth.cli.client import ApiError, Client, NoEngine, default_address, fail
+from berth.cli.client import ApiError, Client, NoEngine, StreamFailed, default_address, fail
 from berth.cli.commands import COMMANDS, COMPLETE, GLOBAL_FLAGS, GROUPS, resolve
 from berth.cli.flags import HelpRequested, Misuse, Parsed, UsageError, parse
 
@@ -122,8 +122,8 @@ def _run(name: str, shown: str, words: "list[str]", parsed: Parsed) -> int:
     command: Callable[[Invocation], int] = getattr(__import__(f"berth.cli.{module}", fromlist=[function]), function)
     try:
         config, host, context = address_of(parsed)
-        # Contexts can be mended while the chosen one is broken; completion scripts need no engine.
-        needs_none = module in ("context", "contextfile", "completion")
+        # Contexts can be mended while the chosen one is broken; these others need no engine.
+        needs_none = module in ("context", "contextfile", "completion", "manifest") or name == "logout"
         client = Client(default_address(), may_start=False) if needs_none else client_of(parsed, config, host, context)
         call = Invocation(client, name, shown, words)
         call.config, call.context = config, context or "default"
@@ -137,7 +137,7 @@ def _run(name: str, shown: str, words: "list[str]", parsed: Parsed) -> int:
 
         fail(wrong_line(error, name, shown))
         return error.code
-    except NoEngine as error:
+    except (NoEngine, StreamFailed) as error:
         return _failed(name, str(error))
     except ApiError as error:
         return _failed(name, f"Error response from daemon: {error}")

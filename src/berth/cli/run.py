@@ -31,7 +31,7 @@ SYNTAX = {
 def create(call: "Invocation") -> int:
     """berth create"""
     parsed = parse_command(call, SYNTAX)
-    print(_create(call.client, parsed))
+    print(_create(call, parsed))
     return 0
 
 
@@ -43,7 +43,7 @@ def run(call: "Invocation") -> int:
         raise Misuse("conflicting options: cannot specify both --attach and --detach")
     if not detach:
         terminal.check_tty(stdin, tty)
-    identity = _create(call.client, parsed)
+    identity = _create(call, parsed)
     if detach:
         _start(call.client, identity)
         print(identity)
@@ -100,7 +100,14 @@ def code_of_start_error(message: str) -> int:
     return 125
 
 
-def _create(client: "Client", parsed: Parsed) -> str:
+def _pull(call: "Invocation", parsed: Parsed, *, missing: bool) -> bool:
+    """Whether the image was pulled: an id is no name to pull by."""
+    from berth.cli.pull import fetch_for_run
+
+    return fetch_for_run(call, parsed.arguments[0], parsed.text("platform"), missing=missing, quiet=parsed.flag("quiet"))
+
+
+def _create(call: "Invocation", parsed: Parsed) -> str:
     from berth.cli.runconfig import container_config
 
     cidfile = parsed.text("cidfile")
@@ -110,13 +117,15 @@ def _create(client: "Client", parsed: Parsed) -> str:
     pull = parsed.text("pull", "missing")
     if pull not in ("missing", "never", "always"):
         raise Refused(f"invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"")
-    options = query(name=parsed.text("name"), platform=parsed.text("platform"))
+    path = f"/containers/create{query(name=parsed.text('name'), platform=parsed.text('platform'))}"
+    if pull == "always":
+        _pull(call, parsed, missing=False)
     try:
-        answer = client.json("POST", f"/containers/create{options}", body)
+        answer = call.client.json("POST", path, body)
     except ApiError as error:
-        if error.status == 404 and "No such image" in str(error):
-            raise ApiError(f"{error}; bring it in with 'berth import' or 'berth load' (pulling comes later)", 404) from None
-        raise
+        if error.status != 404 or pull != "missing" or "No such image" not in str(error) or not _pull(call, parsed, missing=True):
+            raise
+        answer = call.client.json("POST", path, body)
     for warning in answer.get("Warnings") or []:
         fail(f"WARNING: {warning}")
     if cidfile:

@@ -9,15 +9,15 @@ TEXTS: "dict[str, Text]" = {
         "Filters: dangling (true or false), label, reference (a pattern), before and since (another image), until.",
         examples=(("All", "berth images"), ("Those of one name, with whole ids", "berth images --no-trunc app"),
                   ("Ids of images without a name", "berth images --quiet --filter dangling=true")),
-        see_also=("rmi", "tag", "load", "import"),
+        see_also=("rmi", "tag", "pull", "load", "import"),
     ),
     "import": Text(
-        "Makes an image of one layer from a tar archive of a root file system, plain or compressed: a file, or - for standard "
-        "input. Its id is printed.",
+        "Makes an image of one layer from a tar archive of a root file system, plain or compressed: a file, - for standard "
+        "input, or a URL from which the engine fetches it. Its id is printed.",
         "--change applies an instruction of a Dockerfile to the image's configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, "
         "ONBUILD, USER, VOLUME or WORKDIR.",
         examples=(("A root file system made by debootstrap", "tar -C rootfs -c . | berth import - debian:mine"),
-                  ("With a command", "berth import --change 'CMD [\"/bin/sh\"]' rootfs.tar.gz tools:1")),
+                  ("From a web server", "berth import https://example.org/rootfs.tar.gz tools:2"), ("With a command", "berth import --change 'CMD [\"/bin/sh\"]' rootfs.tar.gz tools:1")),
         see_also=("export", "load", "images"),
     ),
     "load": Text(
