@@ -7,7 +7,7 @@ import os
 import sys
 
 from berth.cli.client import StreamFailed
-from berth.cli.table import human_size
+from berth.models.units import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
