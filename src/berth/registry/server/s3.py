@@ -1,8 +1,10 @@
 """A storage in S3 or what speaks like it, through obstore. An object appears whole or not at all; S3 sees to that."""
 
+import importlib
 import os
 import time
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
 from berth.errors import InvalidParameter, Unavailable
 from berth.registry.server.extras import need
@@ -19,13 +21,16 @@ def bucket(url: str, endpoint: str, region: str) -> "Bucket":
     name, _, prefix = url.removeprefix("s3://").partition("/")
     if not name:
         raise InvalidParameter(f"--s3 {url!r}: give s3://BUCKET or s3://BUCKET/PREFIX")
-    from obstore.store import S3Config, S3Store
-
+    stores = importlib.import_module("obstore.store")
     config: dict[str, Any] = {"region": region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"}
     if endpoint:
         config["endpoint"] = endpoint
         config["virtual_hosted_style_request"] = False
-    store = S3Store(name, prefix=prefix.strip("/") or None, config=cast("S3Config", config), client_options={"allow_http": endpoint.startswith("http://")})
+    store = stores.S3Store(
+        name, prefix=prefix.strip("/") or None, config=config,
+        client_options={"allow_http": endpoint.startswith("http://"), "timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=5)},
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+    )  # fmt: skip
     return Bucket(obstore, store, url)
 
 

@@ -100,7 +100,8 @@ async def serve(options: Options, ready: Callable[[list[str]], None]) -> None:
         servers += [await start(sock, keeper.metrics, secure=False) for sock in metrics_sockets]
         servers.append(await start(control, keeper.control, secure=False))
         shown = [_shown(sock) for sock in sockets]
-        log.info("registry listening on %s", ", ".join(shown))
+        metrics_shown = f", metrics on {_shown(metrics_sockets[0])}" if metrics_sockets else ""
+        log.info("registry listening on %s%s", ", ".join(shown), metrics_shown)
         ready(shown)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in (registry.run(registry.index.load), keeper.save_often(), keeper.collect_often())]
