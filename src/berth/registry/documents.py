@@ -111,7 +111,7 @@ def _media_type(value: dict, content_type: str) -> str:
         return media.OCI_INDEX
     if "layers" in value and "config" in value:
         return media.OCI_MANIFEST
-    raise DataLoss(f"the registry answered with {str(own or header or 'something')[:100]!r}, which is neither manifest nor index")
+    raise DataLoss(f"the registry answered with {(_text(own) or header or 'something')[:100]!r}, which is neither manifest nor index")
 
 
 def _descriptors(value: dict, field: str, most: int) -> list[Descriptor]:
@@ -128,15 +128,24 @@ def _descriptor(item: object, where: str) -> Descriptor:
         raise DataLoss(f"the registry's manifest has no descriptor at `{where}`")
     digest, size = item.get("digest"), item.get("size")
     if not isinstance(digest, str) or not reference.is_digest(digest):
-        raise DataLoss(f"the registry's manifest has {str(digest)[:100]!r} at `{where}.digest`, which is not a sha256 digest")
+        raise DataLoss(f"the registry's manifest has {_shown(digest)} at `{where}.digest`, which is not a sha256 digest")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE_BYTES:
-        raise DataLoss(f"the registry's manifest has {str(size)[:40]!r} at `{where}.size`, which is not a size in bytes")
+        raise DataLoss(f"the registry's manifest has {_shown(size)} at `{where}.size`, which is not a size in bytes")
     annotations, urls = item.get("annotations"), item.get("urls")
     return Descriptor(
-        str(item.get("mediaType") or ""), digest, size, platform=platforms.of_document(item.get("platform")),
-        annotations={str(k): str(v) for k, v in annotations.items()} if isinstance(annotations, dict) else {},
-        urls=[str(url) for url in urls] if isinstance(urls, list) else [], artifact_type=str(item.get("artifactType") or ""),
+        _text(item.get("mediaType")), digest, size, platform=platforms.of_document(item.get("platform")),
+        annotations={key: _text(text) for key, text in annotations.items()} if isinstance(annotations, dict) else {},
+        urls=[url for url in urls if isinstance(url, str)] if isinstance(urls, list) else [], artifact_type=_text(item.get("artifactType")),
     )  # fmt: skip
+
+
+def _text(value: object) -> str:
+    """Never str() of what JSON made: a value as deep as JSON may be is too deep for repr."""
+    return value if isinstance(value, str) else ""
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:100] if isinstance(value, str | int | float) else "nothing" if value is None else f"a JSON {type(value).__name__}"
 
 
 def choose(index: Document, wanted: platforms.Platform) -> Descriptor:

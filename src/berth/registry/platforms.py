@@ -4,6 +4,7 @@ Source: containerd's platforms package as Docker uses it: arm falls back to olde
 """
 
 import platform
+import re
 
 from berth.errors import InvalidParameter
 
@@ -17,6 +18,8 @@ _KNOWN = {
     "386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x",
     "wasm", "unknown",
 }  # fmt: skip
+_PART = re.compile(r"[a-z0-9_.-]+")
+_ARM64_AS_ARM = 8  # an arm64 machine knows the instructions of arm/v8 and before
 _DEFAULT_VARIANT = {"arm": "v7", "arm64": "v8"}
 
 
@@ -43,6 +46,7 @@ class Platform:
 def normalize(os: str, architecture: str, variant: str = "") -> Platform:
     """The one spelling of a platform: aarch64 -> arm64, arm64/v8 -> arm64, arm -> arm/v7."""
     os, architecture, variant = os.lower() or "linux", architecture.lower(), variant.lower()
+    os = "darwin" if os == "macos" else os
     variant = variant or _MACHINE_VARIANTS.get(architecture, "")
     architecture = _ARCHITECTURES.get(architecture, architecture)
     if architecture == "arm":
@@ -56,7 +60,7 @@ def normalize(os: str, architecture: str, variant: str = "") -> Platform:
 def parse(text: str) -> Platform:
     """`linux/arm64/v8`, `linux/amd64`, `arm64`, `linux`; InvalidParameter otherwise."""
     parts = text.lower().split("/")
-    if not 1 <= len(parts) <= 3 or not all(part.replace("_", "").replace("-", "").replace(".", "").isalnum() for part in parts):
+    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
         raise InvalidParameter(f"{text!r} is not a platform: give os/architecture or os/architecture/variant, e.g. linux/arm64")
     if len(parts) > 1:
         return normalize(*parts)
@@ -77,7 +81,8 @@ def of_document(value: object) -> Platform | None:
     """A descriptor's `platform`, or the same fields of an image's configuration; None where they are missing."""
     if not isinstance(value, dict) or not isinstance(value.get("architecture"), str) or not value["architecture"]:
         return None
-    return normalize(str(value.get("os") or "linux"), value["architecture"], str(value.get("variant") or ""))
+    os, variant = value.get("os"), value.get("variant")
+    return normalize(os if isinstance(os, str) else "linux", value["architecture"], variant if isinstance(variant, str) else "")
 
 
 def rank(wanted: Platform, offered: Platform) -> int | None:
@@ -95,8 +100,9 @@ def _as_32_bits(wanted: Platform, offered: Platform) -> int | None:
     if wanted.os != offered.os:
         return None
     if (wanted.architecture, offered.architecture) == ("arm64", "arm"):
-        return 100 - (_level(offered) or 0)
-    return 100 if (wanted.architecture, offered.architecture) == ("amd64", "386") else None
+        level = _level(offered)
+        return 1000 - level if level is not None and level <= _ARM64_AS_ARM else None
+    return 1000 if (wanted.architecture, offered.architecture) == ("amd64", "386") else None
 
 
 def _level(value: Platform) -> int | None:

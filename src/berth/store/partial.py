@@ -12,10 +12,11 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
-from berth.errors import Conflict, DataLoss
+from berth.errors import Cancelled, Conflict, DataLoss
 from berth.oci import reference
 
 CHUNK_BYTES = 8 << 20
+_MOST_CHUNKS = 1 << 14  # a size that a registry made up must not cost memory
 _HEADER = struct.Struct("<8sQQ")  # magic, size of the blob, size of a chunk
 _MAGIC = b"berthpt1"
 _COUNT = struct.Struct("<Q")
@@ -27,7 +28,7 @@ class Partial:
     Any thread may write; a chunk has one writer at a time. Raises Conflict if another process or object has it open.
     """
 
-    def __init__(self, directory: str, digest: str, size_bytes: int, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, directory: str, digest: str, size_bytes: int, *, chunk_bytes: int = 0) -> None:
         if not reference.is_digest(digest):
             raise DataLoss(f"{digest!r} is not a sha256 digest")
         self.digest = digest
@@ -35,20 +36,33 @@ class Partial:
         self.path = f"{directory}/{digest.removeprefix('sha256:')}"
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._map: mmap.mmap | None = None
+        self._fd = self._open_locked()
         try:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Conflict(f"blob {digest} is being fetched already") from None
-            self._open_counts(chunk_bytes)
+            self._open_counts(chunk_bytes or max(CHUNK_BYTES, -(-size_bytes // _MOST_CHUNKS)))
         except BaseException:
             os.close(self._fd)
             raise
         self._first = 0  # chunks before it are whole
         self._arrived = 0
         self._advance()
+
+    def _open_locked(self) -> int:
+        """The file of the bytes, ours alone; whoever had it before may have renamed it between our open and our lock."""
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.stat(self.path, follow_symlinks=False), os.fstat(fd)):
+                        return fd
+            except BlockingIOError:
+                os.close(fd)
+                raise Conflict(f"blob {self.digest} is being fetched already") from None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
 
     def _open_counts(self, chunk_bytes: int) -> None:
         chunks = max(1, -(-self.size_bytes // chunk_bytes))
@@ -105,6 +119,17 @@ class Partial:
                     spans.append((start, end))
         return spans
 
+    def missing_from(self, start: int, end: int) -> int:
+        """The first byte of [start, end) that has to come, `end` if there is none."""
+        with self._changed:
+            while start < end:
+                first, last = self._bounds(start // self._chunk_bytes)
+                reached = first + self._count(start // self._chunk_bytes)
+                if reached < last:
+                    return min(max(start, reached), end)
+                start = last
+        return end
+
     @property
     def present_bytes(self) -> int:
         """How much is here, in whatever place."""
@@ -159,24 +184,32 @@ class Partial:
     # -- the end --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leaves the files for the next attempt."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-            os.close(self._fd)
+        """Leaves the files for the next attempt. Whoever still waits for bytes gets an error."""
+        with self._changed:
+            self._error = self._error or Cancelled(f"blob {self.digest} is no longer fetched")
+            self._changed.notify_all()
+            if self._map is not None:
+                self._map.close()
+                self._map = None
+                os.close(self._fd)
 
     def discard(self) -> None:
         """Removes both files: what came was wrong, or is no longer needed."""
-        for path in (self.path, f"{self.path}.counts"):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+        self._forget_counts()
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
         self.close()
 
     def take(self, target: str) -> None:
         """Makes the whole blob, whose digest the caller has compared, visible as `target`; closes."""
         os.fsync(self._fd)
+        self._forget_counts()  # first, while the name and so the lock are ours: afterwards both files may be another's
         os.rename(self.path, target)
-        self.discard()
+        self.close()
+
+    def _forget_counts(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self.path}.counts")
 
 
 class ArrivingReader:

@@ -4,14 +4,14 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from berth.errors import BerthError, DataLoss, InvalidParameter, NotFound
-from berth.oci.reference import Reference
+from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound
+from berth.oci.reference import Reference, is_digest
 from berth.registry import documents, media
 from berth.registry.client.challenge import Credentials
-from berth.registry.client.download import Download
+from berth.registry.client.download import Download, tell
 from berth.registry.client.failures import Refusal, of_pull, of_request
 from berth.registry.client.session import Answer, RefusedAnswer, Session
 from berth.registry.client.settings import DOCKER_HUB, Endpoint, Settings
@@ -28,6 +28,7 @@ _PAGE_ENTRIES = 1000
 _SEARCH_HOST = "index.docker.io"
 
 Progress = Callable[[int], None]
+Result = TypeVar("Result")
 
 
 class RegistryClient:
@@ -64,6 +65,8 @@ class RegistryClient:
                 found = self._manifest(mirror, name)
                 self._mirror = mirror
                 return found
+            except Cancelled:
+                raise
             except BerthError as error:
                 log.warning("mirror %s: %s", mirror.host, error)
         self._mirror = None
@@ -101,9 +104,9 @@ class RegistryClient:
             raise of_request(Refusal(answer.status, "", f"HEAD {answer.url}: status {answer.status}"))
         size = answer.header("Content-Length")
         digest = answer.header("Docker-Content-Digest")
-        if not digest:
+        if not is_digest(digest) or not (size.isascii() and size.isdigit() and len(size) < 10):
             return self._manifest(self._session.endpoint(pull=False), name).descriptor
-        return Descriptor(answer.header("Content-Type").partition(";")[0], digest, int(size) if size.isascii() and size.isdigit() else 0)
+        return Descriptor(answer.header("Content-Type").partition(";")[0], digest, int(size))
 
     def put_manifest(self, repository: str, name: str, raw: bytes, media_type: str) -> str:
         """Stores a manifest under a tag or its digest; returns its digest. Safe to repeat."""
@@ -141,11 +144,14 @@ class RegistryClient:
 
         A foreign layer is asked of the registry first, then of the descriptor's own URLs.
         """
-        endpoint = self._mirror or self._session.endpoint(pull=True)
         targets = [_blob(repository, descriptor.digest)]
         if media.is_foreign(descriptor.media_type):
             targets += [url for url in descriptor.urls if url.startswith("https://")]
-        Download(self._session, endpoint, targets, _pull_scope(repository), partial, progress).run()
+        try:
+            self._first(lambda endpoint: Download(self._session, endpoint, targets, _pull_scope(repository), partial, progress).run())
+        except BaseException as error:
+            tell(partial, error)
+            raise
 
     def blob_size(self, repository: str, digest: str) -> int | None:
         """How large a blob in this repository is, None where it is not."""
@@ -266,11 +272,27 @@ class RegistryClient:
             raise of_request(refused.refusal) from None
 
     def _fetch(self, target: str, scope: str, limit_bytes: int, headers: dict[str, str] | None = None) -> Answer:
-        endpoint = self._mirror or self._session.endpoint(pull=True)
-        try:
-            return self._session.fetch("GET", endpoint, target, limit_bytes, scope=scope, headers=headers)
-        except RefusedAnswer as refused:
-            raise of_request(refused.refusal) from None
+        def fetch(endpoint: Endpoint) -> Answer:
+            try:
+                answer = self._session.fetch("GET", endpoint, target, limit_bytes, scope=scope, headers=headers)
+            except RefusedAnswer as refused:
+                raise of_request(refused.refusal) from None
+            if endpoint.mirror and answer.status != 200:
+                raise of_request(answer.refusal())
+            return answer
+
+        return self._first(fetch)
+
+    def _first(self, work: Callable[[Endpoint], Result]) -> Result:
+        """`work` with the mirror that gave the manifest, and where that fails with the registry itself."""
+        if self._mirror:
+            try:
+                return work(self._mirror)
+            except Cancelled:
+                raise
+            except BerthError as error:
+                log.warning("mirror %s: %s", self._mirror.host, error)
+        return work(self._session.endpoint(pull=True))
 
 
 def _nothing(offset: int) -> IO[bytes]:

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from berth.errors import InvalidParameter
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.settings import Settings
+from berth.registry.client.wire import PlainConnection, TlsConnection
 
 _MOST_IDLE = 8
 
@@ -46,8 +47,11 @@ class Connections:
                 return connection, True
         connection = self._new(scheme, host, verify)
         with self._lock:
-            self._taken.add(connection)
-        return connection, False
+            if not self.closed:
+                self._taken.add(connection)
+                return connection, False
+        connection.close()
+        raise OSError("the client is closed")
 
     def give(self, connection: http.client.HTTPConnection, scheme: str, host: str, *, verify: bool) -> None:
         """Back for the next request; its last response has been read to the end."""
@@ -82,22 +86,27 @@ class Connections:
 
     def _new(self, scheme: str, host: str, verify: bool) -> http.client.HTTPConnection:
         proxy = self._settings.proxy(scheme, host)
-        address = urlsplit(proxy).netloc.rpartition("@")[2] if proxy else host
         timeout_s = self._settings.timeout_s
-        connection: http.client.HTTPConnection
+        connection: PlainConnection | TlsConnection
         try:
+            target = _split(host, 443 if scheme == "https" else 80)
+            address = _split_proxy(proxy) if proxy else target
             if scheme == "https":
-                context = self._context(host, verify)
-                connection = http.client.HTTPSConnection(address, timeout=timeout_s, context=context, blocksize=1 << 20)
+                connection = TlsConnection(*address, timeout=timeout_s, context=self._context(host, verify))
                 if proxy:
-                    parts = urlsplit(f"//{host}")
-                    connection.set_tunnel(parts.hostname or "", parts.port or 443, _proxy_headers(proxy))
+                    connection.set_tunnel(*target, _proxy_headers(proxy))
             else:
-                connection = http.client.HTTPConnection(address, timeout=timeout_s, blocksize=1 << 20)
+                connection = PlainConnection(*address, timeout=timeout_s)
         except (http.client.InvalidURL, ValueError) as error:
-            raise InvalidParameter(f"{address!r} is not the address of a registry: {error}") from None
-        connection.connect()
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raise InvalidParameter(f"{host[:200]!r} is not the address of a registry: {error}") from None
+        try:
+            connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except UnicodeError:  # of IDNA
+            raise InvalidParameter(f"{host[:200]!r} is not the address of a registry") from None
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def proxied(self, scheme: str, host: str) -> dict[str, str] | None:
@@ -127,6 +136,25 @@ class Connections:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def _split(host: str, default_port: int) -> tuple[str, int]:
+    """ValueError where there is no name, or the port is none."""
+    parts = urlsplit(f"//{host}")
+    if not parts.hostname or "@" in host:
+        raise ValueError("no name of a host")
+    return parts.hostname, default_port if parts.port is None else parts.port
+
+
+def _split_proxy(proxy: str) -> tuple[str, int]:
+    parts = urlsplit(proxy)
+    if parts.scheme != "http":
+        raise InvalidParameter(f"proxy {_without_password(proxy)!r}: only proxies with http:// are known")
+    return _split(parts.netloc.rpartition("@")[2], 80)
+
+
+def _without_password(proxy: str) -> str:
+    return f"{proxy.partition('://')[0]}://{proxy.rpartition('@')[2].rpartition('://')[2]}"[:200]
 
 
 def _proxy_headers(proxy: str) -> dict[str, str]:

@@ -3,17 +3,20 @@
 import threading
 from collections.abc import Callable
 
-from berth.errors import BerthError, Cancelled, DataLoss, Unavailable
+from berth.errors import BerthError, Cancelled, DataLoss, SystemFailure, Unavailable
 from berth.registry.client.failures import RETRIED, of_request
-from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session
+from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session, retry_after_s
 from berth.registry.client.settings import Endpoint
 from berth.store.partial import Partial
 
 _PIECE_BYTES = 1 << 20
 _LEAST_PARALLEL_BYTES = 32 << 20
 _MOST_RANGES = 4
+# An attempt that brings less is one of those in vain, or a registry that sends a byte an answer would be asked for ever.
+_LEAST_GAIN_BYTES = 64 << 10
 
 Progress = Callable[[int], None]  # bytes that have arrived now
+Span = tuple[int, int]
 
 
 class Download:
@@ -29,147 +32,191 @@ class Download:
         self._partial = partial
         self._progress = progress or (lambda count: None)
         self._lock = threading.Lock()
-        self._spans: list[tuple[int, int]] = []
+        self._spans: list[Span] = []
         self._failure: BaseException | None = None
 
     def run(self) -> None:
-        """Until all is there; on failure the partial's readers get the error too."""
+        """Until all is there. On failure what has come stays in the partial, whose readers are the caller's to tell."""
         try:
-            self._run()
-        except BaseException as error:
-            self._partial.fail(error if isinstance(error, BerthError) else Cancelled(f"the transfer was given up: {error}"))
-            raise
+            spans = self._partial.missing()
+            if len(spans) > 1 and sum(end - start for start, end in spans) >= _LEAST_PARALLEL_BYTES:
+                self._side_by_side(spans)
+            self._in_order()
+        except OSError as error:
+            raise SystemFailure(f"write {self._partial.path}: {(error.strerror or str(error)).lower()}") from None
 
-    def _run(self) -> None:
-        spans = self._partial.missing()
-        if not spans:
-            return
-        left = sum(end - start for start, end in spans)
-        workers = min(_MOST_RANGES, len(spans)) if left >= _LEAST_PARALLEL_BYTES else 1
-        if workers == 1:
-            self._sequence(spans)
-            return
+    def _side_by_side(self, spans: list[Span]) -> None:
+        """Every span, unless the registry turns out not to know ranges: then the rest is left for `_in_order`."""
         self._spans = spans[::-1]
-        first = self._spans.pop()
-        if not self._span(*first, ranges_only=True):
-            return  # the registry knows no ranges; the whole has come in one answer
-        threads = [threading.Thread(target=self._work, name=f"blob-{index}") for index in range(workers)]
+        try:
+            self._fetch(*self._spans.pop(), alone=True)
+        except _NoRanges:
+            return
+        threads = [threading.Thread(target=self._work, name=f"blob-{index}") for index in range(min(_MOST_RANGES, len(self._spans)))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        if self._failure:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure and not isinstance(failure, _NoRanges):
+            raise failure
 
     def _work(self) -> None:
         while True:
             with self._lock:
                 if self._failure or not self._spans:
                     return
-                start, end = self._spans.pop()
+                span = self._spans.pop()
             try:
-                self._span(start, end, ranges_only=False)
+                self._fetch(*span, alone=False)
             except BaseException as error:
                 with self._lock:
                     self._failure = self._failure or error
-                self._partial.fail(error if isinstance(error, BerthError) else Unavailable(str(error)))
                 return
 
-    def _sequence(self, spans: list[tuple[int, int]]) -> None:
+    def _in_order(self) -> None:
         """Neighbours in one request."""
-        merged: list[tuple[int, int]] = []
-        for start, end in spans:
-            if merged and merged[-1][1] == start:
-                merged[-1] = (merged[-1][0], end)
-            else:
-                merged.append((start, end))
-        for start, end in merged:
-            if not self._span(start, end, ranges_only=False):
-                return
-
-    def _span(self, start: int, end: int, *, ranges_only: bool) -> bool:
-        """Fetches [start, end), going on where an answer breaks off. False if one answer has brought all the rest of the blob."""
-        attempt = 0
-        while start < end:
-            attempt += 1
-            before = start
+        while spans := merged(self._partial.missing()):
             try:
-                answer = self._ask(start, end)
-                whole = answer.status == 200 and not (start == 0 and end == self._partial.size_bytes)
-                start = self._receive(answer, start, self._partial.size_bytes if whole else end, skip=start if answer.status == 200 else 0)
-                if whole:
-                    return False
+                self._fetch(*spans[0], alone=True)
+            except _NoRanges:
+                continue
+
+    def _fetch(self, start: int, end: int, *, alone: bool) -> None:
+        """Fetches [start, end), going on where an answer breaks off. _NoRanges where an answer has brought, or begins with, something else.
+
+        alone: nobody else writes, so that an answer with the whole blob can be used for all that is missing.
+        """
+        attempt = 0
+        while span := self._left(start, end):
+            before = self._partial.present_bytes if alone else span[0]
+            try:
+                answer = self._ask(*span)
+                if answer.status == 200 and span != (0, self._partial.size_bytes):
+                    self._receive_whole(answer, alone)
+                    raise _NoRanges
+                self._receive(answer, span[0], [span])
             except _Broken as broken:
-                start = broken.reached
-                attempt = 0 if start > before else attempt  # it gets on
+                gained = (self._partial.present_bytes if alone else (self._left(start, end) or (end, end))[0]) - before
+                attempt = 0 if gained >= _LEAST_GAIN_BYTES else attempt + 1
                 if attempt >= self._session.settings.attempts:
                     raise Unavailable(f"blob {self._partial.digest}: {broken} (tried {attempt} times)") from None
                 self._session.pause(max(1, attempt), broken.wait_s)
-        return True
+
+    def _left(self, start: int, end: int) -> Span | None:
+        """What is missing of [start, end), which was missing as a whole and is filled from its start."""
+        at = self._partial.missing_from(start, end)
+        return (at, end) if at < end else None
 
     def _ask(self, start: int, end: int) -> Answer:
         whole = start == 0 and end == self._partial.size_bytes
         headers = {} if whole else {"Range": f"bytes={start}-{end - 1}"}
-        answer: Answer | None = None
         for index, target in enumerate(self._targets):
+            last = index + 1 == len(self._targets)
             try:
                 answer = self._session.once("GET", self._endpoint, target, scope=self._scope, headers=headers)
             except Interrupted as error:
-                raise _Broken(str(error), start, error.wait_s) from None
+                raise _Broken(str(error), error.wait_s) from None
             except RefusedAnswer as refused:
-                raise of_request(refused.refusal) from None
+                if last:
+                    raise of_request(refused.refusal) from None
+                continue
             if answer.status in (200, 206):
-                break
+                self._check_span(answer, start, end)
+                return answer
             if answer.status in RETRIED:
-                answer.finish()
-                raise _Broken(f"status {answer.status}", start)
-            found = answer.refusal()
-            if index + 1 == len(self._targets):
-                raise of_request(found)
-        assert answer is not None
-        if answer.status == 206:
-            self._check_range(answer, start, end)
-        return answer
+                wait_s = retry_after_s(answer.header("Retry-After"))
+                words = answer.refusal().words
+                raise _Broken(words, wait_s)
+            if answer.status == 416:
+                raise self._other_size(answer, "less than was asked for")
+            refusal = answer.refusal()
+            if last:
+                raise of_request(refusal)
+        raise AssertionError("no target")
 
-    def _check_range(self, answer: Answer, start: int, end: int) -> None:
+    def _check_span(self, answer: Answer, start: int, end: int) -> None:
         """A registry may send less than was asked, but not something else."""
+        if answer.status == 200:
+            if answer.length_bytes not in (None, self._partial.size_bytes):
+                raise self._other_size(answer, f"{answer.length_bytes} bytes")
+            return
         unit, _, rest = answer.header("Content-Range").partition(" ")
         span, _, total = rest.partition("/")
         if unit != "bytes" or span.partition("-")[0] != str(start) or total not in ("*", str(self._partial.size_bytes)):
+            words = answer.header("Content-Range")[:100]
             answer.close()
             raise DataLoss(
                 f"blob {self._partial.digest} has {self._partial.size_bytes} bytes by its manifest; asked for those from {start} to "
-                f"{end - 1}, the registry answered with {answer.header('Content-Range')[:100]!r}"
+                f"{end - 1}, the registry answered with {words!r}"
             )  # fmt: skip
 
-    def _receive(self, answer: Answer, start: int, end: int, skip: int) -> int:
-        """Writes the answer's body from `start`, the first `skip` bytes of it left out, until `end` or its own end."""
+    def _other_size(self, answer: Answer, what: str) -> DataLoss:
+        answer.close()
+        return DataLoss(f"blob {self._partial.digest} has {self._partial.size_bytes} bytes by its manifest, and the registry has {what}")
+
+    def _receive_whole(self, answer: Answer, alone: bool) -> None:
+        """The registry ignored the range: of the whole blob, what is missing is kept."""
+        if alone:
+            self._receive(answer, 0, merged(self._partial.missing()))
+        else:
+            answer.close()
+
+    def _receive(self, answer: Answer, at: int, spans: list[Span]) -> None:
+        """The answer's body starts at `at` of the blob: what falls into `spans` is written."""
         view = memoryview(bytearray(_PIECE_BYTES))
-        while start < end or skip:
-            try:
-                count = answer.readinto(view[: min(_PIECE_BYTES, skip or end - start)])
-            except Interrupted as error:
-                raise _Broken(str(error), start, error.wait_s) from None
-            if not count:
-                raise _Broken(f"the answer ended {end - start} bytes early", start)
-            if skip:
-                skip -= count
-                continue
-            self._partial.write(start, view[:count])
-            start += count
-            self._progress(count)
         try:
-            if answer.readinto(view[:1]):
-                answer.close()
+            for start, end in spans:
+                while at < end:
+                    if self._failure:
+                        raise Cancelled("another part of the blob could not be had")
+                    count = answer.readinto(view[: min(_PIECE_BYTES, (start if at < start else end) - at)])
+                    if not count:
+                        raise _Broken(f"the answer ended {end - at} bytes early")
+                    if at >= start:
+                        self._partial.write(at, view[:count])
+                        self._progress(count)
+                    at += count
+            self._drain(answer, view[:1])
+        except Interrupted as error:
+            raise _Broken(str(error), error.wait_s) from None
+        except BaseException:
+            answer.close()
+            raise
+
+    def _drain(self, answer: Answer, view: memoryview) -> None:
+        """All that was asked for is here; where the answer's end is, too, the connection can be used again."""
+        try:
+            if answer.length_bytes in (None, 0) and not answer.readinto(view):
+                return
         except Interrupted:
-            pass  # all that was asked for is here
-        return start
+            pass
+        answer.close()
+
+
+def tell(partial: Partial, error: BaseException) -> None:
+    """Readers of a partial whose download has failed for good get the error."""
+    partial.fail(error if isinstance(error, BerthError) else Cancelled(f"the transfer was given up: {error}"))
+
+
+def merged(spans: list[Span]) -> list[Span]:
+    """Neighbours put together."""
+    found: list[Span] = []
+    for start, end in spans:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
 
 
 class _Broken(Exception):
-    """An answer broke off; what is before `reached` is here."""
+    """An answer broke off; what came before is in the partial."""
 
-    def __init__(self, why: str, reached: int, wait_s: float = 0.0) -> None:
+    def __init__(self, why: str, wait_s: float = 0.0) -> None:
         super().__init__(why)
-        self.reached = reached
         self.wait_s = wait_s
+
+
+class _NoRanges(Exception):
+    """The registry answers with the whole blob whatever part is asked for."""

@@ -24,8 +24,8 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{status} {code} {message}")
         self.status = status
-        self.code = code
-        self.message = message
+        self.code = _printable(code)
+        self.message = _printable(message)
 
     @property
     def words(self) -> str:
@@ -33,6 +33,11 @@ class Refusal(Exception):
         if not self.code:
             return self.message
         return f"{self.code.lower().replace('_', ' ')}: {self.message}"
+
+
+def _printable(text: str) -> str:
+    """It ends on somebody's terminal, and a registry is not trusted."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def refusal(status: int, content_type: str, body: bytes) -> Refusal:
@@ -54,7 +59,7 @@ def refusal(status: int, content_type: str, body: bytes) -> Refusal:
     text = body[: 4 * _MOST_SHOWN].decode(errors="replace").strip()
     if "html" in content_type or text.startswith("<"):
         return Refusal(status, "", f"the registry answered {status} with a web page: is this the address of a registry?")
-    printable = "".join(character if character.isprintable() else " " for character in text)[:_MOST_SHOWN]
+    printable = _printable(text)[:_MOST_SHOWN]
     return Refusal(status, "", f"the registry answered {status}{': ' + printable if printable else ''}")
 
 

@@ -22,6 +22,7 @@ from berth.registry.client.challenge import Credentials
 from berth.registry.client.connections import Connections
 from berth.registry.client.failures import RETRIED, Refusal, of_request, refusal
 from berth.registry.client.settings import Endpoint, Settings
+from berth.registry.client.wire import Response, TooSlow
 
 log = logging.getLogger("berth.registry")
 
@@ -29,9 +30,12 @@ _MOST_REDIRECTS = 10
 _MOST_ERROR_BYTES = 64 << 10
 _MOST_TOKEN_BYTES = 1 << 20
 _LONGEST_WAIT_S = 30.0
-_SLOW_WINDOW_S = 20.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_SLOW_TIMEOUTS = 20
+_MIRROR_ATTEMPTS = 2  # there is somebody else to ask
+_NOBODY = Credentials()
+_BODY_PIECE_BYTES = 256 << 10  # one send has to come to its end within the timeout
 
 
 class Stream(Protocol):
@@ -51,65 +55,61 @@ class Interrupted(Exception):
 class Answer:
     """A response whose body waits to be read. Read it to its end or `close` it."""
 
-    def __init__(self, session: "Session", connection: http.client.HTTPConnection, response: http.client.HTTPResponse, url: str, verify: bool) -> None:
+    def __init__(self, session: "Session", connection: http.client.HTTPConnection, response: Response, url: str, verify: bool) -> None:
         self._session = session
         self._connection: http.client.HTTPConnection | None = connection
         self._response = response
         self._verify = verify
-        self._window_start_s = time.monotonic()
-        self._window_bytes = 0
         self.url = url
         self.status = response.status
         self.body = b""  # once `Session.fetch` has read it
+        response.reader.body(session.settings.slowest_bytes_s)
 
     def header(self, name: str) -> str:
         return self._response.getheader(name) or ""
 
+    @property
+    def length_bytes(self) -> int | None:
+        """How much of the body has to come yet, where the answer says."""
+        return self._response.length
+
     def readinto(self, view: memoryview) -> int:
-        """Bytes of the body, 0 at its end. Interrupted where it breaks off, stalls or trickles."""
+        """Bytes of the body as they come, 0 at its end. Interrupted where it breaks off, stalls or trickles.
+
+        Every byte that came is handed out before an error is raised.
+        """
         try:
-            count = self._response.readinto(view)
+            self._session.check()
+            count = self._response.receive(view)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             raise self._session.interrupted(error, "the answer broke off") from None
+        except BaseException:
+            self.close()
+            raise
         if not count:
             left = self._response.length
             self._finish()
             if left:
                 raise Interrupted(f"the answer broke off {left} bytes before its end")
-            return 0
-        self._session.check()
-        self._check_speed(count)
         return count
-
-    def _check_speed(self, count: int) -> None:
-        self._window_bytes += count
-        now_s = time.monotonic()
-        if now_s - self._window_start_s < _SLOW_WINDOW_S:
-            return
-        speed = self._window_bytes / (now_s - self._window_start_s)
-        self._window_start_s, self._window_bytes = now_s, 0
-        if speed < self._session.settings.slowest_bytes_s:
-            self.close()
-            raise Interrupted(f"the registry sends only {speed:.0f} bytes a second")
 
     def read_all(self, limit_bytes: int) -> bytes:
         """The whole body; DataLoss if it is larger than `limit_bytes`."""
         if (self._response.length or 0) > limit_bytes:
             self.close()
             raise DataLoss(f"{self.url} answered with {self._response.length} bytes; more than {limit_bytes} is refused")
-        parts, size, view = [], 0, memoryview(bytearray(64 << 10))
+        body, view = bytearray(), memoryview(bytearray(64 << 10))
         deadline_s = time.monotonic() + self._session.settings.timeout_s * 4
         while count := self.readinto(view):
-            size += count
-            if size > limit_bytes:
+            body += view[:count]
+            if len(body) > limit_bytes:
                 self.close()
                 raise DataLoss(f"{self.url} answered with more than {limit_bytes} bytes: refused")
             if time.monotonic() > deadline_s:
                 self.close()
                 raise Interrupted("the answer does not come to an end")
-            parts.append(bytes(view[:count]))
-        return b"".join(parts)
+        return bytes(body)
 
     def finish(self) -> None:
         """Reads a body nobody wants, so that the connection can be used again."""
@@ -125,6 +125,7 @@ class Answer:
         if self._response.length or self._response.will_close:
             self._session.connections.drop(connection)
         else:
+            self._response.close()
             parts = urlsplit(self.url)
             self._session.connections.give(connection, parts.scheme, parts.netloc, verify=self._verify)
 
@@ -177,15 +178,14 @@ class Session:
 
     def request(
         self, method: str, endpoint: Endpoint, target: str, *, scope: str = "", headers: dict[str, str] | None = None, body: bytes = b"",
-        follow: bool = True, again: bool = True,
+        follow: bool = True, slow: bool = False,
     ) -> Answer:  # fmt: skip
         """One request, tried again while that may help. target: a path below the endpoint, or a URL it gave.
 
-        Answers of any status come back, but for those that say `later` to the end (Unavailable). again: False for
-        requests that must not happen twice.
+        Answers of any status come back. slow: the registry may have to read a whole blob before it answers.
         """
         what = f"{method} {endpoint.url(target) if target.startswith('/') else target}"
-        return self.persist(lambda: self.once(method, endpoint, target, scope=scope, headers=headers, body=body, follow=follow), what, again=again)
+        return self.persist(lambda: self.once(method, endpoint, target, scope=scope, headers=headers, body=body, follow=follow, slow=slow), what)
 
     def fetch(
         self, method: str, endpoint: Endpoint, target: str, limit_bytes: int, *, scope: str = "", headers: dict[str, str] | None = None
@@ -198,25 +198,26 @@ class Session:
                 answer.body = answer.read_all(limit_bytes)
             return answer
 
-        return self.persist(work, f"{method} {endpoint.url(target) if target.startswith('/') else target}")
+        attempts = min(self.settings.attempts, _MIRROR_ATTEMPTS) if endpoint.mirror else self.settings.attempts
+        return self.persist(work, f"{method} {endpoint.url(target) if target.startswith('/') else target}", attempts)
 
-    def persist(self, work: Callable[[], Answer], what: str, *, again: bool = True) -> Answer:
+    def persist(self, work: Callable[[], Answer], what: str, attempts: int = 0) -> Answer:
         """Calls `work` until it is not Interrupted and its answer is not of the kind to ask again; waits longer each time."""
-        attempt = 0
+        attempt, attempts = 0, attempts or self.settings.attempts
         while True:
             attempt += 1
-            last = not again or attempt >= self.settings.attempts
+            last = attempt >= attempts
             try:
                 answer = work()
                 if answer.status not in RETRIED or last:
                     return answer
-                wait_s, why = _retry_after_s(answer.header("Retry-After")), f"status {answer.status}"
+                wait_s, why = retry_after_s(answer.header("Retry-After")), f"status {answer.status}"
                 answer.finish()
             except Interrupted as error:
                 if last:
                     raise Unavailable(f"{what}: {error}{f' (tried {attempt} times)' if attempt > 1 else ''}") from None
                 wait_s, why = error.wait_s, str(error)
-            log.info("%s: %s; attempt %d of %d", what, why, attempt, self.settings.attempts)
+            log.info("%s: %s; attempt %d of %d", what, why, attempt, attempts)
             self.pause(attempt, wait_s)
 
     def pause(self, attempt: int, least_s: float = 0.0) -> None:
@@ -227,7 +228,7 @@ class Session:
 
     def once(
         self, method: str, endpoint: Endpoint, target: str, *, scope: str = "", headers: dict[str, str] | None = None,
-        body: bytes | Stream = b"", size_bytes: int | None = None, follow: bool = True,
+        body: bytes | Stream = b"", size_bytes: int | None = None, follow: bool = True, slow: bool = False,
     ) -> Answer:  # fmt: skip
         """One request with its redirects and, where the registry asks for it, a token. A Stream of unknown size goes out in chunks."""
         url = self.absolute(endpoint, target)
@@ -236,13 +237,13 @@ class Session:
         while True:
             ours = urlsplit(url).netloc == endpoint.host and urlsplit(url).scheme == endpoint.scheme
             sent = dict(headers or {})
-            if ours and (authorization := self._authorization(endpoint.host, scope)):
+            if ours and (authorization := self._authorization(endpoint, scope)):
                 sent["Authorization"] = authorization
-            answer = self._exchange(method, url, sent, body, size_bytes, endpoint.verify)
+            answer = self._exchange(method, url, sent, body, size_bytes, endpoint.verify, slow)
             if answer.status == 401 and ours and not asked:
                 header = answer.header("WWW-Authenticate")
                 answer_refusal = answer.refusal()
-                if not self._authenticate(endpoint, challenge.parse(header), scope):
+                if not self._authenticate(endpoint, challenge.parse(header), scope, sent.get("Authorization", "")):
                     raise RefusedAnswer(answer_refusal)
                 asked = True
                 if not isinstance(body, bytes):
@@ -259,23 +260,25 @@ class Session:
 
     def absolute(self, endpoint: Endpoint, target: str) -> str:
         """A path below the endpoint, or a URL, as a URL that can be asked for."""
-        url = endpoint.url(target) if target.startswith("/") and not target.startswith("//") else urljoin(endpoint.url("/"), target)
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or _CONTROL.search(url):
-            raise Unavailable(f"the registry {self.registry} names {url[:200]!r}, which is no address to ask")
+        if target.startswith("/") and not target.startswith("//"):
+            url = _join(endpoint.url(target), "")
+        else:
+            url = _join(endpoint.url("/"), target)
+        if not url:
+            raise Unavailable(f"the registry {self.registry} names {target[:200]!r}, which is no address to ask")
         return url
 
     def _redirected(self, answer: Answer, endpoint: Endpoint) -> str:
         location = answer.header("Location")
         answer.finish()
-        url = urljoin(answer.url, location)
-        if not location or _CONTROL.search(url) or urlsplit(url).scheme not in ("http", "https"):
+        url = _join(answer.url, location) if location else ""
+        if not url:
             raise Unavailable(f"{answer.url} redirects to {location[:200]!r}, which is no address to ask")
-        if urlsplit(url).scheme == "http" and endpoint.scheme == "https" and endpoint.verify:
+        if urlsplit(url).scheme == "http" and urlsplit(answer.url).scheme == "https" and endpoint.verify:
             raise Unavailable(f"{answer.url} redirects from https to {url[:200]!r}: refused, for what comes from there is not protected")
         return url
 
-    def _exchange(self, method: str, url: str, headers: dict[str, str], body: bytes | Stream, size_bytes: int | None, verify: bool) -> Answer:
+    def _exchange(self, method: str, url: str, headers: dict[str, str], body: bytes | Stream, size_bytes: int | None, verify: bool, slow: bool = False) -> Answer:
         parts = urlsplit(url)
         while True:
             self.check()
@@ -285,14 +288,25 @@ class Session:
                 self.check()
                 raise unreachable(f"{method} {url}", error) from None
             try:
-                _send(connection, method, url, headers, body, size_bytes, self.connections.proxied(parts.scheme, parts.netloc), self.settings.agent)
-                return Answer(self, connection, connection.getresponse(), url, verify)
+                cut = False
+                if connection.sock is not None:
+                    connection.sock.settimeout(self.settings.timeout_s * (_SLOW_TIMEOUTS if slow else 1))
+                try:
+                    _send(connection, method, url, headers, body, size_bytes, self.connections.proxied(parts.scheme, parts.netloc), self.settings.agent)
+                except (BrokenPipeError, ConnectionResetError):
+                    if isinstance(body, bytes):
+                        raise
+                    cut = True  # it may have said why before it stopped listening
+                response = connection.getresponse()
+                assert isinstance(response, Response)
+                response.will_close = response.will_close or cut
+                return Answer(self, connection, response, url, verify)
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
                 self.connections.drop(connection)
                 if used and isinstance(body, bytes):
                     continue  # it was closed while it waited; that says nothing of this request
                 raise self.interrupted(error, "no answer") from None
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 self.connections.drop(connection)
                 raise self.interrupted(error, "no answer") from None
             except BaseException:
@@ -301,15 +315,21 @@ class Session:
 
     # -- who we are -----------------------------------------------------------------------------------
 
-    def _authorization(self, host: str, scope: str) -> str:
-        if self.credentials.registry_token:
-            return f"Bearer {self.credentials.registry_token}"
+    def _credentials(self, endpoint: Endpoint) -> Credentials:
+        """A mirror is another's machine: what a person logged in with at the registry is not for it."""
+        return _NOBODY if endpoint.mirror else self.credentials
+
+    def _authorization(self, endpoint: Endpoint, scope: str) -> str:
+        if token := self._credentials(endpoint).registry_token:
+            return f"Bearer {token}"
+        host = endpoint.host
         with self._lock:
             value, until_s = self._tokens.get((host, scope)) or self._tokens.get((host, "*")) or ("", 0.0)
         return value if time.monotonic() < until_s else ""
 
-    def _authenticate(self, endpoint: Endpoint, challenges: list[challenge.Challenge], scope: str) -> bool:
-        """Answers a challenge; whether it is worth asking again."""
+    def _authenticate(self, endpoint: Endpoint, challenges: list[challenge.Challenge], scope: str, sent: str) -> bool:
+        """Answers a challenge; whether it is worth asking again. sent: the authorization that was not enough."""
+        credentials = self._credentials(endpoint)
         for one in challenges:
             if one.scheme == "bearer" and one.parameters.get("realm"):
                 asked = " ".join(dict.fromkeys([*scope.split(), *one.parameters.get("scope", "").split()]))
@@ -317,34 +337,33 @@ class Session:
                 with self._lock:
                     self._tokens[(endpoint.host, scope)] = (f"Bearer {token}", until_s)
                 return True
-            if one.scheme == "basic" and self.credentials.username:
+            if one.scheme == "basic" and credentials.username:
                 with self._lock:
-                    known = self._tokens.get((endpoint.host, "*"))
-                    self._tokens[(endpoint.host, "*")] = (self.credentials.basic, float("inf"))
-                return known is None
+                    self._tokens[(endpoint.host, "*")] = (credentials.basic, float("inf"))
+                return sent != credentials.basic
         return False
 
     def _fetch_token(self, endpoint: Endpoint, realm: str, service: str, scope: str) -> tuple[str, float]:
-        realm = self.absolute(endpoint, realm)
+        realm, credentials = self.absolute(endpoint, realm), self._credentials(endpoint)
         parts = urlsplit(realm)
         safe = parts.scheme == "https" or not endpoint.verify or endpoint.scheme == "http"
-        if not safe and self.credentials:
+        if not safe and credentials:
             raise Unauthorized(f"the registry {self.registry} wants the password sent to {realm} without TLS: refused")
         verify = not self.settings.is_insecure(parts.netloc)
         scopes = [("scope", word) for word in scope.split()]
         headers: dict[str, str] = {}
-        if self.credentials.identity_token:
+        if credentials.identity_token:
             fields = [
                 ("grant_type", "refresh_token"), ("service", service), ("client_id", self.settings.agent),
-                ("refresh_token", self.credentials.identity_token), ("scope", scope),
+                ("refresh_token", credentials.identity_token), ("scope", scope),
             ]  # fmt: skip
             headers["Content-Type"] = "application/x-www-form-urlencoded"
             answer = self._ask_token("POST", realm, headers, urlencode(fields).encode(), verify)
         else:
             fields = [("service", service)] if service else []
-            if self.credentials.username:
-                fields.append(("account", self.credentials.username))
-                headers["Authorization"] = self.credentials.basic
+            if credentials.username:
+                fields.append(("account", credentials.username))
+                headers["Authorization"] = credentials.basic
             query = urlencode(fields + scopes)
             url = f"{realm}{'&' if parts.query else '?'}{query}" if query else realm
             answer = self._ask_token("GET", url, headers, b"", verify)
@@ -362,11 +381,11 @@ class Session:
         try:
             value = json.loads(answer.read_all(_MOST_TOKEN_BYTES))
             token, until_s = challenge.token_of(value)
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, AttributeError, RecursionError, DataLoss):
             token, until_s = "", 0.0
         except Interrupted as error:
             raise Unavailable(f"{realm}: {error}") from None
-        if not token or _CONTROL.search(token):
+        if not token or not token.isascii() or _CONTROL.search(token):
             raise Unauthorized(f"the token server {realm} answered without a token")
         return token, until_s
 
@@ -405,6 +424,17 @@ class RefusedAnswer(Exception):
         self.refusal = found
 
 
+def _join(base: str, target: str) -> str:
+    """`target` as seen from `base`; '' where that is no address to ask."""
+    try:
+        url = urljoin(base, target)
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii() and not _CONTROL.search(url)
+    except ValueError:
+        return ""
+    return url if good else ""
+
+
 def _send(
     connection: http.client.HTTPConnection, method: str, url: str, headers: dict[str, str], body: bytes | Stream, size_bytes: int | None,
     proxied: dict[str, str] | None, agent: str,
@@ -424,22 +454,32 @@ def _send(
         return
     if size_bytes is None:
         connection.putheader("Transfer-Encoding", "chunked")
-        connection.endheaders(_pieces(body), encode_chunked=True)
+        connection.endheaders(_pieces(body, None), encode_chunked=True)
     else:
         connection.putheader("Content-Length", str(size_bytes))
-        connection.endheaders(_pieces(body), encode_chunked=False)
+        connection.endheaders(_pieces(body, size_bytes), encode_chunked=False)
 
 
-def _pieces(stream: Stream) -> Iterable[bytes]:
-    while data := stream.read(1 << 20):
+def _pieces(stream: Stream, size_bytes: int | None) -> Iterable[bytes]:
+    """No more than was announced, which the registry would take for another request; DataLoss where there is less."""
+    left = size_bytes
+    while left != 0:
+        data = stream.read(_BODY_PIECE_BYTES if left is None else min(_BODY_PIECE_BYTES, left))
+        if not data:
+            break
         yield data
+        left = None if left is None else left - len(data)
+    if left:
+        raise DataLoss(f"a blob that should have {size_bytes} bytes more ends {left} bytes before that; load or pull the image again")
 
 
-def _retry_after_s(text: str) -> float:
+def retry_after_s(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, TooSlow):
+        return str(error)
     if isinstance(error, TimeoutError):
         return "nothing came for too long"
     if isinstance(error, http.client.RemoteDisconnected):

@@ -71,23 +71,26 @@ class Settings:
         """The proxy's URL for a request, or ''; HTTPS_PROXY, HTTP_PROXY and NO_PROXY in either case, as Go reads them."""
         name = f"{scheme}_proxy"
         found = self.environment.get(name.upper()) or self.environment.get(name) or ""
-        bare = urlsplit(f"//{host}").hostname or ""
-        if not found or bare == "localhost" or _is_loopback(bare) or self._is_direct(bare):
+        try:
+            parts = urlsplit(f"//{host}")
+            bare, port = parts.hostname or "", parts.port or (443 if scheme == "https" else 80)
+        except ValueError:
+            return ""
+        if not found or bare == "localhost" or _is_loopback(bare) or self._is_direct(bare.rstrip("."), port):
             return ""
         return found if "://" in found else f"http://{found}"
 
-    def _is_direct(self, host: str) -> bool:
+    def _is_direct(self, host: str, port: int) -> bool:
+        """NO_PROXY, by golang.org/x/net/http/httpproxy: `host` is it and what is below, `.host` only what is below."""
         rules = self.environment.get("NO_PROXY") or self.environment.get("no_proxy") or ""
-        for rule in (word.strip().lower() for word in rules.split(",")):
-            network = _network(rule) if "/" in rule else None
-            name = rule.partition(":")[0].lstrip("*").lstrip(".")
-            if rule == "*" or (network and _within(host, network)) or (name and (host == name or host.endswith(f".{name}"))):
-                return True
-        return False
+        return any(_covers(rule.strip().lower(), host, port) for rule in rules.split(","))
 
     def certificates(self, registry: str) -> tuple[list[str], list[tuple[str, str]]]:
         """(files of authorities, (certificate, key) pairs) of certs.d/REGISTRY, as Docker lays them out."""
-        authorities, pairs = [], []
+        authorities: list[str] = []
+        pairs: list[tuple[str, str]] = []
+        if "/" in registry or registry.startswith("."):
+            return authorities, pairs
         for directory in (f"{parent}/{registry}" for parent in self.certificate_directories):
             try:
                 names = sorted(os.listdir(directory))
@@ -123,6 +126,22 @@ def _within(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -
         return ipaddress.ip_address(host) in network
     except ValueError:
         return False
+
+
+def _covers(rule: str, host: str, port: int) -> bool:
+    if rule == "*":
+        return True
+    if network := _network(rule.strip("[]")):
+        return _within(host, network)
+    name, colon, only = rule.rpartition(":")
+    if colon and only.isascii() and only.isdigit():
+        if int(only) != port:
+            return False
+        rule = name
+        if network := _network(rule.strip("[]")):
+            return _within(host, network)
+    rule = rule.removeprefix("*")
+    return bool(rule.strip(".")) and (host.endswith(rule if rule.startswith(".") else f".{rule}") or host == rule)
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,8 +7,11 @@ from urllib.parse import quote, urlsplit
 
 from berth.errors import BerthError, DataLoss, Unavailable
 from berth.registry.client.failures import RETRIED, of_request
-from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session
+from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session, retry_after_s
 from berth.registry.client.settings import Endpoint
+
+_LOST = (404, 416)  # of an upload: the registry has forgotten it, or counts otherwise
+_LEAST_GAIN_BYTES = 64 << 10  # an attempt that leaves less there is one of those in vain
 
 Progress = Callable[[int], None]
 Source = Callable[[int], IO[bytes]]  # the blob from an offset on; the same bytes each time
@@ -46,18 +49,19 @@ class Upload:
         return mounted
 
     def _start(self, digest: str, mount_from: str) -> Answer:
-        target = self._path
-        scope = self._scope
         if digest and mount_from:
-            target += f"?mount={quote(digest, safe=':')}&from={quote(mount_from, safe='')}"
-            scope = f"{scope} repository:{mount_from}:pull"
-        answer = self._request("POST", target, scope)
-        if answer.status in (401, 403) and mount_from:  # no right to the other repository is no reason not to send
-            answer.finish()
-            answer = self._request("POST", self._path, self._scope)
+            target = f"{self._path}?mount={quote(digest, safe=':')}&from={quote(mount_from, safe='')}"
+            try:
+                answer = self._session.request("POST", self._endpoint, target, scope=f"{self._scope} repository:{mount_from}:pull")
+                if answer.status in (201, 202):
+                    return answer
+                answer.finish()
+            except RefusedAnswer:
+                pass  # no right to the other repository is no reason not to send
+        answer = self._request("POST", self._path, self._scope)
         if answer.status not in (201, 202):
             raise of_request(answer.refusal())
-        if answer.status == 201 and not mount_from:
+        if answer.status == 201:
             answer.close()
             raise Unavailable(f"the registry {self._session.registry} says a blob is there that nobody has sent")
         return answer
@@ -77,23 +81,24 @@ class Upload:
 
     def _send(self, location: str, digest: str, size_bytes: int | None) -> tuple[str, int, bool]:
         body = _Body(self._source, self._progress)
-        attempt = 0
+        attempt = kept = 0
         try:
-            while True:
-                before = body.reached
+            while size_bytes is None or body.reached < size_bytes:
                 try:
                     location = self._patch(location, body, size_bytes)
                     break
                 except Interrupted as broken:
-                    attempt = 1 if body.reached > before else attempt + 1
+                    attempt += 1
                     if attempt >= self._session.settings.attempts:
                         raise Unavailable(f"upload to {self._session.registry}: {broken} (tried {attempt} times)") from None
                     self._session.pause(attempt, broken.wait_s)
                     location = self._resume(location, body)
+                    if body.reached >= kept + _LEAST_GAIN_BYTES:  # by what the registry says, not by what was sent
+                        attempt, kept = 0, body.reached
             have = body.digest
             if digest and have != digest:
                 raise DataLoss(f"blob {digest} on disk has digest {have}; load or pull the image again")
-            self._finish(location, have)
+            self._finish(location, have, body.reached)
             return have, body.reached, False
         except BaseException:
             self._abandon(location)
@@ -104,16 +109,16 @@ class Upload:
     def _patch(self, location: str, body: "_Body", size_bytes: int | None) -> str:
         headers = {"Content-Type": "application/octet-stream"}
         start = body.reached
-        if size_bytes is not None and size_bytes > start:
+        if size_bytes is not None:
             headers["Content-Range"] = f"{start}-{size_bytes - 1}"
         left = None if size_bytes is None else size_bytes - start
         try:
             answer = self._session.once("PATCH", self._endpoint, location, scope=self._scope, headers=headers, body=body, size_bytes=left)
         except RefusedAnswer as refused:
             raise of_request(refused.refusal) from None
-        if answer.status in RETRIED:
-            answer.finish()
-            raise Interrupted(f"status {answer.status}")
+        if answer.status in (*RETRIED, *_LOST):
+            wait_s = retry_after_s(answer.header("Retry-After"))
+            raise Interrupted(answer.refusal().words, wait_s)
         if answer.status not in (202, 204, 201):
             raise of_request(answer.refusal())
         location = self._location(answer)
@@ -123,7 +128,7 @@ class Upload:
     def _resume(self, location: str, body: "_Body") -> str:
         """Asks how far the registry has got, and takes the source up there."""
         answer = self._request("GET", location, self._scope)
-        if answer.status == 404:
+        if answer.status in (400, *_LOST):  # Distribution 2 says 400 of an upload that was cut in the middle of a request
             answer.finish()
             answer = self._start("", "")
             location = self._location(answer)
@@ -139,12 +144,25 @@ class Upload:
         body.restart(0 if reached == 1 else reached)  # `0-0` is how registries say that nothing has come
         return location
 
-    def _finish(self, location: str, digest: str) -> None:
+    def _finish(self, location: str, digest: str, size_bytes: int) -> None:
         joint = "&" if urlsplit(location).query else "?"
-        answer = self._request("PUT", f"{location}{joint}digest={quote(digest, safe='')}", self._scope)
-        if answer.status not in (201, 202, 204):
-            raise of_request(answer.refusal())
+        target = f"{location}{joint}digest={quote(digest, safe='')}"
+        try:
+            answer = self._session.request("PUT", self._endpoint, target, scope=self._scope, slow=True)
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+        if answer.status in (201, 202, 204):
+            answer.finish()
+            return
+        refusal = answer.refusal()
+        if answer.status == 404 and self._is_there(digest, size_bytes):
+            return  # the answer to an earlier attempt was lost
+        raise of_request(refusal)
+
+    def _is_there(self, digest: str, size_bytes: int) -> bool:
+        answer = self._request("HEAD", f"{self._path.removesuffix('uploads/')}{digest}", self._scope)
         answer.finish()
+        return answer.status == 200 and answer.header("Content-Length") == str(size_bytes)
 
     def _abandon(self, location: str) -> None:
         """Best effort: registries clean up by themselves, later."""
