@@ -1,5 +1,7 @@
 """Mount options and capability masks; mounting against a recording kernel."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,26 @@ def test_unknown_capabilities_are_named(name: str) -> None:
 def test_bounding_set_is_what_the_kernel_says() -> None:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd:"))
     assert capabilities.bounding_set() == int(line.split()[1], 16)
+
+
+def test_a_rename_elsewhere_does_not_stop_a_resolution(tmp_path: Path) -> None:
+    """The kernel gives up on `..` beneath a root with EAGAIN when anything on the host is renamed meanwhile."""
+    (tmp_path / "in").mkdir()
+    done = threading.Event()
+
+    def rename() -> None:
+        (tmp_path / "a").touch()
+        while not done.is_set():
+            os.rename(tmp_path / "a", tmp_path / "b")
+            os.rename(tmp_path / "b", tmp_path / "a")
+
+    renaming = threading.Thread(target=rename)
+    renaming.start()
+    root = os.open(tmp_path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        for _ in range(3000):
+            os.close(libc.openat2(root, "in/../in/../in", os.O_PATH, libc.RESOLVE_IN_ROOT))
+    finally:
+        done.set()
+        renaming.join()
+        os.close(root)

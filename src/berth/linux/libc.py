@@ -394,13 +394,20 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+_OPENAT2_TRIES = 128  # as runc's
 
 
 def openat2(dirfd: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
-    """openat2(2) -> descriptor, always close-on-exec"""
+    """openat2(2) -> descriptor, always close-on-exec
+
+    A rename or mount anywhere on the host while a `..` is resolved makes it EAGAIN: then it is tried again.
+    """
     how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     size = ctypes.sizeof(how)
-    result = _syscall("openat2", dirfd, ctypes.c_char_p(_path(path)), ctypes.byref(how), size)
+    for _ in range(_OPENAT2_TRIES):
+        result = _syscall("openat2", dirfd, ctypes.c_char_p(_path(path)), ctypes.byref(how), size)
+        if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
     return _check(result, "openat2", dirfd, path, hex(flags))
 
 

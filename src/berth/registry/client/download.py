@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from berth.errors import BerthError, Cancelled, DataLoss, SystemFailure, Unavailable
+from berth.errors import BerthError, Cancelled, DataLoss, Unavailable
 from berth.registry.client.failures import RETRIED, of_request
 from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session, retry_after_s
 from berth.registry.client.settings import Endpoint
@@ -37,13 +37,10 @@ class Download:
 
     def run(self) -> None:
         """Until all is there. On failure what has come stays in the partial, whose readers are the caller's to tell."""
-        try:
-            spans = self._partial.missing()
-            if len(spans) > 1 and sum(end - start for start, end in spans) >= _LEAST_PARALLEL_BYTES:
-                self._side_by_side(spans)
-            self._in_order()
-        except OSError as error:
-            raise SystemFailure(f"write {self._partial.path}: {(error.strerror or str(error)).lower()}") from None
+        spans = self._partial.missing()
+        if len(spans) > 1 and sum(end - start for start, end in spans) >= _LEAST_PARALLEL_BYTES:
+            self._side_by_side(spans)
+        self._in_order()
 
     def _side_by_side(self, spans: list[Span]) -> None:
         """Every span, unless the registry turns out not to know ranges: then the rest is left for `_in_order`."""
@@ -196,7 +193,7 @@ class Download:
 
 def tell(partial: Partial, error: BaseException) -> None:
     """Readers of a partial whose download has failed for good get the error."""
-    partial.fail(error if isinstance(error, BerthError) else Cancelled(f"the transfer was given up: {error}"))
+    partial.fail(error if isinstance(error, BerthError | OSError) else Cancelled(f"the transfer was given up: {error}"))
 
 
 def merged(spans: list[Span]) -> list[Span]:
