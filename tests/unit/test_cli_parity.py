@@ -19,7 +19,7 @@ EXPERIMENTAL = "no issue: experimental in Docker"
 # Whole commands, by how their names begin.
 LATER = {
     "docker bake": BUILD, "docker build": BUILD, "docker builder": BUILD, "docker image build": BUILD,
-    "docker manifest": IMAGES, "docker network": NETWORKS, "docker volume": NETWORKS,
+    "docker network": NETWORKS, "docker volume": NETWORKS,
     "docker config": SWARM, "docker node": SWARM, "docker secret": SWARM, "docker service": SWARM, "docker stack": SWARM,
     "docker swarm": SWARM, "docker plugin": PLUGINS, "docker checkpoint": EXPERIMENTAL,
 }  # fmt: skip

@@ -66,6 +66,11 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "version": ("system", "version", "Print the versions of command and engine"),
     "system dial-stdio": ("dial", "dial_stdio", "Connect standard input and output to the engine"),
     "system service": ("service", "service", "Run the engine as a systemd service"),
+    "manifest inspect": ("manifest", "inspect", "Print a manifest, or a list of them"),
+    "manifest create": ("manifest", "create", "Begin a list of manifests of several platforms"),
+    "manifest annotate": ("manifest", "annotate", "Say which platform an image of a list is for"),
+    "manifest push": ("manifest", "push", "Send a list of manifests to its registry"),
+    "manifest rm": ("manifest", "rm", "Forget lists of manifests"),
     "context ls": ("context", "ls", "List contexts"),
     "context show": ("context", "show", "Print the name of the context in use"),
     "context create": ("context", "create", "Give an engine a name"),
@@ -89,6 +94,7 @@ GROUPS = {
         "inspect": "container inspect", "ls": "ps", "list": "ps", "ps": "ps", "prune": "container prune", "remove": "rm"},
     "image": {"history": "history", "import": "import", "inspect": "image inspect", "load": "load", "ls": "images", "list": "images",
               "prune": "image prune", "pull": "pull", "push": "push", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag"},
+    "manifest": {verb: f"manifest {verb}" for verb in ("annotate", "create", "inspect", "push", "rm")},
     "system": {"df": "system df", "dial-stdio": "system dial-stdio", "events": "events", "info": "info", "prune": "system prune",
                "service": "system service"},
     "context": {"create": "context create", "export": "context export", "import": "context import",
@@ -97,7 +103,7 @@ GROUPS = {
     "registry": {"gc": "registry gc", "serve": "registry serve"},
 }  # fmt: skip
 GROUP_SUMMARIES = {
-    "container": "Manage containers", "image": "Manage images", "system": "Manage the engine and what it keeps",
+    "container": "Manage containers", "image": "Manage images", "manifest": "Manage manifests of several platforms", "system": "Manage the engine and what it keeps",
     "context": "Manage names of engines", "registry": "Run a registry of your own",
 }  # fmt: skip
 # Not shown: `__complete` answers the shells' completion scripts.

@@ -39,6 +39,36 @@ TEXTS: "dict[str, Text]" = {
         examples=(("At Docker Hub", "berth search --limit 5 nginx"), ("At a registry of one's own", "berth search registry.example.org/app")),
         see_also=("pull", "images"),
     ),
+    "manifest inspect": Text(
+        "Prints a manifest: a list made with berth manifest create if there is one of that name, or what the registry has. Of two names, "
+        "the first is such a list and the second an image in it.",
+        "The registry is asked by berth itself, not by the engine, with the logins of berth login.",
+        examples=(("Which platforms there are", "berth manifest inspect debian:12"), ("With the platform of each", "berth manifest inspect --verbose debian:12")),
+        see_also=("manifest create", "image inspect"),
+    ),
+    "manifest create": Text(
+        "Begins a list of manifests, so that one name stands for images of several platforms. The images must be in the registry "
+        "already, in any of its repositories. The list is kept in the directory of config.json until it is pushed.",
+        examples=(("One name for two platforms",
+                   "berth manifest create registry.example.org/app registry.example.org/app:amd64 registry.example.org/app:arm64\n"
+                   "berth manifest push --purge registry.example.org/app"),),
+        see_also=("manifest annotate", "manifest push"),
+    ),
+    "manifest annotate": Text(
+        "Says which platform an image of a list is for, where its own configuration does not say it or says it wrong.",
+        examples=(("A variant", "berth manifest annotate --arch arm --variant v7 registry.example.org/app registry.example.org/app:armv7"),),
+        see_also=("manifest create", "manifest push"),
+    ),
+    "manifest push": Text(
+        "Sends a list to the registry of its name. Images of other repositories there become part of the list's own without being sent.",
+        examples=(("And forget it", "berth manifest push --purge registry.example.org/app"),),
+        see_also=("manifest create", "push"),
+    ),
+    "manifest rm": Text(
+        "Forgets lists that were begun here. What was pushed stays in the registry.",
+        examples=(("A list", "berth manifest rm registry.example.org/app"),),
+        see_also=("manifest create",),
+    ),
     "history": Text(
         "Shows the steps that made an image, the last one first, with the command and the size of each.",
         "Fields for --format: .ID .CreatedSince .CreatedAt .CreatedBy .Size .Comment.",
