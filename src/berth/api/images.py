@@ -5,13 +5,14 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import IO, Any, cast
 
 from berth import errors
 from berth.api import compat
+from berth.api.fetching import WebArchive
 from berth.api.request import parse_filters
-from berth.api.threads import in_thread_with_body, send_written
+from berth.api.threads import in_own_thread, in_thread_with_body, send_written, settle
 from berth.engine import imagelist, registryauth, searchlist, views
 from berth.engine.images import publish, publish_removed
 from berth.engine.service import Engine
@@ -20,6 +21,7 @@ from berth.http.routing import Route
 from berth.linux import libc
 from berth.oci import reference
 from berth.oci.reference import Reference
+from berth.store.images import Image
 
 
 class Images:
@@ -103,26 +105,39 @@ class Images:
         if not source:
             await self._pull(exchange)
             return
-        if source != "-":
-            raise errors.NotImplementedHere(f"import from {source!r}: berth reads the archive from the client; use '-' or a file")
+        if source != "-" and not source.startswith(("http://", "https://")):
+            raise errors.InvalidParameter(f"import from {source!r}: neither '-' nor an address that begins with http:// or https://")
         repository, tag = exchange.query.get("repo", ""), exchange.query.get("tag", "")
         name = f"{repository}:{tag}" if repository and tag else repository
         if name:
             reference.parse(name)
         config = apply_changes(exchange.query_lists.get("changes", []))
-        message = exchange.query.get("message", "") or "Imported from -"
+        message = exchange.query.get("message", "") or f"Imported from {source}"
         platform = exchange.query.get("platform", "")
         machine = platform.split("/")[1] if platform.count("/") else libc.MACHINE
-        images = self._engine.images
-        image = await in_thread_with_body(
-            exchange.body, lambda stream: images.import_filesystem(stream, name, message, config, machine)
-        )
+
+        def bring(stream: IO[bytes]) -> Image:
+            return self._engine.images.import_filesystem(stream, name, message, config, machine)
+
+        await _tell(exchange, self._import(exchange, source, name, bring))
+
+    async def _import(self, exchange: Exchange, source: str, name: str, bring: Callable[[IO[bytes]], Image]) -> AsyncIterator[dict]:
+        if source == "-":
+            image = await in_thread_with_body(exchange.body, bring)
+        else:
+            archive = await in_own_thread(lambda: WebArchive(source))
+            yield {"status": f"Downloading from {source}"}
+            with contextlib.closing(archive):
+                work = in_own_thread(lambda: bring(cast("IO[bytes]", archive)))
+                try:
+                    image = await asyncio.shield(work)
+                finally:
+                    archive.stop()
+                    await settle(work)
         if name:
             publish(self._engine.events, image, "tag", reference.parse(name).familiar)
         publish(self._engine.events, image, "import")
-        exchange.start_stream("application/json")
-        await exchange.send_json({"status": image.id})
-        exchange.end_stream()
+        yield {"status": image.id}
 
     async def _pull(self, exchange: Exchange) -> None:
         name = pulled_name(exchange.query.get("fromImage", ""), exchange.query.get("tag", ""))

@@ -66,8 +66,8 @@ def _known(call: "Invocation", server: str) -> "Login":
 def _with_known(call: "Invocation", known: "Login") -> str:
     """Tries what was stored; '' if the registry does not take it any more."""
     said = f" [Username: {printable(known['username'])}]" if known.get("username") else ""
-    fail(f"Authenticating with existing credentials...{said}")
-    fail(" Info -> To log in with a different account, run 'berth logout' followed by 'berth login'")
+    hint = " Info -> To login with a different account, run 'berth logout' followed by 'berth login'"
+    sys.stderr.write(f"Authenticating with existing credentials...{said}\n\n{hint}\n\n\n")
     try:
         return _ask_engine(call, known)
     except ApiError as error:

@@ -48,6 +48,8 @@ def push(call: "Invocation") -> int:
     parsed = parse_command(call, SYNTAX)
     every, quiet = parsed.flag("all-tags"), parsed.flag("quiet")
     name = _reference(parsed.arguments[0], every, quiet)
+    if name.digest:
+        raise Misuse("cannot push a digest reference")
     options = query(tag=name.tag, platform=platform_json(parsed.text("platform")))
     answer = call.client.request(
         "POST", f"/images/{quote(name.familiar_name)}/push{options}", headers=credentials.header(call.config, name.registry)
