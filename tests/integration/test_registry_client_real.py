@@ -87,7 +87,7 @@ def test_skopeo_reads_what_the_client_pushed(registry: Host, tmp_path: Path) -> 
 
 
 def test_a_password_over_tls(locked: Host) -> None:
-    with client_of(locked) as nobody, pytest.raises(Unauthorized, match="authentication required"):
+    with client_of(locked) as nobody, pytest.raises(Unauthorized, match=r"failed with status: 401 Unauthorized"):
         nobody.login()
     with client_of(locked, Credentials(USER[0], "wrong")) as wrong, pytest.raises(Unauthorized):
         wrong.login()

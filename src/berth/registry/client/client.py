@@ -1,5 +1,6 @@
 """What can be asked of a registry: manifests, blobs, tags, referrers, search. OCI distribution specification 1.1."""
 
+import http.client
 import json
 import logging
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound
+from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
 from berth.oci.reference import Reference, is_digest
 from berth.registry import documents, media
 from berth.registry.client.challenge import Credentials
@@ -236,18 +237,24 @@ class RegistryClient:
 
     def login(self) -> str:
         """Tries the credentials; Unauthorized in Docker's words if they are not taken. Returns the identity token, or ''."""
+        endpoint = self._session.endpoint(pull=False)
+        status = 401
         try:
-            answer = self._session.request("GET", self._session.endpoint(pull=False), "/v2/")
-        except RefusedAnswer as refused:
-            raise of_request(refused.refusal) from None
-        if answer.status == 404:
+            answer = self._session.request("GET", endpoint, "/v2/")
+            status = answer.status
             answer.finish()
-            raise NotFound(f"{self.registry} answers, but it is no registry: GET /v2/ is not found there")
-        if answer.status != 200:
-            found = answer.refusal()
-            raise of_request(Refusal(401, found.code or "UNAUTHORIZED", found.message) if found.status == 401 else found)
-        answer.finish()
-        return ""
+        except RefusedAnswer as refused:
+            if refused.by_token_server:
+                raise of_request(refused.refusal) from None
+        if status == 200:
+            return ""
+        phrase = http.client.responses.get(status, "")
+        message = f"login attempt to {endpoint.url('/v2/')} failed with status: {status} {phrase}"
+        if status in (401, 403):
+            raise Unauthorized(message)
+        if status == 404:
+            raise NotFound(f"{message}: is this the address of a registry?")
+        raise Unavailable(message)
 
     def search(self, term: str, limit: int) -> list[dict]:
         """The registry's index: v1's search, as Docker has it. Entries as the registry gives them."""

@@ -3,6 +3,7 @@
 Source: OCI distribution specification 1.1, error codes; moby distribution/errors.go for how a pull words them.
 """
 
+import http.client
 import json
 
 from berth.errors import BerthError, Conflict, DataLoss, Forbidden, InvalidParameter, NotFound, Unauthorized, Unavailable
@@ -94,6 +95,9 @@ def of_request(found: Refusal) -> BerthError:
         return InvalidParameter(words)
     if found.status == 409:
         return Conflict(words)
+    if found.status >= 500:  # whatever its body says, as with Docker
+        phrase = http.client.responses.get(found.status, "")
+        return Unavailable(f"received unexpected HTTP status: {found.status} {phrase}".rstrip() + (f": {words}" if words else ""))
     if found.status == 429:
         return Unavailable(f"{words}; the registry limits how often it may be asked: log in, or try again later")
     return Unavailable(words)

@@ -172,7 +172,7 @@ class Session:
         """A fault of a connection as what to do about it."""
         if self._cancelled.is_set() or self.connections.closed:
             return Cancelled("the transfer was cancelled")
-        return Interrupted(f"{what}: {_reason(error)}")
+        return Interrupted(f"{what}: {reason(error)}")
 
     # -- requests -----------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Session:
 
         Answers of any status come back. slow: the registry may have to read a whole blob before it answers.
         """
-        what = f"{method} {endpoint.url(target) if target.startswith('/') else target}"
+        what = named(method, endpoint.url(target) if target.startswith("/") else target)
         return self.persist(lambda: self.once(method, endpoint, target, scope=scope, headers=headers, body=body, follow=follow, slow=slow), what)
 
     def fetch(
@@ -199,7 +199,7 @@ class Session:
             return answer
 
         attempts = min(self.settings.attempts, _MIRROR_ATTEMPTS) if endpoint.mirror else self.settings.attempts
-        return self.persist(work, f"{method} {endpoint.url(target) if target.startswith('/') else target}", attempts)
+        return self.persist(work, named(method, endpoint.url(target) if target.startswith("/") else target), attempts)
 
     def persist(self, work: Callable[[], Answer], what: str, attempts: int = 0) -> Answer:
         """Calls `work` until it is not Interrupted and its answer is not of the kind to ask again; waits longer each time."""
@@ -286,7 +286,7 @@ class Session:
                 connection, used = self.connections.take(parts.scheme, parts.netloc, verify=verify)
             except (OSError, http.client.HTTPException) as error:
                 self.check()
-                raise unreachable(f"{method} {url}", error) from None
+                raise unreachable(method, url, error) from None
             try:
                 cut = False
                 if connection.sock is not None:
@@ -370,13 +370,14 @@ class Session:
         return self._read_token(answer, realm)
 
     def _ask_token(self, method: str, url: str, headers: dict[str, str], body: bytes, verify: bool) -> Answer:
-        return self.persist(lambda: self._exchange(method, url, headers, body, None, verify), f"{method} {url.partition('?')[0]}")
+        return self.persist(lambda: self._exchange(method, url, headers, body, None, verify), named(method, url.partition("?")[0]))
 
     def _read_token(self, answer: Answer, realm: str) -> tuple[str, float]:
         if answer.status != 200:
             found = answer.refusal()
             if answer.status in (400, 401, 403):
-                raise RefusedAnswer(Refusal(401, "UNAUTHORIZED", found.message if found.code else "incorrect username or password"))
+                message = found.message if found.code else "incorrect username or password"
+                raise RefusedAnswer(Refusal(401, "UNAUTHORIZED", message), by_token_server=True)
             raise of_request(found)
         try:
             value = json.loads(answer.read_all(_MOST_TOKEN_BYTES))
@@ -410,18 +411,19 @@ class Session:
                 answer.finish()
                 return one
             except Interrupted as error:
-                failure = failure or Unavailable(f"Get {one.url('/v2/')!r}: {error}")
+                failure = Unavailable(f"{named('GET', one.url('/v2/'))}: {error}")
             except Unavailable as error:
-                failure = failure or error
+                failure = error
         raise failure or Unavailable(f"the registry {self.registry} has no address")
 
 
 class RefusedAnswer(Exception):
     """The registry knows who asks, or will not be told, and says no."""
 
-    def __init__(self, found: Refusal) -> None:
+    def __init__(self, found: Refusal, *, by_token_server: bool = False) -> None:
         super().__init__(str(found))
         self.refusal = found
+        self.by_token_server = by_token_server
 
 
 def _join(base: str, target: str) -> str:
@@ -477,35 +479,59 @@ def retry_after_s(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What went wrong with a connection, in the words that Go has for it where people search for them."""
     if isinstance(error, TooSlow):
         return str(error)
     if isinstance(error, TimeoutError):
-        return "nothing came for too long"
+        return "i/o timeout: nothing came for too long"
     if isinstance(error, http.client.RemoteDisconnected):
-        return "the registry closed the connection without an answer"
+        return "EOF: the registry closed the connection without an answer"
     if isinstance(error, http.client.IncompleteRead):
-        return "the connection was closed before the end"
+        return "unexpected EOF: the connection was closed before the end"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return error.strerror.lower()
     return str(error) or type(error).__name__
 
 
-def unreachable(what: str, error: Exception) -> Exception:
+def unreachable(method: str, url: str, error: Exception) -> Exception:
     """Why no connection came about: an error that trying again would not change, or Interrupted."""
+    what = named(method, url)
+    host = urlsplit(url).netloc
     if isinstance(error, ssl.SSLCertVerificationError):
         return Unavailable(
-            f"{what}: the registry's certificate is not trusted: {error.verify_message}; put the authority's certificate into "
-            f"certs.d/REGISTRY/ca.crt, or name the registry in insecure-registries"
-        )  # fmt: skip
+            f"{what}: {_distrust(error)}; put the authority's certificate into certs.d/{host}/ca.crt, or name the registry in insecure-registries"
+        )
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
+        return Unavailable(f"{what}: http: server gave HTTP response to HTTPS client; a registry without TLS must stand in insecure-registries")
     if isinstance(error, ssl.SSLError):
-        return Unavailable(f"{what}: no TLS there: {error.reason or error}; a registry without TLS must stand in insecure-registries")
+        return Unavailable(f"{what}: tls: {(error.reason or str(error)).lower().replace('_', ' ')}")
     if isinstance(error, ConnectionRefusedError):
-        return Unavailable(f"{what}: dial: connection refused")
+        return Unavailable(f"{what}: dial tcp {host}: connect: connection refused")
     if type(error).__name__ == "gaierror":
-        return Unavailable(f"{what}: no such host: {_reason(error)}")
+        return Unavailable(f"{what}: dial tcp: lookup {urlsplit(url).hostname}: no such host ({reason(error)})")
     if isinstance(error, OSError) and "Tunnel" in str(error):
         return Unavailable(f"{what}: the proxy refused: {error}")
     if isinstance(error, OSError | http.client.HTTPException):
-        return Interrupted(f"no connection: {_reason(error)}")
+        return Interrupted(f"dial tcp {host}: {reason(error)}")
     return SystemFailure(f"{what}: {error}")
+
+
+def named(method: str, url: str) -> str:
+    """A request as Go names it in errors: `Get "https://registry/v2/"`."""
+    return f'{method.title()} "{url[:300]}"'
+
+
+_NO_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: self-signed, or no issuer that is trusted
+_NOT_NOW = (9, 10)
+_OTHER_NAME = (62, 64)
+
+
+def _distrust(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in _NO_AUTHORITY:
+        return f"x509: certificate signed by unknown authority ({error.verify_message})"
+    if error.verify_code in _NOT_NOW:
+        return f"x509: certificate has expired or is not yet valid ({error.verify_message})"
+    if error.verify_code in _OTHER_NAME:
+        return f"x509: certificate is not valid for this name ({error.verify_message})"
+    return f"x509: {error.verify_message}"

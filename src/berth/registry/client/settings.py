@@ -89,7 +89,7 @@ class Settings:
         """(files of authorities, (certificate, key) pairs) of certs.d/REGISTRY, as Docker lays them out."""
         authorities: list[str] = []
         pairs: list[tuple[str, str]] = []
-        if "/" in registry or registry.startswith("."):
+        if not registry or "/" in registry or registry.startswith("."):
             return authorities, pairs
         for directory in (f"{parent}/{registry}" for parent in self.certificate_directories):
             try:
@@ -108,8 +108,12 @@ class Settings:
 
 
 def _mirror(text: str) -> Endpoint:
-    parts = urlsplit(text if "://" in text else f"https://{text}")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or "@" in parts.netloc:
         raise InvalidParameter(f"registry mirror {text!r}: give an http or https URL without user, query or fragment")
     return Endpoint(parts.scheme, parts.netloc, parts.path.rstrip("/"), mirror=True)
 
