@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dockerd import Dockerd
+from harness import wait_until
 from registries import make_certificates
 from registry_host import RegistryHost, digest_of, registry_host, write_layout, write_users
 
@@ -215,7 +216,7 @@ def test_search_by_name_and_description() -> None:
         assert len(search("q=")) == 3
         host.stop()  # counts and descriptions are there again
         host.start()
-        assert search("q=proxy") == expected[2:]
+        wait_until(lambda: search("q=proxy") == expected[2:], "counts or descriptions missing", 30)  # read while it serves
         assert host.ask("GET", "/v1/_ping").status == 200
 
 

@@ -4,12 +4,14 @@ A token is a JWT of this registry's own making, with the scopes of the distribut
 `repository:NAME:pull,push,delete` and `registry:catalog:*`.
 """
 
+import asyncio
 import base64
 import binascii
 import os
 import secrets
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from berth.registry.server.extras import need
@@ -18,6 +20,8 @@ from berth.registry.server.refusals import Refused
 
 _TOKEN_LIFE_S = 300
 _MAX_SCOPES = 100
+_COMPARING = 2
+_MOST_WAITING = 200
 _ACTIONS = ("pull", "push", "delete")
 Grants = dict[tuple[str, str], set[str]]
 
@@ -40,22 +44,41 @@ class Access:
         self.tokens = tokens and passwords is not None
         self._jwt: Any = need("jwt", "registry", "--htpasswd with tokens") if self.tokens else None
         self._key = _key(key_file) if self.tokens else b""
+        # bcrypt is slow on purpose: wrong passwords by the hundred must leave a processor and the other threads alone.
+        self._pool = ThreadPoolExecutor(_COMPARING, thread_name_prefix="password")
+        self._waiting = 0
 
     # -- deciding -------------------------------------------------------------------------------------
 
-    def identify(self, authorization: str, service: str) -> Identity:
-        """Who asks. Blocks while a password is compared. Refused (401) for a wrong one, not for none."""
+    async def identify(self, authorization: str, service: str) -> Identity:
+        """Who asks. Refused (401) for a wrong password or token, not for none."""
         scheme, _, rest = authorization.strip().partition(" ")
         if self.passwords is None or not scheme:
             return Identity()
         if scheme.lower() == "basic":
             user, password = basic(rest.strip())
-            if not self.passwords.check(user, password):
+            if not await self.right(user, password):
                 raise Refused("UNAUTHORIZED", "incorrect username or password")
             return Identity(user)
         if scheme.lower() == "bearer" and self.tokens:
             return self._from_token(rest.strip(), service)
         raise Refused("UNAUTHORIZED", f"the authorization scheme {scheme[:40]!r} is not known here")
+
+    async def right(self, user: str, password: str) -> bool:
+        """Whether this is a user's password. Refused if too many wait for the answer."""
+        assert self.passwords is not None
+        if self.passwords.known(user, password):
+            return True
+        if self._waiting >= _MOST_WAITING:
+            raise Refused("TOOMANYREQUESTS", "too many passwords are being compared: try again later", headers={"Retry-After": "5"})
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self.passwords.check, user, password)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
     def allows(self, who: Identity, kind: str, name: str, action: str) -> bool:
         """kind: repository or registry."""

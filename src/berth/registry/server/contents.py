@@ -4,6 +4,7 @@
     repositories/NAME/_blobs/ABCD…              empty: the repository has this blob
     repositories/NAME/_manifests/ABCD…          its media type
     repositories/NAME/_tags/TAG                 a digest
+    repositories/NAME/_pulls                    how often it was pulled
     repositories/NAME/_referrers/SUBJECT/ABCD…  the descriptor of a manifest with this subject, as JSON
 
 No part of a repository's name may start with `_`, so these never meet. A link is written after what it links to and
@@ -155,6 +156,7 @@ class Contents:
             self.storage.delete(manifest_link(name, digest))
             if not self.storage.children(f"{_repository(name)}/_manifests"):
                 self.names.discard(name)
+                self.storage.delete(pulls_key(name))
             return True
 
     # -- lists ----------------------------------------------------------------------------------------
@@ -186,6 +188,11 @@ def blob_link(name: str, digest: str) -> str:
 
 def manifest_link(name: str, digest: str) -> str:
     return f"{_repository(name)}/_manifests/{_hex(digest)}"
+
+
+def pulls_key(name: str) -> str:
+    """Where the index counts pulls."""
+    return f"{_repository(name)}/_pulls"
 
 
 def _repository(name: str) -> str:

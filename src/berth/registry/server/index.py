@@ -4,11 +4,12 @@ import threading
 from collections import OrderedDict
 
 from berth.errors import BerthError
-from berth.registry.server.contents import Contents, blob_key
+from berth.registry.server.contents import Contents, blob_key, pulls_key
 from berth.registry.server.summaries import Summary, summarize
 
 _MOST_SUMMARIES = 4096
 _MOST_RESULTS = 100
+_MOST_LOOKED_AT = 20
 
 
 class Index:
@@ -18,6 +19,7 @@ class Index:
         self._contents = contents
         self._lock = threading.Lock()
         self._words: dict[str, str] = {}
+        self._tags: dict[str, int] = {}
         self._pulls: dict[str, int] = {}
         self._unsaved: set[str] = set()
         self._summaries: OrderedDict[str, Summary] = OrderedDict()
@@ -29,17 +31,18 @@ class Index:
 
     def update(self, name: str) -> None:
         """After a push or a removal."""
-        newest = max(self._contents.manifests(name), key=lambda entry: entry.modified_s, default=None)
-        if newest is None:
+        newest = sorted(self._contents.manifests(name), key=lambda entry: -entry.modified_s)[:_MOST_LOOKED_AT]
+        if not newest:
             with self._lock:
-                self._words.pop(name, None)
-                self._pulls.pop(name, None)
+                for table in (self._words, self._tags, self._pulls):
+                    table.pop(name, None)
                 self._unsaved.discard(name)
-            self._contents.storage.delete(_pulls_key(name))
             return
-        summary = self.summary(name, f"sha256:{newest.name}")
+        # Signatures and the like come after their image and say nothing of it.
+        words = next((one.words for entry in newest if (one := self.summary(name, f"sha256:{entry.name}")) and one.words), "")
+        tags = len(self._contents.tags(name))
         with self._lock:
-            self._words[name] = summary.words if summary else ""
+            self._words[name], self._tags[name] = words, tags
 
     # -- pulls ----------------------------------------------------------------------------------------
 
@@ -53,7 +56,7 @@ class Index:
         with self._lock:
             if name in self._pulls:
                 return self._pulls[name]
-        text = self._contents.storage.read(_pulls_key(name)) or b"0"
+        text = self._contents.storage.read(pulls_key(name)) or b"0"
         with self._lock:
             return self._pulls.setdefault(name, int(text) if text.isdigit() else 0)
 
@@ -64,12 +67,16 @@ class Index:
             self._unsaved.clear()
         for name, count in changed.items():
             if name in self._contents.names:
-                self._contents.storage.write(_pulls_key(name), str(count).encode())
+                self._contents.storage.write(pulls_key(name), str(count).encode())
 
     # -- looking --------------------------------------------------------------------------------------
 
     def words(self, name: str) -> str:
         return self._words.get(name, "")
+
+    def tags(self, name: str) -> int:
+        """How many there are."""
+        return self._tags.get(name, 0)
 
     def summary(self, name: str, digest: str) -> Summary | None:
         """Of a manifest of this repository; None if it is not there or cannot be read."""
@@ -117,7 +124,3 @@ def _rank(name: str, words: list[str]) -> int:
     if words and (name.startswith(words[0]) or last.startswith(words[0])):
         return 1
     return 2 if all(word in name for word in words) else 3
-
-
-def _pulls_key(name: str) -> str:
-    return f"repositories/{name}/_pulls"

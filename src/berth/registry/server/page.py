@@ -50,9 +50,8 @@ def _front(registry: Registry, term: str, host: str) -> str:
     found = [entry["name"] for entry in registry.index.search(term, 100)] if term.strip() else everything[:_MOST_REPOSITORIES]
     rows = []
     for name in found:
-        tags = registry.contents.tags(name)
         cells = (f'<a href="/r/{quote(name)}">{escape(name)}</a>', escape(registry.index.words(name)))
-        rows.append(_row(cells, (str(len(tags)), str(registry.index.pulls(name)))))
+        rows.append(_row(cells, (str(registry.index.tags(name)), str(registry.index.pulls(name)))))
     body = (
         f'<h1>Images on {escape(host or "this registry")}</h1><form action="/"><input name="q" value="{escape(term)}" aria-label="Search"> '
         f"<button>Search</button></form>"

@@ -3,7 +3,6 @@
 import hmac
 import os
 import secrets
-import threading
 from typing import Any
 
 from berth.errors import InvalidParameter
@@ -25,19 +24,22 @@ class Passwords:
         # bcrypt is slow on purpose; what was right once is known by a keyed hash until the file changes.
         self._key = secrets.token_bytes(32)
         self._right: dict[str, bytes] = {}
-        self._slow = threading.Semaphore(2)  # wrong passwords by the hundred must not take every thread
         self._read()
 
-    def check(self, user: str, password: str) -> bool:
-        """Blocks for as long as bcrypt takes."""
+    def known(self, user: str, password: str) -> bool:
+        """Whether this was right before; quick."""
         self._read()
-        stored = self._hashes.get(user, _NOBODY)
-        given = hmac.digest(self._key, f"{stored}\0{password}".encode(), "sha256")
-        if hmac.compare_digest(self._right.get(user, b""), given):
-            return True
-        with self._slow:
-            # bcrypt looks at 72 bytes and newer versions of the library refuse more.
-            good = bool(self._bcrypt.checkpw(password.encode()[:72], stored.encode())) and user in self._hashes
+        return hmac.compare_digest(self._right.get(user, b""), self._keyed(user, password))
+
+    def _keyed(self, user: str, password: str) -> bytes:
+        return hmac.digest(self._key, f"{self._hashes.get(user, _NOBODY)}\0{password}".encode(), "sha256")
+
+    def check(self, user: str, password: str) -> bool:
+        """Blocks for as long as bcrypt takes, for a user that is not there too."""
+        self._read()
+        stored, given = self._hashes.get(user, _NOBODY), self._keyed(user, password)
+        # bcrypt looks at 72 bytes and newer versions of the library refuse more.
+        good = bool(self._bcrypt.checkpw(password.encode()[:72], stored.encode())) and user in self._hashes
         if good:
             if len(self._right) >= _MOST_REMEMBERED:
                 self._right.clear()

@@ -48,6 +48,7 @@ class Registry:
     def close(self) -> None:
         if self.cache:
             self.cache.close()
+        self.access.close()
         self._pool.shutdown(wait=True)
         self.uploads.close()
 

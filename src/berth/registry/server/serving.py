@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 
 from berth import VERSION
@@ -79,6 +80,8 @@ async def serve(options: Options, ready: Callable[[list[str]], None]) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, lock_root(options.root))
         context = tls.server_context(options.tls_certificate, options.tls_key, "") if options.tls_certificate else None
+        if context:
+            loop.add_signal_handler(signal.SIGHUP, reload_certificate, context, options)
         sockets = [sock for address in options.addresses for sock in listen(address, "--addr", stack)]
         metrics_sockets = listen(options.metrics_address, "--metrics-addr", stack) if options.metrics_address else []
         control = _listen_control(options.root, stack)
@@ -113,6 +116,16 @@ async def serve(options: Options, ready: Callable[[list[str]], None]) -> None:
             for task in tasks:
                 task.cancel()
         await registry.run(registry.index.save)
+
+
+def reload_certificate(context: ssl.SSLContext, options: Options) -> None:
+    """For connections from now on; one that cannot be read leaves the old one."""
+    try:
+        tls.server_context(options.tls_certificate, options.tls_key, "")  # says what is wrong before anything has changed
+        context.load_cert_chain(options.tls_certificate, options.tls_key)
+        log.info("certificate %s read anew", options.tls_certificate)
+    except (BerthError, OSError) as error:
+        log.error("the certificate stays as it was: %s", error)
 
 
 async def _drain(connections: set[HttpProtocol], timeout_s: float) -> None:

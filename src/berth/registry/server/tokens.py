@@ -16,7 +16,7 @@ async def get(registry: Registry, request: Request) -> None:
     try:
         if header and not header.lower().startswith("basic "):
             raise Refused("UNAUTHORIZED", "a token is given for Basic credentials, or for none")
-        who = await registry.run(access.identify, header, SERVICE)
+        who = await access.identify(header, SERVICE)
     except Refused as error:
         error.headers["WWW-Authenticate"] = access.challenge("", SERVICE, "", page=True)
         raise
@@ -31,9 +31,8 @@ async def post(registry: Registry, request: Request) -> None:
     fields = {key: values[-1] for key, values in form.items()}
     if fields.get("grant_type") != "password":
         raise Refused("UNAUTHORIZED", "grant_type must be password: this registry gives no refresh tokens")
-    assert access.passwords is not None
     user = fields.get("username", "")
-    if not await registry.run(access.passwords.check, user, fields.get("password", "")):
+    if not await access.right(user, fields.get("password", "")):
         raise Refused("UNAUTHORIZED", "incorrect username or password")
     _give(registry, request, Identity(user), fields.get("scope", "").split())
 

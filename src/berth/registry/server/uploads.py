@@ -12,11 +12,14 @@ import shutil
 import threading
 import time
 import uuid
+from collections import OrderedDict
 
 from berth.registry.server.refusals import Refused
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PIECE_BYTES = 1 << 20
+_MOST_OPEN = 500  # files; the others are opened again when they are wanted
+_MOST = 20_000
 
 
 class Upload:
@@ -78,20 +81,36 @@ class Uploads:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        self._open: dict[str, Upload] = {}
+        self._open: OrderedDict[str, Upload] = OrderedDict()
+        self._count = len(os.listdir(directory))
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return self._count
 
     def begin(self, name: str) -> Upload:
+        """Refused if too many have been begun and not ended."""
+        if self._count >= _MOST:
+            raise Refused("TOOMANYREQUESTS", f"{self._count} uploads are under way: end some, or wait until the collector does")
         identity = str(uuid.uuid4())
         directory = f"{self._directory}/{identity}"
         os.mkdir(directory, 0o700)
         with open(f"{directory}/name", "w") as file:
             file.write(name)
         with self._lock:
-            return self._open.setdefault(identity, Upload(identity, name, directory))
+            self._count += 1
+            return self._keep(Upload(identity, name, directory))
+
+    def _keep(self, upload: Upload) -> Upload:
+        self._open[upload.identity] = upload
+        self._open.move_to_end(upload.identity)
+        while len(self._open) > _MOST_OPEN:
+            oldest = next((one for one in self._open.values() if not one.lock.locked()), None)
+            if oldest is None or oldest is upload:
+                break
+            del self._open[oldest.identity]
+            oldest.close()
+        return upload
 
     def find(self, name: str, identity: str) -> Upload:
         """Refused if there is none, or another repository's."""
@@ -107,7 +126,7 @@ class Uploads:
                         upload = Upload(identity, file.read(), directory)
                 except FileNotFoundError:
                     raise unknown from None
-                self._open[identity] = upload
+            self._keep(upload)
         if upload.name != name:
             raise unknown
         return upload
@@ -116,6 +135,7 @@ class Uploads:
         """Forgets it, and its file if that is still there."""
         with self._lock:
             self._open.pop(upload.identity, None)
+            self._count -= 1
         upload.close()
         shutil.rmtree(upload.directory, ignore_errors=True)
 
@@ -133,6 +153,7 @@ class Uploads:
                 if modified_s > time.time() - grace_s or (upload and upload.lock.locked()):
                     continue
                 self._open.pop(identity, None)
+                self._count -= 1
             if upload:
                 upload.close()
             shutil.rmtree(path, ignore_errors=True)
