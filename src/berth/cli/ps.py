@@ -75,6 +75,6 @@ def _row(container: dict, whole: bool) -> "dict[str, Any]":
         "Mounts": ",".join(m if whole else shorten(m, 15) for m in mounts),
         "Networks": ",".join(container["NetworkSettings"]["Networks"]), "LocalVolumes": "0",
     }  # fmt: skip
-    if "SizeRw" in container:
-        row["Size"] = f"{size(container['SizeRw'])} (virtual {size(container['SizeRootFs'])})"
+    if "SizeRootFs" in container:  # of SizeRw a 0 is left out
+        row["Size"] = f"{size(container.get('SizeRw', 0))} (virtual {size(container['SizeRootFs'])})"
     return row
