@@ -107,7 +107,7 @@ def unpack(root: Path) -> Callable[..., int]:
 def test_every_kind_of_member(root: Path, unpack, format_: int) -> None:
     size = unpack(archive(
         member("./", tarfile.DIRTYPE), member("d/", tarfile.DIRTYPE, mode=0o1750), (member("d/file", mode=0o4711), b"hello"),
-        member("d/link", tarfile.SYMTYPE, linkname="../nowhere"), member("hard", tarfile.LNKTYPE, linkname="./d/file"),
+        member("d/link", tarfile.SYMTYPE, linkname="../nowhere"), member("hard", tarfile.LNKTYPE, linkname="./d/file", mode=0o4711),
         member("fifo", tarfile.FIFOTYPE, mode=0o600), member("empty"), (member("new/parents/file"), b"x" * 1000),
         format_=format_,
     ))  # fmt: skip

@@ -21,6 +21,7 @@ from berth.http.routing import Route
 from berth.linux import libc
 from berth.oci import reference
 from berth.oci.reference import Reference
+from berth.store import naming
 from berth.store.images import Image
 
 
@@ -97,7 +98,7 @@ class Images:
         removed = await asyncio.to_thread(lambda: self._engine.images.remove(
             name, force=exchange.flag("force"), in_use=in_use, prune=not exchange.flag("noprune")
         ))
-        publish_removed(self._engine.events, image, removed)
+        publish_removed(self._engine.events, image, removed, by_id={"Untagged": naming.familiar(name)} not in removed)
         exchange.respond(200, removed)
 
     async def image_create(self, exchange: Exchange) -> None:

@@ -64,47 +64,42 @@ class Distribution:
             names = [name]
             if not name.tag and not name.digest:
                 names = [Reference(name.registry, name.repository, tag, "") for tag in client.tags(name)]
-            for one in names:
-                self._pull(client, one, wanted, report, cancelled)
+            new = [self._pull(client, one, wanted, report, cancelled) for one in names]
+            said = "Downloaded newer image" if any(new) else "Image is up to date"
+            report({"status": f"Status: {said} for {name.familiar}"})
 
         async for message in self._run(name.registry, credentials, work):
             yield message
 
     def _pull(
         self, client: RegistryClient, name: Reference, wanted: platforms.Platform | None, report: Report, cancelled: threading.Event
-    ) -> None:
+    ) -> bool:
         found = Pull(client, self._images, self._transfers, name, wanted, report, cancelled).run()
         report({"status": f"Digest: {found.digest}"})
-        said = "Downloaded newer image" if found.new else "Image is up to date"
-        report({"status": f"Status: {said} for {name.familiar}"})
         report({"event": ("pull", name, found.image)})
+        return found.new
 
     async def push(self, name: Reference, credentials: Credentials) -> AsyncIterator[dict]:
         """Docker's messages. name without tag: every tag of the repository that is here."""
-        if name.digest:
-            raise InvalidParameter("cannot push a digest reference")
-        names = self._tags_of(name)
 
         def work(client: RegistryClient, report: Report, cancelled: threading.Event) -> None:
             report({"status": f"The push refers to repository [{name.registry}/{name.repository}]"})
-            for one in names:
+            for one in self._tags_of(name):
                 self._push(client, one, report, cancelled)
 
         async for message in self._run(name.registry, credentials, work):
             yield message
 
     def _tags_of(self, name: Reference) -> list[Reference]:
-        if name.tag:
-            if self._images.tagged(name.familiar) is None:
-                raise NotFound(f"An image does not exist locally with the tag: {name.familiar_name}")
-            return [name]
-        found = [
-            reference.parse(tag) for image in self._images.all() for tag in self._images.names_of(image.id)
-            if reference.parse(tag).familiar_name == name.familiar_name
-        ]  # fmt: skip
+        if name.digest:
+            raise InvalidParameter("cannot push a digest reference")
+        here = [reference.parse(tag) for image in self._images.all() for tag in self._images.names_of(image.id)]
+        found = [one for one in here if one.familiar_name == name.familiar_name]
         if not found:
             raise NotFound(f"An image does not exist locally with the tag: {name.familiar_name}")
-        return sorted(found, key=lambda one: one.tag)
+        if name.tag and name.tag not in {one.tag for one in found}:
+            raise NotFound(f"tag does not exist: {name.familiar}")
+        return [name] if name.tag else sorted(found, key=lambda one: one.tag)
 
     def _push(self, client: RegistryClient, name: Reference, report: Report, cancelled: threading.Event) -> None:
         image = self._images.find(name.familiar)

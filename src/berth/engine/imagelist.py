@@ -28,11 +28,12 @@ def summaries(store: ImageStore, filters: Filters, *, shared_size: bool = False,
         created_ns = views.created_ns(image.config)
         if not after_ns < created_ns < before_ns or not has_labels(labels_of(image), filters.get("label", [])):
             continue
-        digests = store.digests_of(image.id)
-        names = chosen_names(store.names_of(image.id), filters.get("reference", []))
-        if names is None or (dangling is not None and dangling is bool(names or digests)):
+        patterns = filters.get("reference", [])
+        names, digests = (chosen_names(of(image.id), patterns) for of in (store.names_of, store.digests_of))
+        nameless = not names and not digests
+        if (patterns and nameless) or (dangling is True and names) or (dangling is False and nameless):
             continue
-        if not names and not digests and not intermediate and store.children_of(image.id):
+        if nameless and not intermediate and store.children_of(image.id):
             continue
         size_bytes = store.size_bytes(image)
         payload = views.image_summary(image.id, image.config, names, digests, size_bytes, store.parent_of(image.id))
@@ -84,16 +85,15 @@ def dangling_of(filters: Filters) -> bool | None:
     return values[0] in ("1", "true")
 
 
-def chosen_names(names: list[str], patterns: list[str]) -> list[str] | None:
-    """The names that one of the patterns fits, all without a pattern; None if that leaves the image out."""
-    if not patterns:
-        return names
-    return [name for name in names if any(reference_matches(name, pattern) for pattern in patterns)] or None
+def chosen_names(names: list[str], patterns: list[str]) -> list[str]:
+    """The names, tags or digests, that one of the patterns fits; all without a pattern."""
+    return [name for name in names if not patterns or any(reference_matches(name, pattern) for pattern in patterns)]
 
 
 def reference_matches(name: str, pattern: str) -> bool:
-    """Docker's `reference` filter: a pattern on the name, with or without the tag."""
+    """Docker's `reference` filter: a pattern on the name, with or without the tag or digest."""
+    bare = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
     try:
-        return globs.matches(pattern, name) or globs.matches(pattern, name.rpartition(":")[0])
+        return globs.matches(pattern, name) or globs.matches(pattern, bare)
     except ValueError as error:
         raise InvalidParameter(f"invalid filter 'reference={pattern}': {error}") from None

@@ -10,10 +10,14 @@ def publish(events: EventBus, image: Image, action: str, name: str = "") -> None
     events.publish("image", action, image.id, {**labels, "name": name or image.id})
 
 
-def publish_removed(events: EventBus, image: Image, removed: list[dict[str, str]]) -> None:
-    """removed: Docker's list of what was untagged and deleted. A deleted image has no labels any more."""
-    for item in removed:
-        if "Untagged" in item:
-            publish(events, image, "untag")
-        elif item["Deleted"] == image.id:
-            events.publish("image", "delete", image.id, {"name": image.id})
+def publish_removed(events: EventBus, image: Image, removed: list[dict[str, str]], *, by_id: bool = False) -> None:
+    """removed: Docker's list of what was untagged and deleted. A deleted image has no labels any more.
+
+    by_id: the image was asked for by its id; otherwise nothing is said of digests that go with a tag.
+    """
+    untagged = [item["Untagged"] for item in removed if "Untagged" in item]
+    tags = [name for name in untagged if "@" not in name]
+    for _ in untagged if by_id or not tags else tags:
+        publish(events, image, "untag")
+    if any(item.get("Deleted") == image.id for item in removed):
+        events.publish("image", "delete", image.id, {"name": image.id})

@@ -90,7 +90,7 @@ class Housekeeping:
         sizes = self._layers()
         removed: list[dict[str, str]] = []
         for image in self._images.all():
-            names = self._images.names_of(image.id) + self._images.digests_of(image.id)
+            names = self._images.names_of(image.id)  # one that has but a digest is pruned, as Docker does
             if (dangling and names) or (not names and self._images.children_of(image.id)):
                 continue  # one that others were made of goes with the last of them
             labels = imagelist.labels_of(image)

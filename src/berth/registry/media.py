@@ -10,6 +10,9 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_SCHEMA_1 = ("application/vnd.docker.distribution.manifest.v1+json", "application/vnd.docker.distribution.manifest.v1+prettyjws")
 
+DOCKER_LAYERS = (DOCKER_LAYER, "application/vnd.docker.image.rootfs.diff.tar")
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
@@ -22,6 +25,11 @@ _FOREIGN_STARTS = ("application/vnd.oci.image.layer.nondistributable.v1.tar", "a
 def is_layer(media_type: str) -> bool:
     """Whether this is a layer's tar, compressed or not, foreign ones too."""
     return media_type.startswith((*_LAYER_STARTS, *_FOREIGN_STARTS))
+
+
+def oci_layer(media_type: str) -> str:
+    """OCI's name for a kind of layer."""
+    return {DOCKER_LAYER: f"{OCI_LAYER}+gzip", DOCKER_LAYERS[1]: OCI_LAYER}.get(media_type, media_type)
 
 
 def is_foreign(media_type: str) -> bool:

@@ -19,8 +19,11 @@ from berth.registry.documents import Descriptor, Document
 from berth.registry.progress import Line, Report, short
 from berth.store.compression import open_stream
 from berth.store.images import Image, ImageStore, Layer, Source
+from berth.store.layers import Loose
 from berth.store.naming import chain_id, checked_config
 from berth.store.partial import ArrivingReader, Partial
+
+_CANCEL_CHECK_S = 0.5
 
 
 class Transfers:
@@ -33,14 +36,19 @@ class Transfers:
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
-    def alone(self, digest: str) -> Iterator[None]:
-        """Others who want this blob wait."""
+    def alone(self, digest: str, cancelled: threading.Event) -> Iterator[None]:
+        """Others who want this blob wait, unless they are cancelled meanwhile."""
         with self._lock:
             lock, users = self._busy.get(digest, (threading.Lock(), 0))
             self._busy[digest] = (lock, users + 1)
         try:
-            with lock:
+            while not lock.acquire(timeout=_CANCEL_CHECK_S):
+                if cancelled.is_set():
+                    raise Cancelled("the pull was cancelled")
+            try:
                 yield
+            finally:
+                lock.release()
         finally:
             with self._lock:
                 lock, users = self._busy.pop(digest)
@@ -70,11 +78,13 @@ class Pull:
         self._store = store
         self._transfers = transfers
         self._name = name
+        self._where = f"{name.registry}/{name.repository}"
         self._wanted = wanted
         self._report = report
         self._cancelled = cancelled
         self._kept: list[Layer] = []
-        self._kept_lock = threading.Lock()
+        self._compared: set[str] = set()  # digests of blobs that are what their diff ids say
+        self._lock = threading.Lock()
 
     def run(self) -> Pulled:
         """Blocks until the image is in the store. Raises what Docker would say."""
@@ -85,9 +95,10 @@ class Pull:
             raise InvalidParameter(
                 f"{self._name.familiar} is no image but an artifact of type {manifest.config.media_type}: it can be stored, not run"
             )
-        raw = self._client.config(self._name.repository, manifest.config)
+        known = self._store.by_id(manifest.config.digest)
+        raw = known.raw if known else self._client.config(self._name.repository, manifest.config)
         self._check(raw, manifest)
-        self._report({"status": f"Pulling from {self._name.repository}", "id": self._name.tag or self._name.digest})
+        self._report({"status": f"Pulling from {self._name.repository}", "id": self._name.tag or f"{self._where}@{self._name.digest}"})
         diffs = checked_config(raw)["rootfs"]["diff_ids"]
         chains = [""]
         for diff in diffs:
@@ -95,7 +106,8 @@ class Pull:
         before = self._identity()
         try:
             with self._store.holding(chains[1:]):
-                self._fetch(manifest.layers, diffs, chains)
+                if self._store.by_id(manifest.config.digest) is None:
+                    self._fetch(manifest.layers, diffs, chains)
                 image = self._store.add_image(
                     raw, names=[self._name.familiar] if self._name.tag and not self._name.digest else [],
                     digests=[(self._name.familiar_name, top.digest)], sources=self._sources(manifest.layers, diffs),
@@ -138,11 +150,12 @@ class Pull:
                 raise InvalidParameter(f"{self._name.familiar} has a layer of type {layer.media_type}, which is no archive of files")
 
     def _sources(self, layers: list[Descriptor], diffs: list[str]) -> list[Source]:
-        where = f"{self._name.registry}/{self._name.repository}"
+        """Only blobs that were compared, now or when they came from elsewhere: a manifest may claim anything of a layer that is here."""
         return [
-            Source(diff, where, layer.digest, layer.size_bytes, layer.media_type)
+            Source(diff, self._where, layer.digest, layer.size_bytes, layer.media_type)
             for layer, diff in zip(layers, diffs, strict=True)
             if not media.is_foreign(layer.media_type)
+            and (layer.digest in self._compared or layer.digest in {known.digest for known in self._store.sources_of(diff)})
         ]
 
     # -- layers ---------------------------------------------------------------------------------------
@@ -174,21 +187,41 @@ class Pull:
         self._client.close()
 
     def _layer(self, layer: Descriptor, diff: str, parent: str, chain: str, line: Line) -> None:
-        with self._transfers.alone(layer.digest):
+        with self._transfers.alone(layer.digest, self._cancelled):
             if self._cancelled.is_set():
                 raise Cancelled("the pull was cancelled")
-            if self._store.has_layer(chain):
-                line.say("Pull complete")
-                return
-            partial = self._open(layer)
-            try:
-                self._unpack(partial, layer, diff, parent, line)
-            except (DataLoss, InvalidParameter):
-                partial.discard()
-                raise
-            finally:
-                partial.close()
+            if not self._store.has_layer(chain) and not self._take_from_another(layer, diff, parent, line):
+                self._bring(layer, diff, parent, line)
         line.say("Pull complete")
+
+    def _take_from_another(self, layer: Descriptor, diff: str, parent: str, line: Line) -> bool:
+        """Where the same layer lies on another one here, it is unpacked from there: nothing of it has to come again."""
+        loose = self._store.unpack_again(diff)
+        if loose is None:
+            return False
+        if layer.digest not in self._compared:
+            line.advance("Extracting", layer.size_bytes, layer.size_bytes)
+        self._keep(loose, parent)
+        return True
+
+    def _bring(self, layer: Descriptor, diff: str, parent: str, line: Line) -> None:
+        partial = self._open(layer)
+        try:
+            self._unpack(partial, layer, diff, parent, line)
+        except (DataLoss, InvalidParameter):
+            partial.discard()
+            raise
+        finally:
+            partial.close()
+
+    def _keep(self, loose: Loose, parent: str) -> None:
+        try:
+            kept = self._store.keep_layers([(loose, parent)])
+        except BaseException:
+            self._store.layers.drop(loose)
+            raise
+        with self._lock:
+            self._kept += kept
 
     def _open(self, layer: Descriptor) -> Partial:
         try:
@@ -211,12 +244,14 @@ class Pull:
                 _compare(reader, observer, layer)
                 if loose.diff != diff:
                     raise DataLoss(f"layer {layer.digest} unpacks to {loose.diff}, the image's configuration says {diff}")
-                kept = self._store.keep_layers([(loose, parent)])
             except BaseException:
                 self._store.layers.drop(loose)
                 raise
-            with self._kept_lock:
-                self._kept += kept
+            downloading.join()  # it looks at the partial file until the end
+            line.advance("Extracting", layer.size_bytes, layer.size_bytes)
+            with self._lock:
+                self._compared.add(layer.digest)
+            self._keep(loose, parent)
             partial.discard()
         except BaseException as error:
             partial.fail(error)
@@ -229,7 +264,7 @@ class Pull:
         """Of one layer, once there is a slot for it."""
         if not self._transfers.slots.acquire(blocking=False):
             line.say("Waiting")
-            while not self._transfers.slots.acquire(timeout=0.5):
+            while not self._transfers.slots.acquire(timeout=_CANCEL_CHECK_S):
                 if self._cancelled.is_set():
                     raise Cancelled("the pull was cancelled")
         try:

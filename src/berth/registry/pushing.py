@@ -46,18 +46,14 @@ class Push:
 
     def run(self) -> Pushed:
         """Blocks until the registry has the image. Layers are held meanwhile."""
-        layers = self._store.layers_of(self._image)
-        with self._store.holding({layer.chain for layer in layers}):
+        with self._store.holding_image(self._image) as layers:
             lines = {layer.diff: Line(self._report, short(layer.diff)) for layer in reversed(layers)}
             for line in lines.values():
                 line.say("Preparing")
             sent = self._send_layers({layer.diff: layer for layer in layers}, lines)
             config = self._send_config()
-            manifest = json.dumps({
-                "schemaVersion": 2, "mediaType": media.DOCKER_MANIFEST, "config": config.as_json(),
-                "layers": [sent[layer.diff].as_json() for layer in layers],
-            }, indent=3).encode()  # fmt: skip
-            digest = self._client.put_manifest(self._name.repository, self._name.tag, manifest, media.DOCKER_MANIFEST)
+            manifest, kind = manifest_of(config, [sent[layer.diff] for layer in layers])
+            digest = self._client.put_manifest(self._name.repository, self._name.tag, manifest, kind)
             sources = [Source(diff, self._where, d.digest, d.size_bytes, d.media_type) for diff, d in sent.items()]
             self._store.note_pushed(self._image.id, [(self._name.familiar_name, digest)], sources)
         return Pushed(digest, len(manifest))
@@ -122,6 +118,21 @@ class Push:
         if self._client.blob_size(self._name.repository, digest) is None:
             self._client.upload(self._name.repository, lambda offset: io.BytesIO(raw[offset:]), digest=digest, size_bytes=len(raw))
         return Descriptor(media.DOCKER_CONFIG, digest, len(raw))
+
+
+def manifest_of(config: Descriptor, layers: list[Descriptor]) -> tuple[bytes, str]:
+    """The manifest as Docker writes it, byte for byte, and its media type: OCI's where a layer has a form that Docker has no name for."""
+    oci = any(layer.media_type not in media.DOCKER_LAYERS for layer in layers)
+    kind = media.OCI_MANIFEST if oci else media.DOCKER_MANIFEST
+    document = {
+        "schemaVersion": 2, "mediaType": kind, "config": _entry(config, media.OCI_CONFIG if oci else media.DOCKER_CONFIG),
+        "layers": [_entry(layer, media.oci_layer(layer.media_type) if oci else layer.media_type) for layer in layers],
+    }  # fmt: skip
+    return json.dumps(document, indent=3).encode(), kind
+
+
+def _entry(descriptor: Descriptor, media_type: str) -> dict[str, object]:
+    return {"mediaType": media_type, "size": descriptor.size_bytes, "digest": descriptor.digest}
 
 
 class _Counting:

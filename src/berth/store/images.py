@@ -78,6 +78,7 @@ class ImageStore:
         self._lock = threading.RLock()
         self._syncing: threading.Timer | None = None
         self._held: dict[str, int] = {}  # chains that somebody is about to use
+        self._leaving: set[str] = set()  # those of them that went out of use meanwhile: they go with the last who holds them
         self._layers = {row[0]: Layer(*row) for row in database.read("SELECT chain, diff, parent, size_bytes FROM chains")}
         self._images = {row[0]: Image(*row) for row in database.read("SELECT id, config, chain FROM images")}
         self._tags: dict[str, str] = dict(database.read("SELECT name, image FROM tags"))
@@ -130,6 +131,10 @@ class ImageStore:
         """Where an image came from or went to: `repository@sha256:…` of its manifests, sorted."""
         return sorted(f"{name}@{digest}" for (name, digest), image in list(self._digests.items()) if image == identity)
 
+    def by_id(self, identity: str) -> Image | None:
+        """The image of a whole id."""
+        return self._images.get(identity)
+
     def sources_of(self, diff: str) -> list[Source]:
         """Where a layer is known to be, in full names."""
         return [source for (there, _), source in list(self._sources.items()) if there == diff]
@@ -181,10 +186,24 @@ class ImageStore:
         found = []
         chain = image.chain
         while chain:
-            layer = self._layers[chain]
+            layer = self._layers.get(chain)
+            if layer is None:
+                raise NotFound(f"No such image: {image.id}")  # it was removed meanwhile
             found.append(layer)
             chain = layer.parent
         return found[::-1]
+
+    @contextmanager
+    def holding_image(self, image: Image) -> Iterator[list[Layer]]:
+        """The layers of an image, bottom first, that nobody may remove meanwhile. NotFound where it has just been removed."""
+        with self._lock:
+            layers = self.layers_of(image)
+            holding = self.holding({layer.chain for layer in layers})
+            holding.__enter__()
+        try:
+            yield layers
+        finally:
+            holding.__exit__(None, None, None)
 
     def lower_directories(self, image: Image) -> list[str]:
         """Unpacked layers as overlayfs takes them: topmost first."""
@@ -284,6 +303,7 @@ class ImageStore:
     def _delete(self, images: list[Image], names: list[str]) -> list[dict[str, str]]:
         """Takes images and their names away at once; files that nothing uses any more after that."""
         used = {layer.chain for other in self._images.values() if other not in images for layer in self.layers_of(other)}
+        self._leaving |= {layer.chain for image in images for layer in self.layers_of(image)} & set(self._held) - used
         used |= set(self._held)
         removed = [{"Untagged": name} for name in names]
         gone: list[Layer] = []
@@ -335,7 +355,7 @@ class ImageStore:
 
     @contextmanager
     def holding(self, chains: Iterable[str]) -> Iterator[None]:
-        """Layers that nobody may remove meanwhile, whether they are here yet or not; unused ones go when it ends."""
+        """Layers that nobody may remove meanwhile, whether they are here yet or not; what was removed goes when it ends."""
         wanted = list(chains)
         with self._lock:
             for chain in wanted:
@@ -348,6 +368,9 @@ class ImageStore:
                     self._held[chain] -= 1
                     if not self._held[chain]:
                         del self._held[chain]
+                if going := {chain for chain in wanted if chain in self._leaving and chain not in self._held}:
+                    self._leaving -= going
+                    self.discard_layers([self._layers[chain] for chain in going if chain in self._layers])
 
     def keep_layers(self, loose: Sequence[tuple[Loose, str]]) -> list[Layer]:
         """Names loose layers, each with the chain id of its parent ('' for none): they stay, with an image or without.
@@ -376,13 +399,45 @@ class ImageStore:
             return new
 
     def discard_layers(self, layers: Iterable[Layer]) -> None:
-        """Removes those that no image uses and nobody holds: what came with an image that was not to be had."""
+        """Removes those that no image uses, at once or when nobody holds them any more: what came with an image that was not to be had."""
         with self._lock:
-            used = {layer.chain for image in self._images.values() for layer in self.layers_of(image)} | set(self._held)
-            gone = [layer for layer in layers if layer.chain in self._layers and layer.chain not in used]
+            used = self._used()
+            unused = [layer for layer in layers if layer.chain in self._layers and layer.chain not in used]
+            self._leaving |= {layer.chain for layer in unused} & set(self._held)
+            gone = [layer for layer in unused if layer.chain not in self._held]
             self._drop([], [], gone)
             for layer in gone:
                 self.layers.remove(layer.chain)
+
+    def discard_unused(self) -> int:
+        """Removes every layer that no image uses, and what cut-off pulls have left to go on with -> bytes of files in them."""
+        with self._lock:
+            used = self._used()
+            unused = [layer for layer in self._layers.values() if layer.chain not in used and layer.chain not in self._held]
+            self.discard_layers(unused)
+            return sum(layer.size_bytes for layer in unused) + self.layout.drop_partial()
+
+    def _used(self) -> set[str]:
+        return {layer.chain for image in self._images.values() for layer in self.layers_of(image)}
+
+    def unpack_again(self, diff: str) -> Loose | None:
+        """A second copy of a layer that is here, for another chain; None where there is none, or it has been changed."""
+        with self._lock:
+            chain = next((layer.chain for layer in self._layers.values() if layer.diff == diff), "")
+            holding = self.holding([chain] if chain else [])
+            holding.__enter__()
+        try:
+            if not chain or not self.layers.has_recipe(chain):
+                return None
+            stream = self.layers.tar(chain, diff)
+            try:
+                return self.layers.unpack(stream)
+            except DataLoss:
+                return None
+            finally:
+                stream.close()
+        finally:
+            holding.__exit__(None, None, None)
 
     def add_image(
         self, raw: bytes, *, names: Sequence[str] = (), digests: Sequence[tuple[str, str]] = (), sources: Sequence[Source] = (),

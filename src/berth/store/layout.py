@@ -9,9 +9,11 @@
       aside/                  what no record names although records have been lost: for a person to look at
 """
 
+import fcntl
 import os
 import tempfile
 import time
+from contextlib import suppress
 from typing import IO
 
 
@@ -47,6 +49,18 @@ class Layout:
             path = f"{self.partial}/{name}"
             if time.time() - os.stat(path, follow_symlinks=False).st_mtime > age_s:
                 os.unlink(path)
+
+    def drop_partial(self) -> int:
+        """Removes what was being fetched and is not now -> bytes of it."""
+        freed = 0
+        for name in os.listdir(self.partial):
+            path = f"{self.partial}/{name.removesuffix('.counts')}"
+            with suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever fetches has it locked
+                freed += os.fstat(file.fileno()).st_blocks * 512
+                os.unlink(path)
+                os.unlink(f"{path}.counts")
+        return freed
 
     def put_aside(self, path: str) -> str:
         """Moves a file or directory to `aside`, below the name of the directory it was in -> where it is now."""

@@ -11,7 +11,9 @@ from berth.store.compression import ExactReader
 
 _BLOCK = 512
 _MAX_HEADER_BYTES = 1 << 20  # of pax records and long names: what no honest archive reaches
-_MAX_SPARSE_MAP_BYTES = 64 << 20
+_MAX_SPARSE_MAP_BYTES = 8 << 20
+_MAX_SPARSE_PIECES = 200_000
+_MAX_FILE_BYTES = 1 << 50  # of a sparse file, which takes no room
 _ZERO_BLOCK = bytes(_BLOCK)
 FILE, HARD_LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 
@@ -173,6 +175,8 @@ def _old_gnu_sparse(entry: Entry, block: bytes, reader: ExactReader) -> None:
         block = reader.read_exactly(_BLOCK)
         pairs += [(_number(block[o : o + 12]), _number(block[o + 12 : o + 24])) for o in range(0, 504, 24)]
         more = block[504]
+        if len(pairs) > _MAX_SPARSE_PIECES:
+            raise DataLoss(f"a sparse map of more than {_MAX_SPARSE_PIECES} pieces is refused")
     entry.sparse = _checked_sparse(entry, [pair for pair in pairs if pair[1]], entry.size_bytes)
 
 
@@ -196,7 +200,7 @@ def _pax_sparse(entry: Entry, pax: dict[str, bytes], reader: ExactReader) -> Non
 def _sparse_map_in_data(reader: ExactReader) -> tuple[list[int], int]:
     blocks = [reader.read_exactly(_BLOCK)]
     count = int(blocks[0].partition(b"\n")[0])
-    if not 0 <= count <= _MAX_HEADER_BYTES:
+    if not 0 <= count <= _MAX_SPARSE_PIECES:
         raise DataLoss(f"a sparse map claims {count} pieces")
     line_feeds = blocks[0].count(b"\n")
     while line_feeds < 2 * count + 1:
@@ -210,6 +214,8 @@ def _sparse_map_in_data(reader: ExactReader) -> tuple[list[int], int]:
 
 def _checked_sparse(entry: Entry, pairs: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     end = 0
+    if entry.real_size_bytes > _MAX_FILE_BYTES:
+        raise DataLoss(f"{entry.name!r} claims a size of {entry.real_size_bytes} bytes")
     for offset, length in pairs:
         if offset < end or length < 0 or offset + length > entry.real_size_bytes:
             raise DataLoss(f"{entry.name!r} has a sparse map that contradicts itself")

@@ -272,6 +272,23 @@ class Unpacker:
             os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(source)
+        self._apply_link_header(entry, name, parent)
+
+    def _apply_link_header(self, entry: Entry, name: str, parent: int) -> None:
+        """What a link's own header says of owner, mode and time holds for the file, as Docker has it."""
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        owner = self._ids(entry.uid, entry.gid) if self._ids else (status.st_uid, status.st_gid)
+        same = (status.st_uid, status.st_gid) == owner and stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
+        if same or not stat.S_ISREG(status.st_mode):
+            return
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            if (status.st_uid, status.st_gid) != owner:
+                os.fchown(fd, *owner)  # which clears set-id bits and capabilities
+            os.fchmod(fd, entry.mode)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
 
     def _unshare(self, path: str, name: str, parent: int) -> None:
         """A file that gets a second name in its layer leaves the pool: what has several names is not told apart by one."""
