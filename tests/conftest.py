@@ -5,6 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # property tests are skipped
+    pass
+else:  # before any test is defined: a machine that is busy must not fail one
+    settings.register_profile("berth", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+    settings.load_profile("berth")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m "not root"` is for machines without root; with it absent, a test marked root fails there."""

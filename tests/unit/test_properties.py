@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="property tests need hypothesis")
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.engine import bundle
@@ -15,9 +15,6 @@ from berth.linux import cgroup_v2, mount, seccomp, syscall_tables
 from berth.oci import reference
 from berth.runtime import frames
 from bpf import AUDIT_X86_64, device_model, run_classic, run_device
-
-settings.register_profile("berth", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-settings.load_profile("berth")
 
 ALLOW = 0x7FFF0000
 WORD = st.one_of(st.integers(0, 5), st.integers(0, (1 << 64) - 1), st.sampled_from([1 << 32, (1 << 32) - 1, (1 << 32) + 1, (1 << 64) - 1]))
