@@ -330,8 +330,13 @@ class FakeRegistry:
             act = self._act(request)
             act(exchange)
             if method == "CONNECT" and act == _tunnel:
-                self._exchanges(self._wrap(sock), target)
-                return
+                inner = self._wrap(sock)
+                try:
+                    self._exchanges(inner, target)
+                finally:
+                    with self.lock:
+                        self._open.discard(inner)
+                    inner.close()
             if exchange._left or exchange._chunked:
                 raise Gone  # a body nobody has read
 

@@ -1,18 +1,20 @@
 """The registry client against a registry that misbehaves: right bytes or a clear error, in bounded time and memory."""
 
+import hashlib
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import fake_registry
-from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound, Unavailable
+from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
 from berth.oci import reference
 from berth.registry import media
 from berth.registry.client import download
@@ -21,7 +23,7 @@ from berth.registry.client.client import RegistryClient
 from berth.registry.client.settings import Settings
 from berth.registry.documents import Descriptor
 from berth.store.partial import Partial
-from fake_registry import FakeRegistry, answer, error, forever, hang_up, of_blob, overlaps, raw, stall
+from fake_registry import FakeRegistry, answer, error, forever, hang_up, of_blob, overlaps, raw, stall, take
 
 RANDOM = random.Random(5).randbytes(300_000)
 SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "src")
@@ -180,6 +182,7 @@ ENDLESS = {
     "continue": forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "chunk size": forever(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x" * 999),
     "trailer": forever(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-Trailer: 1\r\n" * 1000),
+    "small chunks": forever(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 9999),
     "negative chunk": raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n"),
     "stall": stall,
     "hang up": hang_up,
@@ -391,3 +394,405 @@ def test_describing_believes_no_digest_that_is_none(registry: FakeRegistry) -> N
         assert other.digest == digest
         registry.rule("HEAD", "/manifests/", answer(404))
         assert client.describe(name) is None
+
+
+# -- who one is, and to whom that is told ------------------------------------------------------------------------
+
+ALICE = Credentials("alice", "secret")
+BEARER = 'Bearer realm="{}/token",service="registry.test"'
+
+
+def lock(registry: FakeRegistry, realm: str = "", accepted: str = "Bearer good") -> None:
+    """Everything below /v2/ needs this authorization."""
+    challenge = BEARER.format(realm or registry.url) if accepted.startswith("Bearer") else 'Basic realm="x"'
+
+    def act(exchange: fake_registry.Exchange) -> None:
+        if exchange.request.headers.get("authorization") == accepted:
+            fake_registry._proper(exchange)
+        else:
+            exchange.error(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": challenge})
+
+    for method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"):
+        registry.rule(method, "^/v2/", act)
+
+
+def name_in(registry: FakeRegistry, tag: str = "v1") -> reference.Reference:
+    return reference.parse(f"{registry.host}/a/b:{tag}")
+
+
+def test_a_token_is_fetched_once_and_again_when_it_is_no_longer_taken(registry: FakeRegistry) -> None:
+    digest = add_image(registry)
+    lock(registry)
+    registry.rule("GET", "^/token", answer(200, b'{"token":"good"}'))
+    with client_of(registry.host, ALICE) as client:
+        for _ in range(3):
+            assert client.manifest(name_in(registry)).digest == digest
+        (asked,) = registry.asked("GET", "^/token")
+        assert asked.target == "/token?service=registry.test&account=alice&scope=repository%3Aa%2Fb%3Apull"
+        assert asked.headers["authorization"] == "Basic YWxpY2U6c2VjcmV0"
+        lock(registry, accepted="Bearer better")
+        registry.rule("GET", "^/token", answer(200, b'{"access_token":"better"}'))
+        assert client.manifest(name_in(registry)).digest == digest
+        assert len(registry.asked("GET", "^/token")) == 2
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "words"),
+    [
+        (answer(200, b'{"token":"other"}'), NotFound, "unauthorized: authentication required"),
+        (answer(200, b'{"token":"a\\r\\nX-Injected: 1"}'), Unauthorized, "without a token"),
+        (answer(200, '{"token":"\u20ac"}'.encode()), Unauthorized, "without a token"),
+        (answer(200, b"{}"), Unauthorized, "without a token"),
+        (answer(200, b"<html>"), Unauthorized, "without a token"),
+        (answer(200, b"[" * 9999), Unauthorized, "without a token"),
+        (answer(200, b" " * (2 << 20)), Unauthorized, "without a token"),
+        (answer(401, b'{"details":"incorrect username or password"}'), NotFound, "pull access denied for .*unauthorized: incorrect username or password"),
+        (answer(503), Unavailable, "received unexpected HTTP status: 503 Service Unavailable"),
+        (answer(302, Location="/token"), Unavailable, "302"),
+        (hang_up, Unavailable, "EOF"),
+        (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"), Unavailable, "broke off"),
+    ],
+)  # fmt: skip
+def test_token_servers_that_give_none(registry: FakeRegistry, act: fake_registry.Act, kind: type, words: str) -> None:
+    add_image(registry)
+    lock(registry)
+    registry.rule("GET", "^/token", act)
+    with client_of(registry.host, ALICE) as client, pytest.raises(kind, match=words):
+        client.manifest(name_in(registry))
+    assert len(registry.requests) < 12
+
+
+@pytest.mark.parametrize("challenge", ["", "Negotiate", "Bearer", 'Bearer realm=""', 'Bearer realm="http://["', 'Bearer realm="file:///x"', 'Bearer realm="http://h:99999/"', "Basic"])
+def test_challenges_nobody_can_answer(registry: FakeRegistry, challenge: str) -> None:
+    registry.rule("GET", "/manifests/", error(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=challenge))
+    with client_of(registry.host) as client, pytest.raises((NotFound, Unavailable)):
+        client.manifest(name_in(registry))
+
+
+def test_a_refresh_token_stands_for_the_password(registry: FakeRegistry) -> None:
+    add_image(registry)
+    lock(registry)
+    bodies: list[bytes] = []
+
+    def token(exchange: fake_registry.Exchange) -> None:
+        bodies.append(exchange.read_body())
+        exchange.reply(200, b'{"access_token":"good"}')
+
+    registry.rule("POST", "^/token", token)
+    with client_of(registry.host, Credentials("<token>", identity_token="refresh+me")) as client:
+        client.manifest(name_in(registry))
+    assert bodies == [b"grant_type=refresh_token&service=registry.test&client_id=berth&refresh_token=refresh%2Bme&scope=repository%3Aa%2Fb%3Apull"]
+
+
+def test_many_threads_at_once_are_let_in_by_a_password(registry: FakeRegistry) -> None:
+    """Each is refused first, none takes the other's answer to that for its own failure."""
+    add_image(registry)
+    together = threading.Barrier(4)
+    failures: list[BaseException] = []
+
+    def refuse(exchange: fake_registry.Exchange) -> None:
+        together.wait(60)
+        exchange.error(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": 'Basic realm="x"'})
+
+    lock(registry, accepted=ALICE.basic)
+    registry.rule("GET", "/manifests/", refuse, times=4)
+    with client_of(registry.host, ALICE) as client:
+
+        def work() -> None:
+            try:
+                client.manifest(name_in(registry))
+            except BerthError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+def test_a_wrong_password_is_tried_once(registry: FakeRegistry) -> None:
+    lock(registry, accepted="Basic other")
+    with client_of(registry.host, ALICE) as client, pytest.raises(Unauthorized, match=f"login attempt to {registry.url}/v2/ failed with status: 401 Unauthorized"):
+        client.login()
+    assert [request.headers.get("authorization") for request in registry.asked("GET", "^/v2/$")] == [None, None, ALICE.basic]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_what_one_logged_in_with_stays_here_when_the_blob_lies_elsewhere(registry: FakeRegistry, tmp_path: Path, status: int) -> None:
+    digest = registry.add_blob(RANDOM)
+    lock(registry, accepted=ALICE.basic)
+    with FakeRegistry() as other:
+        other.add_blob(RANDOM)
+        redirect = answer(status, Location=f"{other.url}/store/blobs/{digest}")
+        registry.rule("GET", "/blobs/", lambda exchange: redirect(exchange) if "authorization" in exchange.request.headers else lock_out(exchange))
+        other.rule("GET", "/blobs/", of_blob(cut=100_000), times=1)
+        with client_of(registry.host, ALICE) as client:
+            assert fetch(client, tmp_path, digest, len(RANDOM)) == RANDOM
+        assert all("authorization" not in request.headers for request in other.requests)
+        assert overlaps(other.sent[digest]) == []
+
+
+def lock_out(exchange: fake_registry.Exchange) -> None:
+    exchange.error(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": 'Basic realm="x"'})
+
+
+def test_another_host_that_asks_for_the_password_gets_none(registry: FakeRegistry, tmp_path: Path) -> None:
+    digest = registry.add_blob(RANDOM)
+    lock(registry, accepted=ALICE.basic)
+    with FakeRegistry() as other:
+        other.rule("GET", "", lock_out)
+        redirect = answer(307, Location=f"{other.url}/blobs/{digest}")
+        registry.rule("GET", "/blobs/", lambda exchange: redirect(exchange) if "authorization" in exchange.request.headers else lock_out(exchange))
+        with client_of(registry.host, ALICE) as client, pytest.raises(Unauthorized):
+            fetch(client, tmp_path, digest, len(RANDOM))
+        assert [request.headers.get("authorization") for request in other.requests] == [None]
+
+
+# -- mirrors ---------------------------------------------------------------------------------------------------
+
+
+def hub_of(mirror: FakeRegistry, hub: FakeRegistry, credentials: Credentials | None = None, **given: object) -> RegistryClient:
+    """A client of Docker Hub, for which `hub` stands in: the last of the mirrors is asked as the registry itself."""
+    client = client_of("docker.io", credentials, mirrors=[mirror.url], **given)
+    endpoint = client.settings.endpoints("docker.io", pull=True)[-1]
+    endpoint.scheme, endpoint.host = "http", hub.host
+    client._session._answering = {True: endpoint, False: endpoint}
+    return client
+
+
+def test_a_mirror_is_asked_first(registry: FakeRegistry, tmp_path: Path) -> None:
+    with FakeRegistry() as hub:
+        digest = add_image(registry)
+        with hub_of(registry, hub) as client:
+            found = client.manifest(reference.parse("a/b:v1"))
+            assert found.digest == digest
+            assert fetch(client, tmp_path, found.layers[0].digest, len(RANDOM)) == RANDOM
+        assert hub.requests == []
+
+
+@pytest.mark.parametrize("act", [error(404, "MANIFEST_UNKNOWN"), error(500, "UNKNOWN"), hang_up, stall, answer(200, b"<html>"), error(401, "DENIED", WWW_Authenticate='Basic realm="x"'), answer(302, Location="http://[")])
+def test_a_mirror_that_fails_is_passed_over(registry: FakeRegistry, act: fake_registry.Act) -> None:
+    with FakeRegistry() as hub:
+        digest = add_image(hub)
+        registry.rule("GET", "", act)
+        with hub_of(registry, hub, ALICE, timeout_s=1.0) as client:
+            assert client.manifest(reference.parse("a/b:v1")).digest == digest
+        assert 1 <= len(registry.requests) <= 2
+        assert all("authorization" not in request.headers for request in registry.requests)
+
+
+def test_a_mirror_that_fails_half_way_is_gone_on_without(registry: FakeRegistry, tmp_path: Path) -> None:
+    with FakeRegistry() as hub:
+        add_image(hub)
+        add_image(registry)
+        registry.rule("GET", "/blobs/", error(500, "UNKNOWN"))
+        registry.rule("GET", "/blobs/", of_blob(cut=70_000), times=1)
+        with hub_of(registry, hub) as client:
+            found = client.manifest(reference.parse("a/b:v1"))
+            layer = found.layers[0].digest
+            assert fetch(client, tmp_path, layer, len(RANDOM)) == RANDOM
+            assert client.config("a/b", Descriptor("", found.config.digest, 37)) == hub.blobs[found.config.digest]  # type: ignore[union-attr]
+        assert registry.sent[layer] + hub.sent[layer] == [(0, 70_000), (70_000, 300_000)]
+
+
+def test_a_mirror_gets_no_password_of_the_registry(registry: FakeRegistry) -> None:
+    with FakeRegistry() as hub:
+        add_image(registry)
+        digest = add_image(hub)
+        lock(registry)
+        lock(hub)
+        registry.rule("GET", "^/token", answer(200, b'{"token":"good"}'))
+        hub.rule("GET", "^/token", answer(200, b'{"token":"good"}'))
+        with hub_of(registry, hub, ALICE) as client:
+            assert client.manifest(reference.parse("a/b:v1")).digest == digest
+        assert all(request.headers.get("authorization", "Bearer") [:6] == "Bearer" for request in registry.requests)
+        for credentials in (Credentials(registry_token="mine"), Credentials("alice", identity_token="mine")):
+            with hub_of(registry, hub, credentials) as client:
+                client.manifest(reference.parse("a/b:v1"))
+        assert all("mine" not in request.headers.get("authorization", "") for request in registry.requests)
+        assert registry.asked("POST", "") == []
+
+
+# -- lists ------------------------------------------------------------------------------------------------------
+
+
+def test_pages_are_followed_and_circles_are_not(registry: FakeRegistry) -> None:
+    page = '{{"name":"a/b","tags":{}}}'
+    registry.rule("GET", r"/tags/list\?n=1000$", answer(200, page.format('["a",7]').encode(), Link='</v2/a/b/tags/list?last=a>; rel="next"'))
+    registry.rule("GET", r"/tags/list\?last=a$", answer(200, page.format('["b"]').encode()))
+    with client_of(registry.host) as client:
+        assert client.tags(name_in(registry)) == ["a", "b"]
+        registry.rule("GET", r"/tags/list\?last=a$", answer(200, page.format("null").encode(), Link="</v2/a/b/tags/list?n=1000>; rel=next"))
+        with pytest.raises(DataLoss, match="goes in circles"):
+            client.tags(name_in(registry))
+        count = iter(range(10_000))
+        registry.rule("GET", "/tags/list", lambda exchange: exchange.reply(200, b"{}", {"Link": f'</v2/a/b/tags/list?last={next(count)}>; rel="next"'}))
+        with pytest.raises(DataLoss, match="more than 1000 pages"):
+            client.tags(name_in(registry))
+        registry.rule("GET", "/tags/list", answer(200, b"{}", Link="<http://[>; rel=next"))
+        with pytest.raises(DataLoss, match="leads to"):
+            client.tags(name_in(registry))
+        registry.rule("GET", "/tags/list", error(404, "NAME_UNKNOWN"))
+        with pytest.raises(NotFound, match="not found: name unknown"):
+            client.tags(name_in(registry))
+
+
+def test_referrers_fall_back_to_their_tag(registry: FakeRegistry) -> None:
+    digest = "sha256:" + "1" * 64
+    entries = [{"mediaType": media.OCI_MANIFEST, "digest": "sha256:" + str(n) * 64, "size": 1, "artifactType": f"x/{n}"} for n in (2, 3)]
+    with client_of(registry.host) as client:
+        assert client.referrers("a/b", digest) == []
+        registry.add_manifest(digest.replace(":", "-"), {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}, media.OCI_INDEX)
+        assert [entry.digest[7] for entry in client.referrers("a/b", digest)] == ["2", "3"]
+        assert [entry.digest[7] for entry in client.referrers("a/b", digest, "x/3")] == ["3"]
+        registry.rule("GET", "/referrers/", answer(200, b'{"layers":[],"config":{"digest":"sha256:%s","size":1}}' % (b"4" * 64)))
+        with pytest.raises(DataLoss, match="which its fields contradict"):
+            client.referrers("a/b", digest)
+
+
+# -- uploads -----------------------------------------------------------------------------------------------------
+
+
+def source(data: bytes) -> "Callable[[int], io.BytesIO]":
+    return lambda offset: io.BytesIO(data[offset:])
+
+
+SHA = "sha256:" + hashlib.sha256(RANDOM).hexdigest()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["size known", "size unknown"])
+@pytest.mark.parametrize("cut", [0, 2, 65_536, 299_999])
+def test_an_upload_goes_on_where_it_was_cut_off(registry: FakeRegistry, cut: int, known: bool) -> None:
+    registry.rule("PATCH", "", lambda exchange: take(exchange, cut), times=2)
+    with client_of(registry.host, attempts=5) as client:
+        done = client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM) if known else None, digest=SHA if known else "")
+    assert done == (SHA, len(RANDOM), False)
+    assert registry.blobs[SHA] == RANDOM
+    assert overlaps(registry.received) == []
+
+
+@pytest.mark.parametrize("keep", [0, 1, 1000])
+def test_a_registry_that_forgets_what_it_got_is_given_up(registry: FakeRegistry, keep: int) -> None:
+    registry.rule("PATCH", "", lambda exchange: take(exchange, 100_000, keep))
+    with client_of(registry.host, attempts=4) as client, pytest.raises(Unavailable, match="tried 4 times"):
+        client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM))
+    assert len(registry.asked("PATCH", "")) == 4
+    assert len(registry.asked("DELETE", "/uploads/")) == 1
+
+
+@pytest.mark.parametrize(
+    "act",
+    [error(404, "BLOB_UPLOAD_UNKNOWN"), error(416, "BLOB_UPLOAD_INVALID"), error(503, "UNAVAILABLE"), error(429, "TOOMANYREQUESTS"), hang_up,
+     raw(b"HTTP/1.1 202 Accepted\r\n")],
+)  # fmt: skip
+def test_an_upload_that_is_refused_once_is_taken_up_again(registry: FakeRegistry, act: fake_registry.Act) -> None:
+    registry.rule("PATCH", "", act, times=1)
+    registry.rule("GET", "/uploads/", error(404, "BLOB_UPLOAD_UNKNOWN"), times=1)
+    with client_of(registry.host) as client:
+        assert client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM))[0] == SHA
+    assert registry.blobs[SHA] == RANDOM
+
+
+def test_a_token_that_ends_during_an_upload(registry: FakeRegistry) -> None:
+    lock(registry)
+    registry.rule("GET", "^/token", answer(200, b'{"token":"better"}'))
+    registry.rule("GET", "^/token", answer(200, b'{"token":"good"}'), times=1)
+
+    def expire(exchange: fake_registry.Exchange) -> None:
+        lock(registry, accepted="Bearer better")
+        exchange.error(401, "UNAUTHORIZED", "token expired", {"WWW-Authenticate": BEARER.format(registry.url)})
+
+    registry.rule("PATCH", "", expire, times=1)
+    with client_of(registry.host, ALICE) as client:
+        assert client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM))[0] == SHA
+    assert registry.blobs[SHA] == RANDOM
+    assert "scope=repository%3Aa%2Fb%3Apull%2Cpush" in registry.asked("GET", "^/token")[0].target
+
+
+def test_a_mount_sends_nothing_and_one_that_is_refused_sends_all(registry: FakeRegistry) -> None:
+    registry.add_blob(RANDOM)
+    with client_of(registry.host) as client:
+        assert client.upload("a/b", source(RANDOM), digest=SHA, size_bytes=len(RANDOM), mount_from="c/d") == (SHA, len(RANDOM), True)
+        assert registry.received == []
+        assert registry.asked("POST", "")[0].target == f"/v2/a/b/blobs/uploads/?mount={SHA}&from=c%2Fd"
+        for act in (error(403, "DENIED"), error(401, "UNAUTHORIZED"), error(404, "NAME_UNKNOWN")):
+            registry.received.clear()
+            registry.rule("POST", "mount=", act)
+            assert client.upload("a/b", source(RANDOM), digest=SHA, size_bytes=len(RANDOM), mount_from="c/d") == (SHA, len(RANDOM), False)
+            assert registry.received == [(0, len(RANDOM))]
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "words"),
+    [
+        (answer(202), Unavailable, "without saying where"),
+        (answer(202, Location="http://["), Unavailable, "which is no address to ask"),
+        (answer(202, Location="gopher://x/"), Unavailable, "which is no address to ask"),
+        (answer(201, Location="/x"), Unavailable, "is there that nobody has sent"),
+        (error(403, "DENIED"), BerthError, "denied: requested access to the resource is denied"),
+        (error(400, "NAME_INVALID", "no such name"), InvalidParameter, "name invalid: no such name"),
+        (answer(500), Unavailable, "received unexpected HTTP status: 500 Internal Server Error"),
+    ],
+)  # fmt: skip
+def test_uploads_that_do_not_begin(registry: FakeRegistry, act: fake_registry.Act, kind: type, words: str) -> None:
+    registry.rule("POST", "", act)
+    with client_of(registry.host) as client, pytest.raises(kind, match=words):
+        client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM))
+
+
+def test_a_registry_that_claims_to_have_more_than_was_sent(registry: FakeRegistry) -> None:
+    registry.rule("PATCH", "", hang_up)
+    registry.rule("GET", "/uploads/", answer(204, Range="0-300000"))
+    with client_of(registry.host) as client, pytest.raises(Unavailable, match="claims to have 300001 bytes of a blob of which"):
+        client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM))
+
+
+def test_the_answer_to_the_end_of_an_upload_gets_lost(registry: FakeRegistry) -> None:
+    def lose(exchange: fake_registry.Exchange) -> None:
+        registry.add_blob(RANDOM)
+        registry.uploads.clear()
+        exchange.close()
+
+    registry.rule("PUT", "/uploads/", lose, times=1)
+    with client_of(registry.host) as client:
+        assert client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM)) == (SHA, len(RANDOM), False)
+
+
+@pytest.mark.parametrize("said", [len(RANDOM) - 1, len(RANDOM) + 1])
+def test_a_file_of_another_size_than_said_is_not_sent_as_if(registry: FakeRegistry, said: int) -> None:
+    with client_of(registry.host) as client, pytest.raises(DataLoss):
+        client.upload("a/b", source(RANDOM), digest=SHA, size_bytes=said)
+    assert registry.blobs == {}
+    assert all(request.method in ("GET", "POST", "PATCH", "DELETE") for request in registry.requests)
+
+
+def test_why_an_upload_is_refused_is_heard_while_it_is_sent(registry: FakeRegistry) -> None:
+    """The registry answers at once and listens no more, as one whose limit of size is passed."""
+    large = RANDOM * 100
+
+    def refuse(exchange: fake_registry.Exchange) -> None:
+        exchange.read_body(100_000)
+        body = b'{"errors":[{"code":"SIZE_INVALID","message":"too large for this registry"}]}'
+        exchange.head(413, {"Content-Length": str(len(body)), "Connection": "close"})
+        exchange.send(body)
+        exchange.sock.shutdown(2)
+        exchange.close()
+
+    registry.rule("PATCH", "", refuse)
+    with client_of(registry.host) as client, pytest.raises(BerthError, match="too large for this registry"):
+        client.upload("a/b", source(large), size_bytes=len(large))
+
+
+def test_a_registry_that_stops_reading_is_given_up(registry: FakeRegistry) -> None:
+    large = RANDOM * 100
+    registry.rule("PATCH", "", stall)
+    with client_of(registry.host, attempts=2, timeout_s=0.3) as client, pytest.raises(Unavailable, match="i/o timeout"):
+        client.upload("a/b", source(large), size_bytes=len(large))
+
+
+def test_a_manifest_that_is_stored_as_another(registry: FakeRegistry) -> None:
+    registry.rule("PUT", "/manifests/", answer(201, Docker_Content_Digest="sha256:" + "0" * 64))
+    with client_of(registry.host) as client, pytest.raises(DataLoss, match="the registry stored manifest"):
+        client.put_manifest("a/b", "v1", b"{}", media.OCI_MANIFEST)

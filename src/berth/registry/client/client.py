@@ -210,11 +210,20 @@ class RegistryClient:
             following, _, relation = rest.partition(">")
             if start.strip() or not following or 'rel="next"' not in relation.replace("rel=next", 'rel="next"'):
                 return
-            parts = urlsplit(following)
-            target = f"{parts.path or target.partition('?')[0]}?{parts.query}"
-            if target in seen:
-                raise DataLoss(f"the registry {self.registry} goes in circles: its list leads to {following[:200]!r} again")
+            target = self._following(following, target)
+            if not target or target in seen:
+                raise DataLoss(f"the registry {self.registry} goes in circles: its list leads to {following[:200]!r}")
         raise DataLoss(f"the registry {self.registry} gives a list of more than {_MOST_PAGES} pages: refused")
+
+    @staticmethod
+    def _following(link: str, target: str) -> str:
+        """The next page at this registry, whatever host the link names; '' where it leads nowhere."""
+        try:
+            parts = urlsplit(link)
+        except ValueError:
+            return ""
+        path = parts.path or target.partition("?")[0]
+        return f"{path}?{parts.query}" if path.startswith("/") and not path.startswith("//") else ""
 
     def referrers(self, repository: str, digest: str, artifact_type: str = "") -> list[Descriptor]:
         """What refers to a manifest; by the referrers' tag where the registry has no such endpoint."""

@@ -122,7 +122,7 @@ class Connections:
             return context
 
     def _make_context(self, host: str, verify: bool) -> ssl.SSLContext:
-        context = ssl.create_default_context()
+        context = ssl.create_default_context() if verify else _unverified()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         authorities, pairs = self._settings.certificates(host)
         try:
@@ -132,10 +132,15 @@ class Connections:
                 context.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
             raise InvalidParameter(f"a certificate for {host} in certs.d cannot be used: {error}") from None
-        if not verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def _unverified() -> ssl.SSLContext:
+    """Without the host's authorities, which take long to load and would not be asked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _split(host: str, default_port: int) -> tuple[str, int]:

@@ -77,7 +77,11 @@ class Upload:
         if not location:
             answer.close()
             raise Unavailable(f"the registry {self._session.registry} started an upload without saying where")
-        return self._session.absolute(self._endpoint, location)
+        try:
+            return self._session.absolute(self._endpoint, location)
+        except BerthError:
+            answer.close()
+            raise
 
     def _send(self, location: str, digest: str, size_bytes: int | None) -> tuple[str, int, bool]:
         body = _Body(self._source, self._progress)

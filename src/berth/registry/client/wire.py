@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 _AHEAD_BYTES = 64 << 10
-_MOST_FRAMING_BYTES = 1 << 20
+_MOST_FRAMING_BYTES = 256 << 10
 _HEAD_TIMEOUTS = 2  # a head may take so many times as long as the wait for one byte of it
 
 
@@ -34,17 +34,20 @@ class Reader:
         self._waited_s = 0.0
         self._window_bytes = 0
         self._framing_bytes = 0
+        self._in_head = True
+        self._lines = 0
 
     def body(self, least_bytes_s: int) -> None:
         """The head has been read; from now on it is speed that counts."""
         self._least_bytes_s = least_bytes_s
+        self._in_head = False
         if self._deadline_s != float("inf"):
             self._deadline_s = float("inf")
             self._sock.settimeout(self._patience_s)
 
-    def content(self) -> None:
-        """Content was handed on: what comes between here and the next is framing."""
-        self._framing_bytes = 0
+    def content(self, count: int) -> None:
+        """So much of the body was handed on, which makes up for as much framing."""
+        self._framing_bytes = max(0, self._framing_bytes - count)
 
     def _receive(self, view: memoryview) -> int:
         start_s = time.monotonic()
@@ -98,9 +101,13 @@ class Reader:
             limit -= len(parts[-1])
             self._framing_bytes += len(parts[-1])
             if parts[-1].endswith(b"\n"):
+                self._lines += 1
                 break
+        else:
+            if limit > 0 and self._in_head and self._lines:  # http.client would take it for the head's end
+                raise http.client.IncompleteRead(b"")
         if self._framing_bytes > _MOST_FRAMING_BYTES:
-            raise http.client.HTTPException("headers or chunks' headers without an end")
+            raise http.client.HTTPException("more of headers and chunks' headers than of content")
         return b"".join(parts)
 
     def _fill(self) -> bool:
@@ -140,7 +147,7 @@ class Response(http.client.HTTPResponse):
             count = self.reader.receive(view[: self.length]) if self.length else 0
             self.length -= count
         if count:
-            self.reader.content()
+            self.reader.content(count)
         else:
             self.close()
         return count
