@@ -10,7 +10,8 @@ from berth.registry.client.failures import RETRIED, of_request
 from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session, retry_after_s
 from berth.registry.client.settings import Endpoint
 
-_LOST = (404, 416)  # of an upload: the registry has forgotten it, or counts otherwise
+# Of an upload: the registry has forgotten it, counts otherwise, or (Distribution 2) saw its request end too early.
+_LOST = (404, 416, 499)
 _LEAST_GAIN_BYTES = 64 << 10  # an attempt that leaves less there is one of those in vain
 
 Progress = Callable[[int], None]
