@@ -11,10 +11,11 @@ from urllib.parse import quote, urlencode, urlsplit
 from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
 from berth.oci.reference import Reference, is_digest
 from berth.registry import documents, media
+from berth.registry.client.answer import Answer
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.download import Download, tell
 from berth.registry.client.failures import Refusal, of_pull, of_request
-from berth.registry.client.session import Answer, RefusedAnswer, Session
+from berth.registry.client.session import RefusedAnswer, Session
 from berth.registry.client.settings import DOCKER_HUB, Endpoint, Settings
 from berth.registry.client.upload import Source, Upload
 from berth.registry.documents import Descriptor, Document

@@ -4,8 +4,10 @@ import threading
 from collections.abc import Callable
 
 from berth.errors import BerthError, Cancelled, DataLoss, Unavailable
+from berth.registry.client.answer import Answer
 from berth.registry.client.failures import RETRIED, of_request
-from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session, retry_after_s
+from berth.registry.client.faults import Interrupted
+from berth.registry.client.session import RefusedAnswer, Session, retry_after_s
 from berth.registry.client.settings import Endpoint
 from berth.store.partial import Partial
 

@@ -9,25 +9,25 @@ import json
 import logging
 import random
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, SystemFailure, Unauthorized, Unavailable
+from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, Unauthorized, Unavailable
 from berth.registry.client import challenge
+from berth.registry.client.answer import Answer
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.connections import Connections
-from berth.registry.client.failures import RETRIED, Refusal, of_request, refusal
+from berth.registry.client.failures import RETRIED, Refusal, of_request
+from berth.registry.client.faults import Interrupted, named, reason, unreachable
 from berth.registry.client.settings import Endpoint, Settings
-from berth.registry.client.wire import Response, TooSlow
+from berth.registry.client.wire import Response
 
 log = logging.getLogger("berth.registry")
 
 _MOST_REDIRECTS = 10
-_MOST_ERROR_BYTES = 64 << 10
 _MOST_TOKEN_BYTES = 1 << 20
 _LONGEST_WAIT_S = 30.0
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -42,106 +42,6 @@ class Stream(Protocol):
     """A body that is made while it is sent."""
 
     def read(self, size: int, /) -> bytes: ...
-
-
-class Interrupted(Exception):
-    """The connection broke or the registry said `later`: the same request may do better."""
-
-    def __init__(self, why: str, wait_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.wait_s = wait_s
-
-
-class Answer:
-    """A response whose body waits to be read. Read it to its end or `close` it."""
-
-    def __init__(self, session: "Session", connection: http.client.HTTPConnection, response: Response, url: str, verify: bool) -> None:
-        self._session = session
-        self._connection: http.client.HTTPConnection | None = connection
-        self._response = response
-        self._verify = verify
-        self.url = url
-        self.status = response.status
-        self.body = b""  # once `Session.fetch` has read it
-        response.reader.body(session.settings.slowest_bytes_s)
-
-    def header(self, name: str) -> str:
-        return self._response.getheader(name) or ""
-
-    @property
-    def length_bytes(self) -> int | None:
-        """How much of the body has to come yet, where the answer says."""
-        return self._response.length
-
-    def readinto(self, view: memoryview) -> int:
-        """Bytes of the body as they come, 0 at its end. Interrupted where it breaks off, stalls or trickles.
-
-        Every byte that came is handed out before an error is raised.
-        """
-        try:
-            self._session.check()
-            count = self._response.receive(view)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self.close()
-            raise self._session.interrupted(error, "the answer broke off") from None
-        except BaseException:
-            self.close()
-            raise
-        if not count:
-            left = self._response.length
-            self._finish()
-            if left:
-                raise Interrupted(f"the answer broke off {left} bytes before its end")
-        return count
-
-    def read_all(self, limit_bytes: int) -> bytes:
-        """The whole body; DataLoss if it is larger than `limit_bytes`."""
-        if (self._response.length or 0) > limit_bytes:
-            self.close()
-            raise DataLoss(f"{self.url} answered with {self._response.length} bytes; more than {limit_bytes} is refused")
-        body, view = bytearray(), memoryview(bytearray(64 << 10))
-        deadline_s = time.monotonic() + self._session.settings.timeout_s * 4
-        while count := self.readinto(view):
-            body += view[:count]
-            if len(body) > limit_bytes:
-                self.close()
-                raise DataLoss(f"{self.url} answered with more than {limit_bytes} bytes: refused")
-            if time.monotonic() > deadline_s:
-                self.close()
-                raise Interrupted("the answer does not come to an end")
-        return bytes(body)
-
-    def finish(self) -> None:
-        """Reads a body nobody wants, so that the connection can be used again."""
-        try:
-            self.read_all(_MOST_ERROR_BYTES)
-        except (Interrupted, DataLoss):
-            self.close()
-
-    def _finish(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if self._response.length or self._response.will_close:
-            self._session.connections.drop(connection)
-        else:
-            self._response.close()
-            parts = urlsplit(self.url)
-            self._session.connections.give(connection, parts.scheme, parts.netloc, verify=self._verify)
-
-    def close(self) -> None:
-        """The connection is ended if the body has not been."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._session.connections.drop(connection)
-
-    def refusal(self) -> Refusal:
-        """What this answer, which is no success, says."""
-        try:
-            body = self.read_all(_MOST_ERROR_BYTES)
-        except (Interrupted, DataLoss):
-            body = b""
-        return refusal(self.status, self.header("Content-Type"), body)
 
 
 class Session:
@@ -477,61 +377,3 @@ def _pieces(stream: Stream, size_bytes: int | None) -> Iterable[bytes]:
 
 def retry_after_s(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
-
-
-def reason(error: Exception) -> str:
-    """What went wrong with a connection, in the words that Go has for it where people search for them."""
-    if isinstance(error, TooSlow):
-        return str(error)
-    if isinstance(error, TimeoutError):
-        return "i/o timeout: nothing came for too long"
-    if isinstance(error, http.client.RemoteDisconnected):
-        return "EOF: the registry closed the connection without an answer"
-    if isinstance(error, http.client.IncompleteRead):
-        return "unexpected EOF: the connection was closed before the end"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__
-
-
-def unreachable(method: str, url: str, error: Exception) -> Exception:
-    """Why no connection came about: an error that trying again would not change, or Interrupted."""
-    what = named(method, url)
-    host = urlsplit(url).netloc
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Unavailable(
-            f"{what}: {_distrust(error)}; put the authority's certificate into certs.d/{host}/ca.crt, or name the registry in insecure-registries"
-        )
-    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
-        return Unavailable(f"{what}: http: server gave HTTP response to HTTPS client; a registry without TLS must stand in insecure-registries")
-    if isinstance(error, ssl.SSLError):
-        return Unavailable(f"{what}: tls: {(error.reason or str(error)).lower().replace('_', ' ')}")
-    if isinstance(error, ConnectionRefusedError):
-        return Unavailable(f"{what}: dial tcp {host}: connect: connection refused")
-    if type(error).__name__ == "gaierror":
-        return Unavailable(f"{what}: dial tcp: lookup {urlsplit(url).hostname}: no such host ({reason(error)})")
-    if isinstance(error, OSError) and "Tunnel" in str(error):
-        return Unavailable(f"{what}: the proxy refused: {error}")
-    if isinstance(error, OSError | http.client.HTTPException):
-        return Interrupted(f"dial tcp {host}: {reason(error)}")
-    return SystemFailure(f"{what}: {error}")
-
-
-def named(method: str, url: str) -> str:
-    """A request as Go names it in errors: `Get "https://registry/v2/"`."""
-    return f'{method.title()} "{url[:300]}"'
-
-
-_NO_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: self-signed, or no issuer that is trusted
-_NOT_NOW = (9, 10)
-_OTHER_NAME = (62, 64)
-
-
-def _distrust(error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code in _NO_AUTHORITY:
-        return f"x509: certificate signed by unknown authority ({error.verify_message})"
-    if error.verify_code in _NOT_NOW:
-        return f"x509: certificate has expired or is not yet valid ({error.verify_message})"
-    if error.verify_code in _OTHER_NAME:
-        return f"x509: certificate is not valid for this name ({error.verify_message})"
-    return f"x509: {error.verify_message}"

@@ -6,8 +6,10 @@ from typing import IO
 from urllib.parse import quote, urlsplit
 
 from berth.errors import BerthError, DataLoss, Unavailable
+from berth.registry.client.answer import Answer
 from berth.registry.client.failures import RETRIED, of_request
-from berth.registry.client.session import Answer, Interrupted, RefusedAnswer, Session, retry_after_s
+from berth.registry.client.faults import Interrupted
+from berth.registry.client.session import RefusedAnswer, Session, retry_after_s
 from berth.registry.client.settings import Endpoint
 
 # Of an upload: the registry has forgotten it, counts otherwise, or (Distribution 2) saw its request end too early.
