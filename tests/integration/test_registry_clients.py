@@ -1,6 +1,7 @@
 """berth's registry as real clients see it: docker and dockerd, skopeo, curl, and a browser."""
 
 import gzip
+import io
 import json
 import os
 import re
@@ -13,7 +14,15 @@ import pytest
 from dockerd import Dockerd
 from harness import wait_until
 from registries import make_certificates
-from registry_host import RegistryHost, digest_of, registry_host, write_layout, write_users
+from registry_host import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, RegistryHost, digest_of, registry_host, write_layout, write_users
+
+from berth.errors import BerthError, DataLoss
+from berth.oci.reference import Reference
+from berth.registry.client.challenge import Credentials
+from berth.registry.client.client import RegistryClient
+from berth.registry.client.settings import Settings
+from berth.registry.documents import Descriptor
+from berth.store.partial import Partial
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("skopeo") or not shutil.which("htpasswd"), reason="needs skopeo and htpasswd")]
 
@@ -138,6 +147,42 @@ def test_tls(layout: str, tmp_path: Path) -> None:
         assert (tmp_path / "fetched").read_bytes() == big
 
 
+# -- berth's own client ---------------------------------------------------------------------------------------------
+
+
+def test_berths_client(guarded: RegistryHost, tmp_path: Path) -> None:
+    settings = Settings(environment={}, certificate_directories=())
+    data = os.urandom(40_000_000)  # enough for several ranges at once
+    repository = "own/image"
+    with RegistryClient(guarded.address, settings, Credentials("alice", "wonder land")) as client:
+        digest, size, mounted = client.upload(repository, lambda offset: io.BytesIO(data[offset:]))
+        assert (digest, size, mounted) == (digest_of(data), len(data), False)
+        assert client.upload("own/other", lambda offset: io.BytesIO(data[offset:]), digest=digest, size_bytes=size, mount_from=repository)[2]
+        config = b'{"os": "linux", "architecture": "amd64"}'
+        entries = [{"mediaType": OCI_LAYER, "digest": digest, "size": size}, {"mediaType": OCI_CONFIG, "digest": digest_of(config), "size": len(config)}]
+        client.upload(repository, lambda offset: io.BytesIO(config[offset:]))
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entries[1], "layers": entries[:1]}).encode()
+        named = client.put_manifest(repository, "1", manifest, OCI_MANIFEST)
+        signature = json.dumps({**json.loads(manifest), "subject": {"mediaType": OCI_MANIFEST, "digest": named, "size": len(manifest)}}).encode()
+        signed = client.put_manifest(repository, digest_of(signature), signature, OCI_MANIFEST)
+        with pytest.raises(DataLoss):
+            client.put_manifest(repository, digest_of(b"other"), manifest, OCI_MANIFEST)
+    with RegistryClient(guarded.address, settings) as client:  # nobody
+        assert client.tags(Reference(guarded.address, repository, "", "")) == ["1"]
+        assert client.manifest(Reference(guarded.address, repository, "1", "")).digest == named
+        assert [one.digest for one in client.referrers(repository, named)] == [signed]
+        assert repository in client.repositories()
+        assert [entry["name"] for entry in client.search("own/image", 5)] == [repository]
+        partial = Partial(str(tmp_path), digest, size)
+        try:
+            client.download(repository, Descriptor(OCI_LAYER, digest, size), partial)
+            assert Path(partial.path).read_bytes() == data
+        finally:
+            partial.discard()
+        with pytest.raises(BerthError, match="authentication required"):
+            client.upload(repository, lambda offset: io.BytesIO(b"no"))
+
+
 # -- passwords and tokens ---------------------------------------------------------------------------------------
 
 
@@ -160,6 +205,9 @@ def test_a_token_allows_what_it_says_and_no_more(guarded: RegistryHost) -> None:
         assert (refused.status, refused.code) == (401, "UNAUTHORIZED")
         assert re.search(r'Bearer realm="http://127\.0\.0\.1:\d+/token",service="berth-registry",scope="repository:tokens/[ab]:', refused.headers["WWW-Authenticate"])
     # A blob of a repository that the token says nothing of is not mounted.
+    both = {"Authorization": f"Bearer {token(guarded, 'repository:tokens/b:push', 'bob:builder')}"}
+    digest = digest_of(b"of b alone")
+    assert guarded.ask("POST", f"/v2/tokens/b/blobs/uploads/?digest={digest}", b"of b alone", both).status == 201
     assert guarded.ask("POST", f"/v2/tokens/a/blobs/uploads/?mount={digest}&from=tokens/b", headers=bearer["push"]).status == 202
 
 

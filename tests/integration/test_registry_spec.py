@@ -242,12 +242,15 @@ def test_a_manifest_with_a_subject_that_comes_later(host: RegistryHost) -> None:
 def test_deleting_a_tag_and_a_manifest(host: RegistryHost) -> None:
     digest = host.push("spec/delete", "one", b"layer")
     host.push("spec/delete", "two", b"layer")
+    other = host.push("spec/delete", "three", b"other layer")
     assert host.ask("DELETE", "/v2/spec/delete/manifests/one").status == 202
     assert host.ask("GET", "/v2/spec/delete/manifests/one").status == 404
     assert host.ask("GET", f"/v2/spec/delete/manifests/{digest}").status == 200
     assert host.ask("DELETE", f"/v2/spec/delete/manifests/{digest}").status == 202
     assert host.ask("GET", "/v2/spec/delete/manifests/two").status == 404
+    assert host.ask("GET", "/v2/spec/delete/tags/list").json["tags"] == ["three"]
     assert host.ask("DELETE", f"/v2/spec/delete/manifests/{digest}").status == 404
+    assert host.ask("DELETE", f"/v2/spec/delete/manifests/{other}").status == 202
     assert "spec/delete" not in host.ask("GET", "/v2/_catalog").json["repositories"]
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from berth.errors import BerthError, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
+from berth.errors import BerthError, Cancelled, DataLoss, Forbidden, InvalidParameter, NotFound, Unauthorized, Unavailable
 from berth.http.body import Disconnected
 from berth.http.exchange import Exchange, HeadAnswered
 from berth.registry.server import listing, names, page, pulling, pushing, tokens
@@ -173,6 +173,10 @@ def refusal_of(error: Exception) -> Refused:
         return Refused("UNKNOWN", str(error), status=400)
     if isinstance(error, NotFound | Unauthorized):
         return Refused("MANIFEST_UNKNOWN", str(error))
+    if isinstance(error, Forbidden):
+        return Refused("DENIED", str(error))
+    if isinstance(error, Cancelled):
+        return Refused("UNAVAILABLE", "the registry is stopping: try again")
     if isinstance(error, DataLoss | Unavailable):
         return Refused("UNAVAILABLE", str(error), status=502)
     if isinstance(error, OSError):

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from berth import VERSION
 from berth.errors import BerthError, Conflict, InvalidParameter, SystemFailure
@@ -107,7 +107,7 @@ async def serve(options: Options, ready: Callable[[list[str]], None]) -> None:
         log.info("registry listening on %s%s", ", ".join(shown), metrics_shown)
         ready(shown)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in (registry.run(registry.index.load), keeper.save_often(), keeper.collect_often())]
+            tasks = [group.create_task(work) for work in (keeper.load(), keeper.save_often(), keeper.collect_often())]
             await stop.wait()
             log.info("stopping")
             for server in servers:
@@ -147,20 +147,29 @@ class Keeper:
         self._registry = registry
         self._collecting = asyncio.Lock()
 
+    async def load(self) -> None:
+        """Until it is done, search does not know every description."""
+        await self._guarded(self._registry.run(self._registry.index.load), "reading the descriptions")
+
     async def save_often(self) -> None:
         while True:
             await asyncio.sleep(_SAVE_EVERY_S)
-            with contextlib.suppress(OSError, BerthError):
-                await self._registry.run(self._registry.index.save)
+            await self._guarded(self._registry.run(self._registry.index.save), "saving pull counts")
 
     async def collect_often(self) -> None:
         every_s = self._registry.options.collect_every_s
         while every_s:
             await asyncio.sleep(every_s)
-            try:
-                await self.collect()
-            except (OSError, BerthError) as error:
-                log.error("garbage collection failed: %s", error)
+            await self._guarded(self.collect(), "garbage collection")
+
+    async def _guarded(self, work: Awaitable[object], what: str) -> None:
+        """None of this may end a registry that serves."""
+        try:
+            await work
+        except (OSError, BerthError) as error:
+            log.error("%s failed: %s", what, error)
+        except Exception:
+            log.exception("%s failed", what)
 
     async def collect(self, *, dry_run: bool = False) -> Report:
         """One collection after the other."""
