@@ -85,7 +85,7 @@ def names_of(image: dict, by_tag: bool, by_digest: bool) -> "list[tuple[str, str
     found = []
     for repository, tag in tags:
         found += [(repository, tag, digest) for digest in digests.get(repository, [])] if by_tag and repository in digests else [(repository, tag, "<none>")]
-    for repository in digests.keys() - {repository for repository, _ in tags}:
+    for repository in [name for name in digests if name not in dict(tags)]:
         found += [(repository, "<none>", digest) for digest in digests[repository]] if by_digest else [(repository, "<none>", "")]
     return found or [("<none>", "<none>", "<none>")]
 
