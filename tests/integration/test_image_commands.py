@@ -249,6 +249,28 @@ def test_save_load_and_import(sides: "tuple[Side, Side]", files: str, tmp_path: 
     same(sides, "import", str(tmp_path / "nosuch"), code=1)
 
 
+def test_settings_of_config_json(sides: "tuple[Side, Side]") -> None:
+    config = {"psFormat": "{{.Names}}|{{.Image}}", "imagesFormat": "table {{.Tag}}\t{{.Repository}}",
+              "proxies": {"default": {"httpProxy": "http://p:1", "noProxy": "a,b"}}}  # fmt: skip
+    made = []
+    for number, side in enumerate(sides):
+        side.config.mkdir(exist_ok=True)
+        (side.config / "config.json").write_text(json.dumps(config))
+        code, out, errors = side("create", "--network", "none", "--name", f"cmds-set{number}", "-e", "http_proxy=mine", "bb", "true")
+        assert code == 0, out + errors
+    try:
+        same(sides, "ps", "-a", "--filter", "name=cmds-set")
+        same(sides, "images", "bb")
+        same(sides, "images", "--digests", "bb")
+        made = [sides[0]("inspect", "-f", "{{json .Config.Env}}", f"cmds-set{number}")[1] for number in range(2)]
+    finally:
+        for number in range(2):
+            sides[0]("rm", f"cmds-set{number}")
+    theirs, ours = (sorted(json.loads(text)) for text in made)
+    assert ours == theirs
+    assert "HTTP_PROXY=http://p:1" in ours
+
+
 def test_manifest_lists(tmp_path: Path, plain: Host, real: Dockerd) -> None:
     """Docker's command line and berth's on the same lists, their files and what the registry has of them."""
     sides = Side(DOCKER, real.host, tmp_path / "docker"), Side(BERTH, "unix:///nonexistent", tmp_path / "berth")

@@ -55,6 +55,8 @@ def test_lines_of_an_image() -> None:
     image = {"RepoTags": ["a/b:1", "a/b:2", "c:1"], "RepoDigests": ["a/b@sha256:1", "d@sha256:2"]}
     assert names_of(image, False, False) == [("a/b", "1", "<none>"), ("a/b", "2", "<none>"), ("c", "1", "<none>"), ("d", "<none>", "")]
     assert names_of(image, True, True) == [("a/b", "1", "sha256:1"), ("a/b", "2", "sha256:1"), ("c", "1", "<none>"), ("d", "<none>", "sha256:2")]
+    image = {"RepoTags": ["<none>:<none>"], "RepoDigests": ["d@sha256:2"]}
+    assert names_of(image, True, True) == [("d", "<none>", "sha256:2")]
     for empty in ({"RepoTags": None, "RepoDigests": None}, {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}):
         assert names_of(empty, True, True) == [("<none>", "<none>", "<none>")]
 

@@ -32,7 +32,7 @@ def attach(call: "Invocation") -> int:
     terminal.check_tty(stdin, tty)
     condition = "removed" if container["HostConfig"]["AutoRemove"] else "next-exit"
     waiting = client.request("POST", f"/containers/{identity}/wait?condition={condition}")
-    options = query(stream=True, stdin=stdin, stdout=True, stderr=True, detachKeys=parsed.text("detach-keys"))
+    options = query(stream=True, stdin=stdin, stdout=True, stderr=True, detachKeys=terminal.detach_keys(call, parsed))
     stream = client.hijack(f"/containers/{identity}/attach{options}")
     if parsed.flag("sig-proxy", True) and not tty:
         terminal.pass_signals_on(client, identity)

@@ -40,6 +40,23 @@ def read(directory: str) -> "dict[str, Any]":
     return value
 
 
+def setting(directory: str, name: str) -> "Any":
+    """What a person has set for a command; None where there is nothing, or no file that can be read: commands go on without."""
+    try:
+        with open(path_of(directory), encoding="utf-8") as file:
+            if f'"{name}"' not in file.read(_MOST_BYTES):
+                return None
+        return read(directory).get(name)
+    except (OSError, UnicodeDecodeError, Misuse):
+        return None
+
+
+def text_setting(directory: str, name: str) -> str:
+    """The same where it is a string, '' otherwise."""
+    value = setting(directory, name)
+    return value if isinstance(value, str) else ""
+
+
 def change(directory: str, how: "Callable[[dict[str, Any]], None]") -> bool:
     """Reads, lets `how` change the object, writes it if it did; whether it did."""
     import fcntl

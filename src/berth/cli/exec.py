@@ -34,7 +34,7 @@ def exec_(call: "Invocation") -> int:
     name, command = parsed.arguments[0], parsed.arguments[1:]
     config = {
         "Cmd": command, "AttachStdin": stdin and not detach, "AttachStdout": not detach, "AttachStderr": not detach,
-        "Tty": tty, "DetachKeys": parsed.text("detach-keys"), "Env": environment(parsed), "User": parsed.text("user"),
+        "Tty": tty, "DetachKeys": terminal.detach_keys(call, parsed), "Env": environment(parsed), "User": parsed.text("user"),
         "WorkingDir": parsed.text("workdir"), "Privileged": parsed.flag("privileged"),
     }  # fmt: skip
     try:

@@ -5,6 +5,7 @@ import os
 from berth.cli import progress
 from berth.cli.client import ApiError, fail, query, quote
 from berth.cli.command import parse_command
+from berth.cli.configfile import text_setting
 from berth.cli.flags import Flag, Misuse, Syntax
 from berth.cli.ps import parse_filters
 from berth.cli.table import age, print_rows, size
@@ -62,7 +63,9 @@ def images(call: "Invocation") -> int:
     parsed = parse_command(call, SYNTAX)
     filters = parsed.list("filter") + [f"reference={name}" for name in parsed.arguments]
     rows = []
-    digests, format_ = parsed.flag("digests"), parsed.text("format")
+    digests, format_ = parsed.flag("digests"), parsed.text("format") or text_setting(call.config, "imagesFormat")
+    if digests and format_.startswith("table ") and ".Digest" not in format_:
+        format_ += "\t{{.Digest}}"
     for image in call.client.json("GET", f"/images/json{query(all=parsed.flag('all'), filters=parse_filters(filters))}"):
         for name in names_of(image, digests or ".Digest" in format_, digests):
             rows.append(_row(image, name, parsed.flag("no-trunc")))

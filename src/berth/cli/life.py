@@ -45,7 +45,7 @@ def start(call: "Invocation") -> int:
     if parsed.flag("attach") or parsed.flag("interactive"):
         if len(parsed.arguments) > 1:
             raise Misuse("you cannot start and attach multiple containers at once")
-        return _start_attached(call, parsed.arguments[0], parsed.flag("interactive"), parsed.text("detach-keys"))
+        return _start_attached(call, parsed.arguments[0], parsed.flag("interactive"), terminal.detach_keys(call, parsed))
 
     failed: list[str] = []
 

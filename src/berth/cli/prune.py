@@ -4,6 +4,7 @@ import sys
 
 from berth.cli.client import query
 from berth.cli.command import parse_command
+from berth.cli.configfile import setting
 from berth.cli.flags import Flag, Syntax
 from berth.cli.ps import parse_filters
 from berth.models.units import human_size
@@ -65,16 +66,29 @@ def confirmed(question: str) -> bool:
 
 
 def _containers(call: "Invocation", filters: "list[str]") -> "tuple[str, int]":
+    filters = with_settings(filters, setting(call.config, "pruneFilters"))
     answer = call.client.json("POST", f"/containers/prune{query(filters=parse_filters(filters))}")
     deleted = answer["ContainersDeleted"] or []
     return "".join(["Deleted Containers:\n", *(f"{identity}\n" for identity in deleted)]) if deleted else "", answer["SpaceReclaimed"]
 
 
 def _images(call: "Invocation", filters: "list[str]", everything: bool) -> "tuple[str, int]":
+    filters = with_settings(filters, setting(call.config, "pruneFilters"))
     wanted = parse_filters([*filters, f"dangling={'false' if everything else 'true'}"])
     answer = call.client.json("POST", f"/images/prune{query(filters=wanted)}")
     lines = [f"{word.lower()}: {value}\n" for item in answer["ImagesDeleted"] or [] for word, value in item.items()]
     return "".join(["Deleted Images:\n", *lines]) if lines else "", answer["SpaceReclaimed"]
+
+
+def with_settings(filters: "list[str]", standing: object) -> "list[str]":
+    """Those given, and those of config.json that do not contradict them: a label that is asked for is not also shut out. Pure."""
+    found = list(filters)
+    for item in standing if isinstance(standing, list) else []:
+        key, _, value = str(item).partition("=")
+        opposite = {"label": "label!", "label!": "label"}.get(key)
+        if not (opposite and f"{opposite}={value}" in filters):
+            found.append(str(item))
+    return found
 
 
 def _report(*parts: "tuple[str, int]") -> int:

@@ -2,6 +2,7 @@
 
 from berth.cli.client import query
 from berth.cli.command import parse_command
+from berth.cli.configfile import text_setting
 from berth.cli.flags import Flag, Syntax, UsageError
 from berth.cli.table import age, print_rows, shorten, size
 from berth.models.jsonlite import dumps
@@ -45,7 +46,7 @@ def ps(call: "Invocation") -> int:
     """berth ps"""
     parsed = parse_command(call, SYNTAX)
     last = 1 if parsed.flag("latest") else parsed.number("last", -1)
-    format_ = parsed.text("format")
+    format_ = parsed.text("format") or text_setting(call.config, "psFormat")
     wants_size = parsed.flag("size") or ".Size" in format_ or "{{json .}}" in format_
     options = query(
         all=parsed.flag("all"), limit=last if last > 0 else None, filters=parse_filters(parsed.list("filter")), size=wants_size

@@ -6,6 +6,7 @@ import sys
 from berth.cli import terminal
 from berth.cli.client import ApiError, fail, query
 from berth.cli.command import parse_command
+from berth.cli.configfile import setting
 from berth.cli.flags import Flag, Misuse, Parsed, Refused, Syntax
 from berth.cli.runflags import CREATE_FLAGS
 
@@ -48,15 +49,16 @@ def run(call: "Invocation") -> int:
         _start(call.client, identity)
         print(identity)
         return 0
-    return _run_attached(call.client, parsed, identity, tty=tty, stdin=stdin)
+    return _run_attached(call, parsed, identity, tty=tty, stdin=stdin)
 
 
-def _run_attached(client: "Client", parsed: Parsed, identity: str, *, tty: bool, stdin: bool) -> int:
+def _run_attached(call: "Invocation", parsed: Parsed, identity: str, *, tty: bool, stdin: bool) -> int:
+    client = call.client
     wanted = [name.lower() for name in parsed.list("attach")]
     output = not wanted or "stdout" in wanted
     errors = not wanted or "stderr" in wanted
     stdin = stdin and (not wanted or "stdin" in wanted)
-    options = query(stream=True, stdin=stdin, stdout=output, stderr=errors, detachKeys=parsed.text("detach-keys"))
+    options = query(stream=True, stdin=stdin, stdout=output, stderr=errors, detachKeys=terminal.detach_keys(call, parsed))
     attached = client.hijack(f"/containers/{identity}/attach{options}")
     condition = "removed" if parsed.flag("rm") else "next-exit"
     waiting = client.request("POST", f"/containers/{identity}/wait?condition={condition}")
@@ -108,12 +110,14 @@ def _pull(call: "Invocation", parsed: Parsed, *, missing: bool) -> bool:
 
 
 def _create(call: "Invocation", parsed: Parsed) -> str:
-    from berth.cli.runconfig import container_config
+    from berth.cli.runconfig import container_config, proxy_variables
 
     cidfile = parsed.text("cidfile")
     if cidfile and os.path.exists(cidfile):
         raise Refused(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
     body: dict[str, Any] = container_config(parsed)
+    if proxies := setting(call.config, "proxies"):
+        body["Env"] += proxy_variables(proxies, call.client.address, body["Env"])
     pull = parsed.text("pull", "missing")
     if pull not in ("missing", "never", "always"):
         raise Refused(f"invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"")

@@ -114,6 +114,22 @@ def environment(parsed: Parsed) -> "list[str]":
     return result
 
 
+_PROXIES = (
+    ("httpProxy", "HTTP_PROXY"), ("httpsProxy", "HTTPS_PROXY"), ("noProxy", "NO_PROXY"), ("ftpProxy", "FTP_PROXY"), ("allProxy", "ALL_PROXY"),
+)  # fmt: skip
+
+
+def proxy_variables(proxies: object, address: str, given: "list[str]") -> "list[str]":
+    """`proxies` of config.json, for this engine or for all -> variables that are not `given`, in both their spellings. Pure."""
+    chosen = (proxies.get(address) or proxies.get("default")) if isinstance(proxies, dict) else None
+    known, found = {item.partition("=")[0] for item in given}, []
+    for key, name in _PROXIES:
+        value = chosen.get(key) if isinstance(chosen, dict) else None
+        if value and isinstance(value, str):
+            found += [f"{spelling}={value}" for spelling in (name, name.lower()) if spelling not in known]
+    return found
+
+
 def _file_lines(path: str) -> "list[str]":
     try:
         with open(path) as file:

@@ -6,6 +6,7 @@ import time
 
 from berth.cli.client import ApiError, query, quote
 from berth.cli.command import parse_command
+from berth.cli.configfile import text_setting
 from berth.cli.flags import Flag, Syntax
 from berth.cli.table import binary_size, rows_text, size
 
@@ -37,13 +38,14 @@ def stats(call: "Invocation") -> int:
     for name in names:
         call.client.request("GET", f"/containers/{quote(name)}/json")  # which of them there is none of is an error at once
     _sample(call, names, everything, previous)
+    format_ = parsed.text("format") or text_setting(call.config, "statsFormat")
     live = not parsed.flag("no-stream") and os.isatty(1)
     sys.stdout.write(_CLEAR if live else "")
     while True:
         # What a processor did is the difference of two looks at it.
         time.sleep(_INTERVAL_S)
         rows = [row(shown, sample, before, whole) for shown, sample, before in _sample(call, names, everything, previous)]
-        text = rows_text(parsed.text("format"), _COLUMNS, rows, _DEFAULT)
+        text = rows_text(format_, _COLUMNS, rows, _DEFAULT)
         sys.stdout.write(screen(text, os.get_terminal_size(1).lines) if live else text)
         sys.stdout.flush()
         if parsed.flag("no-stream"):

@@ -6,6 +6,8 @@ import select
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from berth.cli.client import Client, Response
+    from berth.cli.flags import Parsed
+    from berth.cli.main import Invocation
 
 _READ_BYTES = 32768
 
@@ -41,6 +43,13 @@ def size() -> "tuple[int, int]":
         except OSError:
             continue
     return 0, 0
+
+
+def detach_keys(call: "Invocation", parsed: "Parsed") -> str:
+    """--detach-keys, or what config.json says instead; '' for the engine's own."""
+    from berth.cli.configfile import text_setting
+
+    return parsed.text("detach-keys") or text_setting(call.config, "detachKeys")
 
 
 def follow_size(client: "Client", path: str) -> None:
