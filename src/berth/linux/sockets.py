@@ -13,6 +13,7 @@ except ImportError:
     import socket as _socket  # type: ignore[no-redef]
 
 AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET = _socket.AF_UNIX, _socket.SOCK_STREAM, _socket.SOCK_SEQPACKET
+SOCK_CLOEXEC = _socket.SOCK_CLOEXEC
 socket = _socket.socket
 
 
@@ -34,15 +35,26 @@ def send(sock: socket, data: bytes, fds: "list[int] | None" = None) -> None:
 
 def receive(sock: socket, size: int, max_fds: int = 1) -> "tuple[bytes, list[int]]":
     """One message and the descriptors that came with it, close-on-exec and the caller's; b'' at the end."""
-    data, ancillary, _, _ = sock.recvmsg(size, _socket.CMSG_SPACE(4 * max_fds), _socket.MSG_CMSG_CLOEXEC)
+    return receive_checked(sock, size, max_fds)[:2]
+
+
+def receive_checked(sock: socket, size: int, max_fds: int) -> "tuple[bytes, list[int], bool]":
+    """As `receive`, and whether it is whole: neither bytes nor descriptors were left out."""
+    data, ancillary, flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(4 * max_fds), _socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, payload in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             fds += struct.unpack(f"{len(payload) // 4}i", payload[: len(payload) // 4 * 4])
-    return data, fds
+    return data, fds, not flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC)
 
 
-def listen(directory_fd: int, name: str, kind: int = SOCK_SEQPACKET) -> socket:
+def accept(listener: socket) -> socket:
+    """accept(2); close-on-exec."""
+    fd, _ = listener._accept()  # type: ignore[attr-defined]  # what is in socket.socket is Python on top of it
+    return socket(fileno=fd)
+
+
+def listen(directory_fd: int, name: str, kind: int = SOCK_SEQPACKET, backlog: int = 16) -> socket:
     """A listening socket `name` in an open directory, for its owner alone."""
     sock = socket(AF_UNIX, kind | _socket.SOCK_CLOEXEC)
     try:
@@ -50,7 +62,7 @@ def listen(directory_fd: int, name: str, kind: int = SOCK_SEQPACKET) -> socket:
         path = f"/proc/self/fd/{directory_fd}/{name}"
         sock.bind(path)
         os.chmod(path, 0o600)
-        sock.listen(16)
+        sock.listen(backlog)
     except BaseException:
         sock.close()
         raise

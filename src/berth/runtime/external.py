@@ -4,12 +4,11 @@ The monitor is the subreaper (runtime.starter sets that): the runtime's own proc
 `create`, and the container's first process becomes the monitor's child.
 """
 
-import json
 import os
-import shutil
-import socket
 
 from berth.errors import CommandNotExecutable, CommandNotFound, StartFailed
+from berth.linux import sockets
+from berth.models.jsonlite import dumps, loads
 from berth.runtime.container import Started
 
 
@@ -19,7 +18,7 @@ class ExternalRuntime:
     __slots__ = ("command", "log", "root")
 
     def __init__(self, command: str, root: str, log: str) -> None:
-        self.command = shutil.which(command) or command
+        self.command = _found(command)
         self.root = root
         self.log = log
 
@@ -44,7 +43,7 @@ class ExternalRuntime:
         """exec --detach with a process description."""
         description = f"{pid_file}.process.json"
         with open(description, "w") as file:
-            json.dump(process, file)
+            file.write(dumps(process))
         arguments = ["exec", "--detach", "--process", description, "--pid-file", pid_file]
         try:
             terminal_fd = self._with_console(arguments, [identity], fds, state_dir)
@@ -71,19 +70,18 @@ class ExternalRuntime:
         # Named through a descriptor of ours: a path below a long --exec-root may not fit into sun_path (108 bytes).
         directory = os.open(state_dir, os.O_PATH | os.O_CLOEXEC)
         path = f"/proc/{os.getpid()}/fd/{directory}/console.{os.getpid()}.sock"
+        listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_CLOEXEC)
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                listener.bind(path)
-                listener.listen(1)
-                # The runtime connects while it runs, which the backlog takes; it is accepted after.
-                self._run([*arguments, "--console-socket", path, *tail], None)
-                listener.setblocking(False)
-                connection, _ = listener.accept()
-                with connection:
-                    connection.setblocking(True)
-                    _, received, _, _ = socket.recv_fds(connection, 4096, 1)
-                return received[0]
+            listener.bind(path)
+            listener.listen(1)
+            # The runtime connects while it runs, which the backlog takes; it is accepted after.
+            self._run([*arguments, "--console-socket", path, *tail], None)
+            listener.setblocking(False)
+            connection = sockets.accept(listener)
+            connection.setblocking(True)
+            return sockets.receive(connection, 4096)[1][0]
         finally:
+            listener.close()
             if os.path.exists(path):
                 os.unlink(path)
             os.close(directory)
@@ -106,7 +104,7 @@ class ExternalRuntime:
         message = f"{os.path.basename(self.command)} {verb} failed"
         try:
             with open(self.log) as file:
-                entries = [json.loads(line) for line in file if line.strip()]
+                entries = [loads(line) for line in file if line.strip()]
             message = next(e["msg"] for e in reversed(entries) if e.get("level", "error") in ("error", "fatal"))
         except (OSError, ValueError, StopIteration, KeyError):
             pass
@@ -117,3 +115,12 @@ class ExternalRuntime:
         if "permission denied" in lower or "exec format error" in lower:
             return CommandNotExecutable(message)
         return StartFailed(message)
+
+
+def _found(command: str) -> str:
+    """Where PATH has it. Not shutil.which: shutil brings three compression libraries, which every monitor would have mapped."""
+    for directory in os.environ.get("PATH", os.defpath).split(":") if "/" not in command else ():
+        path = f"{directory or '.'}/{command}"
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return command

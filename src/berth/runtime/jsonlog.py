@@ -7,9 +7,12 @@ line by line, and lets engine.logs read it as fast.
 """
 
 import time
-from collections.abc import Iterator
 
 from berth.runtime.logfile import LogFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_LINE_BYTES = 16384
 _OPENING = b'{"log":"'
@@ -136,7 +139,7 @@ def escaped(text: bytes, after_line: bytes) -> bytes:
     return text.replace(b"\n", b"\\n" + after_line)
 
 
-def batches(data: bytes) -> Iterator[bytes]:
+def batches(data: bytes) -> "Iterator[bytes]":
     """Whole lines of at most MAX_LINE_BYTES together; parts of longer ones alone. The unfinished rest is left out."""
     start = at = 0
     while at < len(data):

@@ -10,7 +10,6 @@ It ends when the engine does; its monitors go on.
 import gc
 import os
 import select
-import socket
 import sys
 
 if __name__ == "__main__":
@@ -26,7 +25,7 @@ from berth.runtime import monitor, sealed, starter, viewer
 
 MAX_MESSAGE_BYTES = starter.MAX_MESSAGE_BYTES
 _MAX_FDS = 64
-_SPARE_AFTER_S = 0.005
+_SPARE_AFTER_S = 0.015
 
 
 def command(python: str, socket_fd: int) -> list[str]:
@@ -42,8 +41,8 @@ def main(argv: list[str]) -> int:
     libc.set_process_name("berth-launcher")
     signals.handle(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is for the engine in the foreground
     signals.handle(signals.SIGCHLD, signals.SIG_IGN)  # the kernel reaps monitors
-    sock = socket.socket(fileno=int(argv[1]))
-    sock.set_inheritable(False)
+    sock = sockets.socket(fileno=int(argv[1]))
+    os.set_inheritable(sock.fileno(), False)
     hosts = cgroup.hierarchies()
     pids = libc.SharedPids()
     gc.collect()
@@ -52,17 +51,17 @@ def main(argv: list[str]) -> int:
     return serve(sock, hosts, pids)
 
 
-def serve(sock: socket.socket, hosts: cgroup.Hierarchies, pids: libc.SharedPids) -> int:
+def serve(sock: sockets.socket, hosts: cgroup.Hierarchies, pids: libc.SharedPids) -> int:
     """A monitor for each message, until the engine closes its end."""
     spare: Spare | None = Spare(sock, hosts, pids.take())
     while True:
         try:
-            data, fds, flags, _ = socket.recv_fds(sock, MAX_MESSAGE_BYTES, _MAX_FDS)
+            data, fds, whole = sockets.receive_checked(sock, MAX_MESSAGE_BYTES, _MAX_FDS)
         except ConnectionResetError:
             return 0
         if not data:
             return 0
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if not whole:
             for fd in fds:
                 os.close(fd)
             continue
@@ -82,7 +81,7 @@ class Spare:
     What a fork costs, and the pages that a child then copies, are paid for while nobody waits.
     """
 
-    def __init__(self, sock: socket.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+    def __init__(self, sock: sockets.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
         self._channel, theirs = sockets.channel()
         # _PyOS_AfterFork hooks have nothing to do here: one thread, no locks held.
         if libc.clone(0) == 0:

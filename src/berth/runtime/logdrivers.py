@@ -1,7 +1,5 @@
 """Which driver takes a container's output: from the `log` of a launcher's message, which engine.logconfig writes."""
 
-import json
-
 from berth import errors
 from berth.runtime import jsonlog, locallog
 from berth.runtime.logfile import LogFile
@@ -26,8 +24,12 @@ def _open(settings: dict) -> jsonlog.Lines:
         if driver == "local":
             return locallog.LocalLog(file)
         attrs = settings["attrs"]
-        # As Go writes it: sorted, no spaces.
-        text = json.dumps(attrs, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if attrs else ""
+        text = ""
+        if attrs:
+            import json  # what it brings along would be memory of every monitor
+
+            # As Go writes it: sorted, no spaces.
+            text = json.dumps(attrs, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return jsonlog.JsonLog(file, text)
     # Imported by the few monitors that need them: all others share what the launcher has.
     from berth.runtime import journald, syslog

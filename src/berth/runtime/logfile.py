@@ -9,7 +9,8 @@ Readers need no lock: they open newest to oldest, and a turn meanwhile only show
 """
 
 import os
-import signal
+
+from berth.linux import signals
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _GZIP_READ_BYTES = 1 << 18
@@ -148,7 +149,7 @@ class LogFile:
             pass
 
     def _end_child(self) -> None:
-        os.kill(self._child[0], signal.SIGKILL)
+        os.kill(self._child[0], signals.SIGKILL)
         os.waitpid(self._child[0], 0)
         self._forget_child()
         try:

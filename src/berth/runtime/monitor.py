@@ -6,17 +6,15 @@ neither a line nor a status. It is forked from the launcher and keeps little mem
 """
 
 import fcntl
-import json
 import os
 import select
-import signal
-import socket
 import struct
 import termios
 import time
 
 from berth import errors
-from berth.linux import cgroup, cgroup_end, sockets
+from berth.linux import cgroup, cgroup_end, signals, sockets
+from berth.models.jsonlite import dumps
 from berth.runtime import frames, jsonlog, logdrivers, starter
 
 _READ_BYTES = 65536  # a pipe's worth
@@ -70,7 +68,7 @@ class Monitor:
         self.terminal_fd = -1
         self.log: jsonlog.Lines | None = None
         self.log_growths = 0
-        self.listener: socket.socket | None = None
+        self.listener: sockets.socket | None = None
         self.pid = 0
         self.pidfd = -1
         self.group: cgroup.Cgroup | None = None
@@ -112,7 +110,7 @@ class Monitor:
             self.stdin_fd = self.terminal_fd
         started_at_ns = time.time_ns()
         report = {"pid": self.pid, "monitor": os.getpid(), "started_ns": started_at_ns}
-        self.started_frame = frames.encode(frames.STARTED, json.dumps(report).encode())
+        self.started_frame = frames.encode(frames.STARTED, dumps(report).encode())
         self._tell_all(self.started_frame)
 
     def _open_log(self) -> None:
@@ -134,16 +132,13 @@ class Monitor:
             return
         # Through a descriptor: a path below a long --exec-root may not fit into sun_path (108 bytes).
         directory = os.open(self.message["state_dir"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             path = f"/proc/self/fd/{directory}/{name}"
             if os.path.exists(path):
                 os.unlink(path)
-            self.listener.bind(path)
-            os.chmod(path, 0o600)
+            self.listener = sockets.listen(directory, name, sockets.SOCK_STREAM, _BACKLOG)
         finally:
             os.close(directory)
-        self.listener.listen(_BACKLOG)
         self.listener.setblocking(False)
 
     def _make_pipes(self) -> tuple[int, int, int] | None:
@@ -163,7 +158,7 @@ class Monitor:
         return child_in, child_out, child_err
 
     def _report_failure(self, error: BaseException) -> None:
-        payload = json.dumps(errors.to_wire(error)).encode()
+        payload = dumps(errors.to_wire(error)).encode()
         self._clear_away()
         self._tell_all(frames.encode(frames.FAILED, payload))
         self._flush_all(_DRAIN_TIMEOUT_MS)
@@ -218,7 +213,7 @@ class Monitor:
         assert self.listener is not None
         while True:
             try:
-                sock, _ = self.listener.accept()
+                sock = sockets.accept(self.listener)
             except OSError:
                 return
             connection = Connection(sock, 0)
@@ -268,7 +263,7 @@ class Monitor:
         asked = {"signal": number, "by": self.asked_by, "at_ns": time.time_ns()}
         self.signals, self.asked_by = [*self.signals, asked][-_KEPT_SIGNALS:], ""
         try:
-            signal.pidfd_send_signal(self.pidfd, number)
+            signals.pidfd_send(self.pidfd, number)
         except OSError:
             pass
 
@@ -276,7 +271,7 @@ class Monitor:
         """Where the log ends, and that from there on the output comes here, without a gap and not twice."""
         log = self._opened_log()
         inode, size = log.position() if log else (0, 0)
-        answer = frames.encode(frames.HISTORY, json.dumps({"inode": inode, "bytes": size}).encode())
+        answer = frames.encode(frames.HISTORY, dumps({"inode": inode, "bytes": size}).encode())
         for stream, rest in log.unfinished().items() if log else ():
             kind, bit = (frames.STDERR, frames.WANT_STDERR) if stream == "stderr" else (frames.STDOUT, frames.WANT_STDOUT)
             answer += frames.encode(kind, rest) if wants & bit else b""
@@ -387,7 +382,7 @@ class Monitor:
         if code or report["oom_killed"] or self.signals:
             report |= self._circumstances(status)
         self._keep(report)
-        self.exit_frame = frames.encode(frames.EXITED, json.dumps(report).encode())
+        self.exit_frame = frames.encode(frames.EXITED, dumps(report).encode())
         self._tell_all(self.exit_frame)
         self._clean_up()
         self._linger()
@@ -450,7 +445,7 @@ class Monitor:
         temporary = f"{path}.new"
         try:
             with open(temporary, "w") as file:
-                json.dump(report, file)
+                file.write(dumps(report))
                 file.flush()
                 os.fdatasync(file.fileno())
             os.rename(temporary, path)
@@ -460,7 +455,7 @@ class Monitor:
     def _keep_exec(self, report: dict) -> None:
         """The lock goes with the descriptor: after the line."""
         try:
-            os.write(self.kept_fd, json.dumps({**report, "pid": self.pid}).encode() + b"\n")
+            os.write(self.kept_fd, dumps({**report, "pid": self.pid}).encode() + b"\n")
         except OSError:
             pass  # a full run directory: the frame still goes out
         os.close(self.kept_fd)
