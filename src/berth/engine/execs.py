@@ -163,7 +163,8 @@ class ExecService:
         try:
             own = {"attach": attach, "keep": execfiles.name_of(exec_.id) if kept_fds else ""}
             message = b'%b, %b' % (self._encoded(exec_, size)[:-1], json.dumps(own).encode()[1:])
-            self._launcher.send_encoded(message, [pidfd, *kept_fds, *(theirs.fileno() for _, theirs in pairs)])
+            send = self._launcher.send_encoded if self._containers.runtime_message(record) else self._launcher.send_exec
+            send(message, [pidfd, *kept_fds, *(theirs.fileno() for _, theirs in pairs)])
         except BaseException:
             for ours, _ in pairs:
                 ours.close()

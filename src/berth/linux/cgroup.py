@@ -146,7 +146,8 @@ class CgroupV1(Cgroup):
         v2's hierarchy has no such file: there a process must have been born in the group.
         """
         unified = self._at.get("")
-        if unified and parse_own(read_file("/proc/self/cgroup")).get("") != self._lines()[""]:
+        # Not asked for nothing: /proc/self/cgroup waits for everybody who makes a group just now.
+        if unified and not self.born_inside and parse_own(read_file("/proc/self/cgroup")).get("") != self._lines()[""]:
             return False
         try:
             for directory in self.directories:

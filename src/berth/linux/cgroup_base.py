@@ -73,6 +73,7 @@ class Cgroup:
         self.directories = directories
         self.rootless = rootless
         self.live = True  # until create() has made it
+        self.born_inside = False  # this process, by clone3
 
     # What the versions differ in
 

@@ -160,7 +160,9 @@ def clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None"
     cgroup_fd = group.open_to_clone_into()
     if cgroup_fd >= 0:
         try:
-            return libc.clone_into_cgroup(flags, cgroup_fd, address)
+            pid = libc.clone_into_cgroup(flags, cgroup_fd, address)
+            group.born_inside = pid == 0
+            return pid
         except OSError:
             pass  # Linux 5.6; or what `add` explains better
         finally:

@@ -5,6 +5,11 @@
 Receives one message (JSON, with descriptors) per container or exec on a SEQPACKET socket and forks a
 monitor for it. It answers nothing: the monitor reports on the connection that came with the message.
 It ends when the engine does; its monitors go on.
+
+    engine ── message ──▶ launcher ── message ──▶ spare monitor
+       ◀── SPARE + its channel ──┘                spare monitor for an exec
+       ────────── message of an exec ───────────────▶
+       ── TAKEN ──▶ another one
 """
 
 import gc
@@ -25,7 +30,8 @@ from berth.runtime import monitor, sealed, starter, viewer
 
 MAX_MESSAGE_BYTES = starter.MAX_MESSAGE_BYTES
 _MAX_FDS = 64
-_SPARE_AFTER_S = 0.015
+_SPARE_AFTER_S = 0.015  # an exec is over by then
+SPARE, TAKEN = b"s", b"t"
 
 
 def command(python: str, socket_fd: int) -> list[str]:
@@ -53,8 +59,15 @@ def main(argv: list[str]) -> int:
 
 def serve(sock: sockets.socket, hosts: cgroup.Hierarchies, pids: libc.SharedPids) -> int:
     """A monitor for each message, until the engine closes its end."""
-    spare: Spare | None = Spare(sock, hosts, pids.take())
+    spare: Spare | None = Spare(hosts, pids.take(), [sock])
+    handed_over = False
     while True:
+        # Not at once: the start that has just begun needs the processor more.
+        if (spare is None or not handed_over) and not select.select([sock], [], [], _SPARE_AFTER_S)[0]:
+            spare = spare or Spare(hosts, pids.take(), [sock])
+            if not handed_over:
+                Spare(hosts, pids.take(), [sock, spare.channel], for_exec=True).hand_over(sock)
+                handed_over = True
         try:
             data, fds, whole = sockets.receive_checked(sock, MAX_MESSAGE_BYTES, _MAX_FDS)
         except ConnectionResetError:
@@ -65,49 +78,60 @@ def serve(sock: sockets.socket, hosts: cgroup.Hierarchies, pids: libc.SharedPids
             for fd in fds:
                 os.close(fd)
             continue
-        spare = spare or Spare(sock, hosts, pids.take())
+        if data == TAKEN:
+            handed_over = False
+            continue
+        spare = spare or Spare(hosts, pids.take(), [sock])
         spare.give(data, fds)
         spare = None
         for fd in fds:
             os.close(fd)
-        # Not at once: the start that has just begun needs the processor more.
-        if not select.select([sock], [], [], _SPARE_AFTER_S)[0]:
-            spare = Spare(sock, hosts, pids.take())
 
 
 class Spare:
     """A monitor, and its starter, forked before anybody asks for them; owns the channel on which they wait.
 
-    What a fork costs, and the pages that a child then copies, are paid for while nobody waits.
+    What a fork costs, and the pages that a child then copies, are paid for while nobody waits. not_theirs: what they
+    must not keep open. for_exec: one without starter, which is good for execs by our own runtime alone.
     """
 
-    def __init__(self, sock: sockets.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
-        self._channel, theirs = sockets.channel()
+    def __init__(
+        self, hosts: cgroup.Hierarchies, shared: libc.SharedPid, not_theirs: list[sockets.socket], *, for_exec: bool = False
+    ) -> None:
+        self.channel, theirs = sockets.channel()
         # _PyOS_AfterFork hooks have nothing to do here: one thread, no locks held.
         if libc.clone(0) == 0:
-            sock.close()
-            self._channel.close()
-            _become_monitor(theirs, hosts, shared)
+            for sock in (*not_theirs, self.channel):
+                sock.close()
+            _become_monitor(theirs, hosts, starter.ExecStarter(hosts, shared) if for_exec else None, shared)
         theirs.close()
-        sockets.make_room(self._channel, MAX_MESSAGE_BYTES)
+        sockets.make_room(self.channel, MAX_MESSAGE_BYTES)
 
     def give(self, data: bytes, fds: list[int]) -> None:
         """The message that makes it somebody's monitor."""
         try:
-            sockets.send(self._channel, data, fds)
+            sockets.send(self.channel, data, fds)
         except OSError:
             pass  # it was killed: who asked sees the end of its connection
-        self._channel.close()
+        self.channel.close()
+
+    def hand_over(self, sock: sockets.socket) -> None:
+        """The channel to the engine, so that an exec need not come by here."""
+        try:
+            sockets.send(sock, SPARE, [self.channel.fileno()])
+        except OSError:
+            pass  # the engine has ended
+        self.channel.close()
 
 
-def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, waiting: "starter.ExecStarter | None", shared: libc.SharedPid) -> None:
     status = 1
     try:
         os.setsid()
         signals.handle(signals.SIGCHLD, signals.SIG_DFL)
         signals.handle(signals.SIGTERM, signals.SIG_IGN)
         libc.set_process_name("berth-spare")
-        waiting = starter.Starter(hosts, shared)
+        waiting = waiting or starter.Starter(hosts, shared)
         data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, _MAX_FDS)
         channel.close()
         if data:

@@ -46,9 +46,9 @@ class Connection:
 class Monitor:
     """message: what the launcher received, which engine.containers and engine.execs write; waiting: does the start."""
 
-    def __init__(self, message: dict, hosts: cgroup.Hierarchies, fds: list[int], waiting: starter.Starter) -> None:
+    def __init__(self, message: dict, hosts: cgroup.Hierarchies, fds: list[int], waiting: starter.ExecStarter) -> None:
         self.message = message
-        self.starter: starter.Starter | None = waiting
+        self.starter: starter.ExecStarter | None = waiting
         self.hosts = hosts
         self.is_exec = message["kind"] == "exec"
         first_fd = fds.pop(0)

@@ -39,17 +39,47 @@ class Result:
         self.cgroup_path = cgroup_path
 
 
-class Starter:
+class ExecStarter:
+    """Starts execs of our own runtime, for which there need be no second process."""
+
+    def __init__(self, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+        self._hosts = hosts
+        self._shared = shared
+        self.request = b""  # the message as it came: to encode it again would be memory of the monitor's
+
+    def start(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None, lock_fd: int = -1) -> Result:
+        """Starts what `message` describes; raises what went wrong.
+
+        The joiner is cloned into a v2 group, which no process that is there already is in; it waits for no grace period then.
+        """
+        if message["uid_mappings"]:
+            uid = (message["process"].get("user") or {}).get("uid") or 0
+            _give_pipes(standard_fds, container.host_id(message["uid_mappings"], uid))
+        group = cgroup.open_cgroup(message["cgroup_path"], self._hosts)
+        launch = Launch(message["seccomp_cache"])
+        launch.seccomp_program = container.read_program(message["seccomp_path"]) if message["seccomp_path"] else b""
+        profile = None
+        if message["seccomp_path"] and not launch.seccomp_program:  # somebody has cleared the cache
+            profile = load(message["bundle"])["linux"]["seccomp"]
+        process = Process(message["process"], {"seccomp": profile}, message["annotations"])
+        launch.standard_fds = standard_fds
+        launch.namespaces = message["namespaces"]
+        started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
+        return Result(started.pid, started.terminal_fd, "")
+
+    def dismiss(self) -> None:
+        """Lets go what nobody needs."""
+
+
+class Starter(ExecStarter):
     """A starter that waits to be told what to start; owns the channel to it.
 
     Forked before anybody asks for it (launcher.Spare), so that a start need not wait for the fork.
     """
 
     def __init__(self, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+        super().__init__(hosts, shared)
         self._channel, theirs = sockets.channel()
-        self._hosts = hosts
-        self._shared = shared
-        self.request = b""  # the message as it came: to encode it again would be memory of the monitor's
         self._pid = libc.clone(0)
         if self._pid == 0:
             self._channel.close()
@@ -63,7 +93,10 @@ class Starter:
         lock_fd: goes along and is held as long as the start lasts, also should the caller be killed.
         """
         if message["kind"] == "exec" and not message["runtime"]:
-            return self._execute(message, init_pidfd, standard_fds)
+            self._channel.close()  # the starter goes while the joiner works
+            result = super().start(message, init_pidfd, standard_fds)
+            os.waitpid(self._pid, 0)
+            return result
         if message["runtime"]:
             # runc and the like leave the container's first process to whoever takes orphans.
             libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
@@ -84,25 +117,6 @@ class Starter:
             values = loads(report[1:].decode())
             raise errors.from_wire(values["kind"], values["message"])
         raise errors.SystemFailure("the container's starter was killed")
-
-    def _execute(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None) -> Result:
-        """An exec: its joiner is cloned into a v2 group, which this starter is not in; it waits for no grace period then."""
-        self._channel.close()  # the starter goes while the joiner works
-        if message["uid_mappings"]:
-            uid = (message["process"].get("user") or {}).get("uid") or 0
-            _give_pipes(standard_fds, container.host_id(message["uid_mappings"], uid))
-        group = cgroup.open_cgroup(message["cgroup_path"], self._hosts)
-        launch = Launch(message["seccomp_cache"])
-        launch.seccomp_program = container.read_program(message["seccomp_path"]) if message["seccomp_path"] else b""
-        profile = None
-        if message["seccomp_path"] and not launch.seccomp_program:  # somebody has cleared the cache
-            profile = load(message["bundle"])["linux"]["seccomp"]
-        process = Process(message["process"], {"seccomp": profile}, message["annotations"])
-        launch.standard_fds = standard_fds
-        launch.namespaces = message["namespaces"]
-        started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
-        os.waitpid(self._pid, 0)
-        return Result(started.pid, started.terminal_fd, "")
 
     def dismiss(self) -> None:
         """Lets a starter go that nobody needs."""
