@@ -65,6 +65,16 @@ class Engine:
         assert self.process
         return next(pid for pid in children(self.process.pid) if comm(pid) in ("berth-launcher", "memfd:berth", "python", "3"))
 
+    def halt_helpers(self) -> list[int]:
+        """SIGSTOP to the launcher and the monitors that wait, so that nothing is begun; their pids, for `resume`."""
+        launcher = self.launcher
+        os.kill(launcher, signal.SIGSTOP)  # first: it makes the others
+        wait_until(lambda: status(launcher).get("State", "")[:1] == "T", "the launcher's halt")
+        halted = [launcher, *(pid for pid in children(launcher) if comm(pid) in ("berth-spare", "berth-launcher"))]
+        for pid in halted:
+            os.kill(pid, signal.SIGSTOP)
+        return halted
+
     def stop(self) -> None:
         assert self.process
         self.process.send_signal(signal.SIGTERM)
@@ -139,6 +149,11 @@ class Engine:
             if self.top in text or (launchers and parent(pid) in launchers):
                 found.append(f"{pid} {comm(pid)}")
         return found
+
+
+def resume(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 15) -> None:

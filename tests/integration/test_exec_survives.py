@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from harness import Engine, all_pids, read, wait_until
+from harness import Engine, all_pids, read, resume, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -172,8 +172,8 @@ def test_what_the_launcher_has_not_come_to_yet(own_engine: Engine, words: tuple[
     engine.docker("create", "--name", "late", "--network", "none", "bb", "sleep", "1000")
     identity = engine.up("--name", "there")
     bundle = engine.docker("inspect", "-f", "{{.Id}}", "late").stdout.strip()
-    launcher, run_directory = engine.launcher, f"{engine.exec}/containers/{identity}"
-    os.kill(launcher, signal.SIGSTOP)
+    run_directory = f"{engine.exec}/containers/{identity}"
+    halted = engine.halt_helpers()
     client = subprocess.Popen(["docker", *words], env=engine.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     starting = threading.Thread(target=engine.start)
     try:
@@ -187,7 +187,7 @@ def test_what_the_launcher_has_not_come_to_yet(own_engine: Engine, words: tuple[
         starting.start()
         starting.join(2)  # without a lock it would be ready by now
     finally:
-        os.kill(launcher, signal.SIGCONT)
+        resume(halted)
         client.wait()
     starting.join()
     if words[0] == "start":

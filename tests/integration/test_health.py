@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable
 
 import pytest
-from harness import Engine, all_pids, read, wait_until
+from harness import Engine, all_pids, read, resume, wait_until
 
 pytestmark = pytest.mark.root
 Up = Callable[..., str]
@@ -74,12 +74,12 @@ def test_a_probe_whose_time_is_up_before_it_starts_is_killed(own_engine: Engine)
     engine = own_engine
     word = f"10{random.randrange(10**6):06}"  # a time that no other test sleeps
     engine.up("--name", "late", *FAST, "--health-timeout", "300ms", "--health-cmd", f"sleep {word}")
-    os.kill(launcher := engine.launcher, signal.SIGSTOP)
+    halted = engine.halt_helpers()
     try:
         done = len(health(engine, "late")["Log"])
         wait_until(lambda: len(health(engine, "late")["Log"]) >= min(done + 2, 5), "no probes that were given up")
     finally:
-        os.kill(launcher, signal.SIGCONT)
+        resume(halted)
     engine.docker("exec", "late", "true")  # what was asked for before it has been handed out
 
     def probes() -> set[int]:

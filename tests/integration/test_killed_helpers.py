@@ -130,3 +130,38 @@ def test_monitors_killed(own_engine: Engine, engine_too: bool) -> None:
     assert engine.pid(with_exec) == first
     gone = {plain, shared, removed, begun}
     wait_until(lambda: not {n for names in group_names().values() for n in names} & gone, "cgroups")
+
+
+def spares(launcher: int) -> list[int]:
+    return [pid for pid in children(launcher) if comm(pid) == "berth-spare"]
+
+
+def test_exec_goes_by_the_launcher_only_if_it_must(own_engine: Engine) -> None:
+    """Its message goes straight to a spare monitor that the engine was told of; where that was killed, to the launcher."""
+    engine = own_engine
+    name, launcher = engine.up(), engine.launcher
+    fds = f"/proc/{launcher}/fd"
+
+    def handed_over() -> bool:
+        """Both spares are there, and the launcher has kept the channel of one: with the engine's socket it has two."""
+        try:
+            sockets = [fd for fd in os.listdir(fds) if os.readlink(f"{fds}/{fd}").startswith("socket:")]
+        except FileNotFoundError:  # closed meanwhile
+            return False
+        return len(spares(launcher)) == 2 and len(sockets) == 2
+
+    wait_until(handed_over, "the spares")
+    os.kill(launcher, signal.SIGSTOP)
+    try:
+        assert engine.docker("exec", name, "echo", "straight").stdout == "straight\n"
+    finally:
+        os.kill(launcher, signal.SIGCONT)
+    wait_until(handed_over, "another spare")
+    for pid in spares(launcher):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not spares(launcher), "the spares' end")
+    done = engine.docker("exec", name, "echo", "around", code=None)
+    # One that was killed is noticed by who has its channel: the engine sends again, the launcher tells by the end.
+    assert (done.returncode, done.stdout) == (0, "around\n") or "monitor ended" in done.stdout + done.stderr
+    assert engine.docker("exec", name, "echo", "again").stdout == "again\n"
+    assert engine.launcher == launcher

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from berth import errors
+from berth.linux import sockets
 from berth.runtime import frames, launcher
 
 _CONNECT_TIMEOUT_S, _CONNECT_AGAIN_S = 5.0, 0.005
@@ -72,7 +73,7 @@ class Launcher:
         if self._socket is None:
             return None
         try:
-            _, fds, _, _ = socket.recv_fds(self._socket, 1, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            _, fds, _ = sockets.receive_checked(self._socket, 1, 1, wait=False)  # socket.recv_fds passes no flags on
             if not fds:
                 return None
             spare = socket.socket(fileno=fds[0])

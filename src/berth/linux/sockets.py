@@ -38,9 +38,9 @@ def receive(sock: socket, size: int, max_fds: int = 1) -> "tuple[bytes, list[int
     return receive_checked(sock, size, max_fds)[:2]
 
 
-def receive_checked(sock: socket, size: int, max_fds: int) -> "tuple[bytes, list[int], bool]":
-    """As `receive`, and whether it is whole: neither bytes nor descriptors were left out."""
-    data, ancillary, flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(4 * max_fds), _socket.MSG_CMSG_CLOEXEC)
+def receive_checked(sock: socket, size: int, max_fds: int, *, wait: bool = True) -> "tuple[bytes, list[int], bool]":
+    """As `receive`, and whether it is whole: neither bytes nor descriptors were left out. Without `wait` BlockingIOError."""
+    data, ancillary, flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(4 * max_fds), _socket.MSG_CMSG_CLOEXEC | (0 if wait else _socket.MSG_DONTWAIT))
     fds: list[int] = []
     for level, kind, payload in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:

@@ -71,7 +71,7 @@ def serve(sock: sockets.socket, hosts: cgroup.Hierarchies, pids: libc.SharedPids
         try:
             data, fds, whole = sockets.receive_checked(sock, MAX_MESSAGE_BYTES, _MAX_FDS)
         except ConnectionResetError:
-            return 0
+            continue  # said once, and first, where the engine left a SPARE unread; what it asked for comes after
         if not data:
             return 0
         if not whole:
@@ -131,7 +131,10 @@ def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, waiting:
         signals.handle(signals.SIGCHLD, signals.SIG_DFL)
         signals.handle(signals.SIGTERM, signals.SIG_IGN)
         libc.set_process_name("berth-spare")
+        rehearsing = waiting is not None
         waiting = waiting or starter.Starter(hosts, shared)
+        if rehearsing:
+            monitor.rehearse(waiting, hosts)
         data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, _MAX_FDS)
         channel.close()
         if data:

@@ -55,6 +55,13 @@ class ExecStarter:
         if message["uid_mappings"]:
             uid = (message["process"].get("user") or {}).get("uid") or 0
             _give_pipes(standard_fds, container.host_id(message["uid_mappings"], uid))
+        process, group, launch = self.plan(message)
+        launch.standard_fds = standard_fds
+        started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
+        return Result(started.pid, started.terminal_fd, "")
+
+    def plan(self, message: dict) -> tuple[Process, cgroup.Cgroup, Launch]:
+        """What is to be known of an exec before its joiner is cloned."""
         group = cgroup.open_cgroup(message["cgroup_path"], self._hosts)
         launch = Launch(message["seccomp_cache"])
         launch.seccomp_program = container.read_program(message["seccomp_path"]) if message["seccomp_path"] else b""
@@ -62,10 +69,8 @@ class ExecStarter:
         if message["seccomp_path"] and not launch.seccomp_program:  # somebody has cleared the cache
             profile = load(message["bundle"])["linux"]["seccomp"]
         process = Process(message["process"], {"seccomp": profile}, message["annotations"])
-        launch.standard_fds = standard_fds
         launch.namespaces = message["namespaces"]
-        started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
-        return Result(started.pid, started.terminal_fd, "")
+        return process, group, launch
 
     def dismiss(self) -> None:
         """Lets go what nobody needs."""
