@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,21 +131,30 @@ def test_skopeo_copies_both_ways(guarded: RegistryHost, layout: str, tmp_path: P
     assert "skopeo/copied" not in guarded.ask("GET", "/v2/_catalog").json["repositories"]
 
 
-def test_tls(layout: str, tmp_path: Path) -> None:
+def test_tls(layout: str, users: str, tmp_path: Path) -> None:
     make_certificates(str(tmp_path))
     (tmp_path / "authority").mkdir()
     shutil.copy(tmp_path / "ca.crt", tmp_path / "authority/ca.crt")
-    with registry_host("--tlscert", f"{tmp_path}/server.crt", "--tlskey", f"{tmp_path}/server.key") as host:
+    with registry_host("--tlscert", f"{tmp_path}/server.crt", "--tlskey", f"{tmp_path}/server.key", "--htpasswd", users) as host:
         image = f"docker://{host.address}/secure/image:1"
-        skopeo("copy", "--dest-cert-dir", f"{tmp_path}/authority", f"oci:{layout}:latest", image)
-        skopeo("copy", "--src-cert-dir", f"{tmp_path}/authority", image, f"dir:{tmp_path}/back")
+        skopeo("copy", "--dest-cert-dir", f"{tmp_path}/authority", "--dest-creds", "bob:builder", f"oci:{layout}:latest", image)
+        skopeo("copy", "--src-cert-dir", f"{tmp_path}/authority", "--src-creds", "bob:builder", image, f"dir:{tmp_path}/back")
         assert "certificate" in skopeo("copy", f"oci:{layout}:latest", image, code=1)
         big = b"tls" * 3_000_000
         upload = f"https://{host.address}/v2/secure/big/blobs/uploads/?digest={digest_of(big)}"
         (tmp_path / "big").write_bytes(big)
-        run("curl", "-sSf", "--cacert", f"{tmp_path}/ca.crt", "--data-binary", f"@{tmp_path}/big", "-H", "Content-Type: application/octet-stream", upload)
-        run("curl", "-sSf", "--cacert", f"{tmp_path}/ca.crt", "-o", f"{tmp_path}/fetched", f"https://{host.address}/v2/secure/big/blobs/{digest_of(big)}")
+        run("curl", "-sSf", "-u", "bob:builder", "--cacert", f"{tmp_path}/ca.crt", "--data-binary", f"@{tmp_path}/big", "-H", "Content-Type: application/octet-stream", upload)
+        run("curl", "-sSf", "-u", "bob:builder", "--cacert", f"{tmp_path}/ca.crt", "-o", f"{tmp_path}/fetched", f"https://{host.address}/v2/secure/big/blobs/{digest_of(big)}")
         assert (tmp_path / "fetched").read_bytes() == big
+        make_certificates(str(tmp_path))  # of another authority now
+        assert host.process
+        host.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "read anew" in host.log(), "the old certificate", 30)
+        run("curl", "-sSf", "-u", "bob:builder", "--cacert", f"{tmp_path}/ca.crt", f"https://{host.address}/v2/")
+        (tmp_path / "server.crt").write_text("nonsense")
+        host.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "the certificate stays as it was" in host.log(), "no word of a certificate that is none", 30)
+        run("curl", "-sSf", "-u", "bob:builder", "--cacert", f"{tmp_path}/ca.crt", f"https://{host.address}/v2/")
 
 
 # -- berth's own client ---------------------------------------------------------------------------------------------
@@ -223,7 +233,7 @@ def test_tokens_that_are_not_taken(guarded: RegistryHost) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     granted = guarded.ask("POST", "/token", b"grant_type=password&username=bob&password=builder&service=x&scope=repository:tokens/a:push&client_id=t", form)
     assert (granted.status, bool(granted.json["access_token"])) == (200, True)
-    assert guarded.ask("POST", "/token", b"grant_type=refresh_token&refresh_token=x", form).status == 401
+    assert guarded.ask("POST", "/token", b"grant_type=refresh_token&refresh_token=x&username=bob&password=builder", form).status == 401
 
 
 def test_tokens_outlive_a_restart_and_passwords_are_read_anew(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class Contents:
         if missing:
             raise Refused(
                 "MANIFEST_BLOB_UNKNOWN", f"the manifest lists what {name} does not have: {', '.join(missing[:3])}; push that first",
-                status=404, detail={"digests": missing[:100]},
+                detail={"digests": missing[:100]},
             )  # fmt: skip
 
     def remove_tag(self, name: str, tag: str) -> bool:
