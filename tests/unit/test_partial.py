@@ -1,5 +1,6 @@
 """A blob that arrives in pieces: what is there is known to the byte, whoever writes, reads, closes or is killed."""
 
+import fcntl
 import hashlib
 import os
 import random
@@ -135,35 +136,27 @@ def test_nobody_else_may_have_it_open(tmp_path: Path) -> None:
     Partial(str(tmp_path), DIGEST, 1000).discard()
 
 
-def test_the_lock_is_on_the_name_not_on_a_file_that_had_it(tmp_path: Path) -> None:
-    """Many take turns at one name, each renames it away: nobody is ever handed a file that has another name by now."""
-    failures: list[BaseException] = []
-    taken = [0] * 3
+@pytest.mark.parametrize("way", ["take", "discard"])
+def test_the_lock_is_on_the_name_not_on_a_file_that_had_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Between the second's open and its lock, the first gives the file another name, or none, and lets go of it."""
+    first = Partial(str(tmp_path), DIGEST, 10)
+    first.write(0, DATA[:10])
+    real = fcntl.flock
 
-    def work(index: int) -> None:
-        try:
-            for turn in range(60):
-                try:
-                    partial = Partial(str(tmp_path), DIGEST, 10)
-                except Conflict:
-                    continue
-                assert partial.missing() == [(0, 10)]
-                partial.write(0, DATA[:10])
-                partial.take(f"{tmp_path}/taken-{index}-{turn}")
-                taken[index] += 1
-        except BaseException as error:
-            failures.append(error)
+    def flock(fd: int, how: int) -> None:
+        if first._map is not None:
+            first.take(f"{tmp_path}/taken") if way == "take" else first.discard()
+        real(fd, how)
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    files = list(tmp_path.glob("taken-*"))
-    assert len(files) == sum(taken) > 0
-    assert all(file.read_bytes() == DATA[:10] for file in files)
-    assert len(os.listdir(tmp_path)) == len(files)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    second = Partial(str(tmp_path), DIGEST, 10)
+    assert second.missing() == [(0, 10)]
+    second.write(0, b"other")
+    with open(second.path, "rb") as file:
+        assert file.read() == b"other"
+    if way == "take":
+        assert (tmp_path / "taken").read_bytes() == DATA[:10]
+    second.discard()
 
 
 @pytest.mark.parametrize("end", ["fail", "close", "discard"])

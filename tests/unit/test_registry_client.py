@@ -484,6 +484,20 @@ def test_a_refresh_token_stands_for_the_password(registry: FakeRegistry) -> None
     assert bodies == [b"grant_type=refresh_token&service=registry.test&client_id=berth&refresh_token=refresh%2Bme&scope=repository%3Aa%2Fb%3Apull"]
 
 
+def test_a_login_brings_a_refresh_token_where_there_is_one(registry: FakeRegistry) -> None:
+    lock(registry)
+    registry.rule("GET", "^/token", answer(200, b'{"token":"good","refresh_token":"keep me"}'))
+    with client_of(registry.host, ALICE) as client:
+        assert client.login() == ""  # it goes into a file and a header: nothing with blanks in it
+    registry.rule("GET", "^/token", answer(200, b'{"token":"good","refresh_token":"keep-me"}'))
+    with client_of(registry.host, ALICE) as client:
+        assert client.login() == "keep-me"
+    assert registry.asked("GET", "^/token")[0].target == "/token?service=registry.test&account=alice&client_id=berth&offline_token=true"
+    registry.rule("GET", "^/token", answer(200, b'{"token":"good"}'))
+    with client_of(registry.host, ALICE) as client:
+        assert client.login() == ""
+
+
 def test_many_threads_at_once_are_let_in_by_a_password(registry: FakeRegistry) -> None:
     """Each is refused first, none takes the other's answer to that for its own failure."""
     add_image(registry)

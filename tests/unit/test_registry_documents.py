@@ -68,21 +68,6 @@ def test_documents_that_are_refused(value: dict, kind: type, words: str) -> None
         parse(value)
 
 
-def deep(depth: int) -> str:
-    return "[" * depth + "]" * depth
-
-
-@pytest.mark.parametrize("field", ["mediaType", "digest", "size", "annotations", "urls", "artifactType", "platform"])
-def test_no_depth_is_too_deep(field: str) -> None:
-    """As deep as JSON may be, which is deeper than Python shows."""
-    for depth in range(100, 1000, 30):
-        text = json.dumps({**MANIFEST, "layers": [{**DESCRIPTOR, field: "HERE"}]}).replace('"HERE"', deep(depth))
-        try:
-            documents.parse(text.encode(), "")
-        except DataLoss:
-            pass
-
-
 @given(JSON, st.sampled_from(["", *media.ACCEPTED]))
 def test_any_json_is_read_or_refused(value: object, header: str) -> None:
     for whole in (value, {**MANIFEST, "config": value}, {**INDEX, "manifests": [value]}, {**MANIFEST, "mediaType": value}):

@@ -248,6 +248,7 @@ class RegistryClient:
     def login(self) -> str:
         """Tries the credentials; Unauthorized in Docker's words if they are not taken. Returns the identity token, or ''."""
         endpoint = self._session.endpoint(pull=False)
+        self._session.wants_refresh_token = True
         status = 401
         try:
             answer = self._session.request("GET", endpoint, "/v2/")
@@ -257,7 +258,7 @@ class RegistryClient:
             if refused.by_token_server:
                 raise of_request(refused.refusal) from None
         if status == 200:
-            return ""
+            return self._session.refresh_token
         phrase = http.client.responses.get(status, "")
         message = f"login attempt to {endpoint.url('/v2/')} failed with status: {status} {phrase}"
         if status in (401, 403):

@@ -58,6 +58,8 @@ class Session:
         self._lock = threading.Lock()
         self._tokens: dict[tuple[str, str], tuple[str, float]] = {}  # (host, scope) -> Authorization, good until
         self._answering: dict[bool, Endpoint] = {}
+        self.wants_refresh_token = False  # to stand for the password from now on; `refresh_token` is it, if one was given
+        self.refresh_token = ""
 
     def close(self) -> None:
         """Ends every connection; a request under way fails with Cancelled or Unavailable."""
@@ -263,6 +265,8 @@ class Session:
             fields = [("service", service)] if service else []
             if credentials.username:
                 fields.append(("account", credentials.username))
+                if self.wants_refresh_token:
+                    fields += [("client_id", self.settings.agent), ("offline_token", "true")]
                 headers["Authorization"] = credentials.basic
             query = urlencode(fields + scopes)
             url = f"{realm}{'&' if parts.query else '?'}{query}" if query else realm
@@ -282,6 +286,8 @@ class Session:
         try:
             value = json.loads(answer.read_all(_MOST_TOKEN_BYTES))
             token, until_s = challenge.token_of(value)
+            refresh = value.get("refresh_token")
+            self.refresh_token = refresh if isinstance(refresh, str) and not _CONTROL.search(refresh) else ""
         except (ValueError, AttributeError, RecursionError, DataLoss):
             token, until_s = "", 0.0
         except Interrupted as error:
