@@ -80,7 +80,7 @@ def test_a_download_that_was_given_up_goes_on_in_the_next_client(registry: FakeR
 def test_what_came_before_a_stall_or_a_cut_in_a_chunk_is_kept(registry: FakeRegistry, tmp_path: Path, ways: dict) -> None:
     digest = registry.add_blob(RANDOM)
     registry.rule("GET", "/blobs/", of_blob(cut=123_456, **ways), times=1)
-    with client_of(registry.host, timeout_s=1.0, attempts=20) as client:
+    with client_of(registry.host, timeout_s=2.5 if "stall" in ways else 20.0) as client:
         assert fetch(client, tmp_path, digest, len(RANDOM)) == RANDOM
     assert overlaps(registry.sent[digest]) == []
 

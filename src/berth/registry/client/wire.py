@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 _AHEAD_BYTES = 64 << 10
-_MOST_FRAMING_BYTES = 256 << 10
+_MOST_FRAMING_BYTES = 128 << 10
 _HEAD_TIMEOUTS = 2  # a head may take so many times as long as the wait for one byte of it
 
 
