@@ -12,6 +12,8 @@ import hashlib
 import http.client
 import io
 import json
+import select
+import socket
 import subprocess
 import tarfile
 import threading
@@ -283,8 +285,17 @@ class Proxy:
         source: Any = io.BytesIO(changed) if changed is not None else answer
         piece = 1 << 14
         while data := source.read(piece):
+            if _is_gone(handler.connection):
+                raise ConnectionError("the client is gone")
+            handler.wfile.write(data)
             with self._lock:
                 self.bodies[handler.path.partition("?")[0]] += len(data)
-            handler.wfile.write(data)
             if "/blobs/" in handler.path:
                 self._wait(self.blob_bytes, len(data))
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Whether the other end has closed; what is written to it would count and not arrive."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN | select.POLLRDHUP)
+    return any(events & (select.POLLRDHUP | select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))

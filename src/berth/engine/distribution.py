@@ -14,7 +14,7 @@ from berth import VERSION
 from berth.engine.events import EventBus
 from berth.engine.options import Options
 from berth.engine.registryauth import login_registry, split_term
-from berth.errors import InvalidParameter, NotFound
+from berth.errors import InvalidParameter, NotFound, SystemFailure
 from berth.oci import reference
 from berth.oci.reference import Reference
 from berth.registry import documents, platforms
@@ -204,6 +204,8 @@ class _Feed:
     async def messages(self) -> AsyncIterator[dict]:
         while (message := await self._queue.get()) is not None:
             yield message
+        if isinstance(self._error, OSError):  # of the store: a full disk, for one
+            raise SystemFailure(f"the image cannot be written to the disk: {self._error.strerror}") from self._error
         if self._error:
             raise self._error
 

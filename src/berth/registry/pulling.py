@@ -7,7 +7,7 @@ of the others in their partial files. What was wrong in itself goes, and everyth
 import errno
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
@@ -54,6 +54,13 @@ class Transfers:
                 lock, users = self._busy.pop(digest)
                 if users > 1:
                     self._busy[digest] = (lock, users - 1)
+
+
+    def unless_busy(self, digests: Iterable[str], act: Callable[[str], object]) -> None:
+        """Does something to each of these blobs that nobody wants now, and keeps them waiting who want it meanwhile."""
+        with self._lock:
+            for digest in set(digests) - set(self._busy):
+                act(digest)
 
 
 class Pulled:
@@ -115,6 +122,7 @@ class Pull:
         except (BerthError, OSError) as error:
             if _is_final(error):
                 self._store.discard_layers(self._kept)
+                self._transfers.unless_busy([layer.digest for layer in manifest.layers], self._store.layout.drop_partial)
             raise
         return Pulled(image, top.digest, new=before != image.id)
 

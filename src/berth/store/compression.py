@@ -5,6 +5,7 @@ isal gunzips at twice zlib's speed; where it is missing the standard library ser
 
 import bz2
 import importlib
+import io
 import lzma
 import zlib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ except ImportError:  # a bare Python
 
 _MAGIC_BYTES = 6
 _BUFFER_BYTES = 1 << 20
+_XZ_MEMORY_BYTES = 80 << 20  # `xz -9` needs 65 MiB
 
 
 def _open_zstd(file: IO[bytes]) -> IO[bytes]:
@@ -30,10 +32,56 @@ def _open_zstd(file: IO[bytes]) -> IO[bytes]:
     return stream
 
 
+class _XzReader(io.RawIOBase):
+    """As lzma.open, but with a bound on the memory that an archive may ask for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decoder = self._new()
+        self._ended = False
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        while view and not self._ended:
+            data = b""
+            if self._decoder.eof:
+                data = self._next_stream()
+            elif self._decoder.needs_input and not (data := self._file.read(_BUFFER_BYTES)):
+                raise EOFError("compressed file ended before the end-of-stream marker was reached")
+            if not self._ended and (out := self._decoder.decompress(data, len(view))):
+                view[: len(out)] = out
+                return len(out)
+        return 0
+
+    def _next_stream(self) -> bytes:
+        """One more may follow, behind zeros; its first bytes."""
+        rest = self._decoder.unused_data.lstrip(b"\0")
+        while not rest:
+            more = self._file.read(_BUFFER_BYTES)
+            if not more:
+                self._ended = True
+                return b""
+            rest = more.lstrip(b"\0")
+        self._decoder = self._new()
+        return rest
+
+
+def _open_xz(file: IO[bytes]) -> IO[bytes]:
+    stream: IO[bytes] = io.BufferedReader(_XzReader(file), _BUFFER_BYTES)
+    return stream
+
+
 _FORMATS: list[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]]] = [
     (b"\x1f\x8b", lambda file: gzip.open(file, "rb")),
     (b"\x28\xb5\x2f\xfd", _open_zstd),
-    (b"\xfd7zXZ\x00", lambda file: lzma.open(file, "rb")),
+    (b"\xfd7zXZ\x00", _open_xz),
     (b"BZh", lambda file: bz2.open(file, "rb")),
 ]
 

@@ -236,33 +236,38 @@ class ImageStore:
         Returns Docker's list of {"Untagged": name} and {"Deleted": id}.
         """
         with self._lock:
-            image = self.find(text)
-            name = self._own_name(text, image)
-            names = self.names_of(image.id) + self.digests_of(image.id)
+            removed = self._take_away(text, force=force, in_use=in_use, prune=prune)
+        self.layers.erase()
+        return removed
+
+    def _take_away(self, text: str, *, force: bool, in_use: dict[str, str], prune: bool) -> list[dict[str, str]]:
+        image = self.find(text)
+        name = self._own_name(text, image)
+        names = self.names_of(image.id) + self.digests_of(image.id)
+        if name:
+            going = self._going_with(name, names)
+            if len(going) < len(names):
+                return self._untag(going)
+        elif len({_repository(other) for other in names}) > 1 and not force:
+            raise Conflict(
+                f"unable to delete {_short(image.id)} (must be forced) - image is referenced in multiple repositories"
+            )
+        user = in_use.get(image.id)
+        if user and not force:
+            raise Conflict(
+                f"unable to remove repository reference {text!r} (must force) - {user} is using its referenced image "
+                f"{_short(image.id)}" if name else
+                f"unable to delete {_short(image.id)} (must be forced) - image is being used by {user}"
+            )  # fmt: skip
+        if user:
+            if "running" in user:
+                raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image is being used by {user}")
+            return self._untag(names)  # the layers stay for as long as the container does
+        if self.children_of(image.id):
             if name:
-                going = self._going_with(name, names)
-                if len(going) < len(names):
-                    return self._untag(going)
-            elif len({_repository(other) for other in names}) > 1 and not force:
-                raise Conflict(
-                    f"unable to delete {_short(image.id)} (must be forced) - image is referenced in multiple repositories"
-                )
-            user = in_use.get(image.id)
-            if user and not force:
-                raise Conflict(
-                    f"unable to remove repository reference {text!r} (must force) - {user} is using its referenced image "
-                    f"{_short(image.id)}" if name else
-                    f"unable to delete {_short(image.id)} (must be forced) - image is being used by {user}"
-                )  # fmt: skip
-            if user:
-                if "running" in user:
-                    raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image is being used by {user}")
-                return self._untag(names)  # the layers stay for as long as the container does
-            if self.children_of(image.id):
-                if name:
-                    return self._untag(names)
-                raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image has dependent child images")
-            return self._delete(self._doomed(image, in_use, prune=prune), names)
+                return self._untag(names)
+            raise Conflict(f"unable to delete {_short(image.id)} (cannot be forced) - image has dependent child images")
+        return self._delete(self._doomed(image, in_use, prune=prune), names)
 
     def _own_name(self, text: str, image: Image) -> str:
         """The tag or digest reference by which `text` means the image; '' where it is an id."""
@@ -314,7 +319,7 @@ class ImageStore:
             gone += own
         self._drop(images, names, gone)
         for layer in gone:
-            self.layers.remove(layer.chain)
+            self.layers.hide(layer.chain)
         return removed
 
     def _drop(self, images: list[Image], names: list[str], layers: list[Layer]) -> None:
@@ -370,7 +375,8 @@ class ImageStore:
                         del self._held[chain]
                 if going := {chain for chain in wanted if chain in self._leaving and chain not in self._held}:
                     self._leaving -= going
-                    self.discard_layers([self._layers[chain] for chain in going if chain in self._layers])
+                    self._hide_unused([self._layers[chain] for chain in going if chain in self._layers])
+            self.layers.erase()
 
     def keep_layers(self, loose: Sequence[tuple[Loose, str]]) -> list[Layer]:
         """Names loose layers, each with the chain id of its parent ('' for none): they stay, with an image or without.
@@ -401,21 +407,26 @@ class ImageStore:
     def discard_layers(self, layers: Iterable[Layer]) -> None:
         """Removes those that no image uses, at once or when nobody holds them any more: what came with an image that was not to be had."""
         with self._lock:
-            used = self._used()
-            unused = [layer for layer in layers if layer.chain in self._layers and layer.chain not in used]
-            self._leaving |= {layer.chain for layer in unused} & set(self._held)
-            gone = [layer for layer in unused if layer.chain not in self._held]
-            self._drop([], [], gone)
-            for layer in gone:
-                self.layers.remove(layer.chain)
+            self._hide_unused(layers)
+        self.layers.erase()
+
+    def _hide_unused(self, layers: Iterable[Layer]) -> None:
+        used = self._used()
+        unused = [layer for layer in layers if layer.chain in self._layers and layer.chain not in used]
+        self._leaving |= {layer.chain for layer in unused} & set(self._held)
+        gone = [layer for layer in unused if layer.chain not in self._held]
+        self._drop([], [], gone)
+        for layer in gone:
+            self.layers.hide(layer.chain)
 
     def discard_unused(self) -> int:
         """Removes every layer that no image uses, and what cut-off pulls have left to go on with -> bytes of files in them."""
         with self._lock:
             used = self._used()
             unused = [layer for layer in self._layers.values() if layer.chain not in used and layer.chain not in self._held]
-            self.discard_layers(unused)
-            return sum(layer.size_bytes for layer in unused) + self.layout.drop_partial()
+            self._hide_unused(unused)
+        self.layers.erase()
+        return sum(layer.size_bytes for layer in unused) + self.layout.drop_all_partial()
 
     def _used(self) -> set[str]:
         return {layer.chain for image in self._images.values() for layer in self.layers_of(image)}

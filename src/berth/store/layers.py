@@ -16,6 +16,7 @@ Nobody waits for the disk: whoever brought layers calls `sync` once it has answe
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -51,6 +52,8 @@ class LayerStore:
         self._layout = layout
         self._limits = limits or Limits()
         self._pool = Pool(layout.pool)
+        self._hidden: list[str] = []
+        self._removing = threading.Lock()  # two who let go of one file would each think that the other still has it
 
     def close(self) -> None:
         self._pool.close()
@@ -95,9 +98,14 @@ class LayerStore:
         self._remove(loose.directory, loose.recipe)
 
     def remove(self, chain: str) -> None:
-        """Removes a layer's files and what only it had in the pool; nothing happens where there is none.
+        """Removes a layer's files and what only it had in the pool; nothing happens where there is none."""
+        self.hide(chain)
+        self.erase()
 
-        It loses its name first, so that a kill meanwhile leaves a temporary directory, which the next start removes.
+    def hide(self, chain: str) -> None:
+        """The first part of `remove`, which takes no time: the layer loses its name.
+
+        A kill before `erase` leaves a temporary directory, which the next start removes.
         """
         with suppress(FileNotFoundError):
             os.unlink(self._layout.unwritten_marker(chain))
@@ -105,7 +113,16 @@ class LayerStore:
         for there, then in ((self._layout.layer(chain), doomed), (self._layout.recipe(chain), f"{doomed}.recipe")):
             with suppress(FileNotFoundError):
                 os.rename(there, then)
-        self._remove(doomed, f"{doomed}.recipe")
+        self._hidden.append(doomed)
+
+    def erase(self) -> None:
+        """Removes what `hide` has left, from whomever."""
+        while self._hidden:
+            with suppress(IndexError):
+                doomed = self._hidden.pop()
+                self._remove(doomed, f"{doomed}.recipe")
+        with self._removing:
+            pass  # what another one has taken is gone as well
 
     # -- on the disk ----------------------------------------------------------------------------------
 
@@ -151,11 +168,15 @@ class LayerStore:
 
     def _remove(self, directory: str, recipe: str) -> None:
         """Removes both with what only they had in the pool; either may be missing."""
+        with self._removing:
+            self._remove_now(directory, recipe)
+
+    def _remove_now(self, directory: str, recipe: str) -> None:
         parent_path, _, name = directory.rpartition("/")
         parent = os.open(parent_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._release(directory, "")
-            for number, (path, _) in enumerate(Left(recipe).paths):
+            for number, path in enumerate(Left(recipe).paths):
                 self._release(f"{recipe}/left/{number}", path)
             remove_tree(parent, name)
             remove_tree(parent, os.path.basename(recipe))

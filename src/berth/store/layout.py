@@ -50,17 +50,19 @@ class Layout:
             if time.time() - os.stat(path, follow_symlinks=False).st_mtime > age_s:
                 os.unlink(path)
 
-    def drop_partial(self) -> int:
-        """Removes what was being fetched and is not now -> bytes of it."""
-        freed = 0
-        for name in os.listdir(self.partial):
-            path = f"{self.partial}/{name.removesuffix('.counts')}"
-            with suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever fetches has it locked
-                freed += os.fstat(file.fileno()).st_blocks * 512
-                os.unlink(path)
-                os.unlink(f"{path}.counts")
-        return freed
+    def drop_partial(self, digest: str) -> int:
+        """Removes what has come of a blob, if nobody is fetching it -> bytes on the disk."""
+        path = f"{self.partial}/{digest.removeprefix('sha256:')}"
+        with suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever fetches has it locked
+            os.unlink(path)
+            os.unlink(f"{path}.counts")
+            return os.fstat(file.fileno()).st_blocks * 512
+        return 0
+
+    def drop_all_partial(self) -> int:
+        """The same for every blob."""
+        return sum(self.drop_partial(name) for name in os.listdir(self.partial) if not name.endswith(".counts"))
 
     def put_aside(self, path: str) -> str:
         """Moves a file or directory to `aside`, below the name of the directory it was in -> where it is now."""

@@ -74,20 +74,23 @@ class Pool:
                 with suppress(FileExistsError):
                     os.mkdir(key[:2], 0o700, dir_fd=self._fd)
 
-    def drop(self, path: str, status: os.stat_result) -> None:
-        """The file `path` of a layer, with this status, leaves: if only the pool would be left to hold it, it lets go."""
+    def drop(self, path: str, status: os.stat_result) -> str:
+        """The file `path` of a layer, with this status, leaves: if only the pool would be left to hold it, it lets go.
+
+        Returns the pool's directory that has one file less, or ''.
+        """
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 2:
-            return
+            return ""
         key = self._key_of(path, status)
         with suppress(FileNotFoundError):
             if os.stat(key, dir_fd=self._fd, follow_symlinks=False).st_ino == status.st_ino:
                 os.unlink(key, dir_fd=self._fd)
-                with suppress(OSError):  # not empty
-                    os.rmdir(key[:2], dir_fd=self._fd)
+                return key[:2]
+        return ""
 
     def release(self, root_fd: int, known_as: str = "") -> None:
         """`drop` for every file of a directory that is about to be removed: a layer, or what is `known_as` this path of one."""
-        pending = [known_as]
+        pending, lighter = [known_as], set()
         while pending:
             path = pending.pop()
             try:
@@ -101,6 +104,9 @@ class Pool:
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(below)
                         elif entry.is_file(follow_symlinks=False):
-                            self.drop(below, os.stat(entry.name, dir_fd=fd, follow_symlinks=False))
+                            lighter.add(self.drop(below, os.stat(entry.name, dir_fd=fd, follow_symlinks=False)))
             finally:
                 os.close(fd)
+        for name in lighter - {""}:
+            with suppress(OSError):  # not empty
+                os.rmdir(name, dir_fd=self._fd)

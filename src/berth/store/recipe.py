@@ -10,6 +10,7 @@ the digest it came with. The idea is tar-split's; the format is ours:
                 and how many contents had come by then
 """
 
+import bisect
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from berth.errors import DataLoss
+from berth.errors import DataLoss, InvalidParameter
 from berth.linux import libc
 from berth.store.compression import gzip
 
@@ -29,6 +30,7 @@ _PIECE = struct.Struct("<QQ")
 _FLUSH_BYTES = 1 << 20
 _COPY_BYTES = 1 << 20
 _MOST_PIECES = 1 << 22
+_MOST_LEFT = 100_000
 _BENEATH = libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS | libc.RESOLVE_NO_MAGICLINKS
 
 Pieces = list[tuple[int, int]]  # (offset, length) of a file's content, as its archive has them
@@ -78,6 +80,8 @@ class RecipeWriter:
 
     def take(self, path: str, name: str, parent_fd: int) -> None:
         """The file or directory `name` of `parent_fd`, which is `path` in the layer, gives way: it moves in here."""
+        if self._left >= _MOST_LEFT:
+            raise InvalidParameter(f"the archive has more than {_MOST_LEFT} entries that take the place of earlier ones: refused")
         if self._left_fd < 0:
             os.mkdir(f"{self._directory}/left", 0o700)
             self._left_fd = os.open(f"{self._directory}/left", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -115,19 +119,28 @@ class Left:
 
     def __init__(self, directory: str) -> None:
         self._directory = f"{directory}/left"
-        self.paths: list[tuple[str, int]] = []
+        self.paths: list[str] = []
+        self._replaced: dict[str, list[tuple[int, int]]] = {}  # path -> (contents that had come, number), in order
         try:
             with open(f"{self._directory}/paths") as file:
-                self.paths = [tuple(json.loads(line)) for line in file]
+                for number, line in enumerate(file):
+                    path, contents = json.loads(line)
+                    self.paths.append(path)
+                    self._replaced.setdefault(path, []).append((contents, number))
         except (FileNotFoundError, ValueError):
             pass  # nothing gave way; or a loss of power took the list, and the digest will tell
 
     def find(self, path: str, content: int) -> tuple[str, str] | None:
-        """(directory, path below it) of a content, by its number, if it has been replaced since."""
-        for number, (there, contents) in enumerate(self.paths):
-            if contents >= content and (path == there or path.startswith(f"{there}/")):
-                return self._directory, f"{number}{path.removeprefix(there)}"
-        return None
+        """(directory, path below it) of a content, by its number, if it has been replaced since: it, or a directory above it."""
+        first, at, end = len(self.paths), "", len(path)
+        while end > 0:
+            there = path[:end]
+            moves = self._replaced.get(there, [])
+            index = bisect.bisect_left(moves, (content, -1))
+            if index < len(moves) and moves[index][1] < first:
+                first, at = moves[index][1], there
+            end = path.rfind("/", 0, end)
+        return (self._directory, f"{first}{path.removeprefix(at)}") if at else None
 
 
 def tar_size_bytes(directory: str) -> int:

@@ -8,9 +8,12 @@ Source: OCI image specification, layer.md.
 """
 
 import errno
+import json
 import os
 import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from berth.errors import InvalidParameter
 from berth.linux import libc
@@ -22,6 +25,7 @@ from berth.store.trees import remove_tree
 
 _COPY_BYTES = 1 << 20
 _ROOM_CHECK_BYTES = 32 << 20
+_MOST_TIMES = 10_000
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 Ids = Callable[[int, int], tuple[int, int]]
 
@@ -43,6 +47,37 @@ class Limits:
         self.directories = directories
         self.raw_bytes = raw_bytes
         self.reserve_bytes = reserve_bytes
+
+
+class DirectoryTimes:
+    """Paths of directories and the times they get in the end, in the order they came: in memory as long as they are few."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._recent: list[tuple[str, int]] = []
+        self._file: IO[str] | None = None
+
+    def add(self, path: str, mtime_ns: int) -> None:
+        self.count += 1
+        self._recent.append((path, mtime_ns))
+        if len(self._recent) >= _MOST_TIMES:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile("w+")
+            self._file.writelines(json.dumps(item) + "\n" for item in self._recent)
+            self._recent = []
+
+    def all(self) -> Iterator[tuple[str, int]]:
+        if self._file:
+            self._file.seek(0)
+            for line in self._file:
+                path, mtime_ns = json.loads(line)
+                yield path, mtime_ns
+        yield from self._recent
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
 
 
 class Unpacker:
@@ -76,7 +111,7 @@ class Unpacker:
         self._parent_path: str | None = None
         self._parent_fd = -1
         self._parent_is_real = True
-        self._directories: dict[str, int] = {}  # path -> time of change, in the order they came
+        self._directories = DirectoryTimes()
         self.size_bytes = 0
 
     def unpack(self, file: Readable, observer: Callable[[bytes], object]) -> None:
@@ -91,6 +126,7 @@ class Unpacker:
                 self._count_skipped(len(data))
             self._set_directory_times()
         finally:
+            self._directories.close()
             if self._parent_fd >= 0:
                 os.close(self._parent_fd)
                 self._parent_fd = -1
@@ -99,7 +135,7 @@ class Unpacker:
         self._entries += 1
         if self._entries > limits.entries:
             raise InvalidParameter(f"the archive has more than {limits.entries} entries: refused")
-        if len(self._directories) > limits.directories:
+        if self._directories.count > limits.directories:
             raise InvalidParameter(f"the archive has more than {limits.directories} directories: refused")
         if self._recipe and self._recipe.raw_bytes > limits.raw_bytes:
             raise InvalidParameter(f"the archive has more than {limits.raw_bytes} bytes that belong to no file: refused")
@@ -121,7 +157,7 @@ class Unpacker:
     def _set_directory_times(self) -> None:
         """Last, because every entry made in a directory changes its time."""
         resolve = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
-        for path, mtime_ns in self._directories.items():
+        for path, mtime_ns in self._directories.all():
             try:
                 fd = libc.openat2(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve)
             except OSError as error:
@@ -255,7 +291,7 @@ class Unpacker:
             self._finish(entry, fd)
         finally:
             os.close(fd)
-        self._directories["/".join(parts)] = entry.mtime_ns
+        self._directories.add("/".join(parts), entry.mtime_ns)
 
     def _make_hard_link(self, entry: Entry, parts: list[str], parent: int) -> None:
         name = parts[-1]
