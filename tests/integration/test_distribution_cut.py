@@ -64,7 +64,6 @@ def finish(engine: Engine) -> None:
     most_kb = int(status(engine.process.pid)["VmHWM"].split()[0])
     for identity in set(engine.docker("images", "-aq", "--no-trunc").stdout.split()):
         engine.docker("rmi", "-f", identity, code=None, timeout=PATIENCE_S)
-    engine.docker("image", "prune", "-f", timeout=PATIENCE_S)
     left = leftovers(engine)
     engine.finish()
     assert left == []
@@ -159,6 +158,19 @@ def test_a_client_that_leaves_ends_its_pull(registry: Handmade, proxy: Proxy, cu
     assert sum(proxy.sent_bytes(digest) for digest in made.blobs) <= sum(sizes[digest] for digest in made.blobs) + IN_FLIGHT_BYTES
     cut.docker("rmi", f"{proxy.host}/cut/left:1")
     assert leftovers(cut) == []
+
+
+def test_prune_removes_what_a_pull_has_left(registry: Handmade, proxy: Proxy, cut: Engine) -> None:
+    registry.image("cut/never", "1", [random_layer("a", 2 << 20)])
+    proxy.stop_after = 1 << 20
+    with started(cut, "pull", f"{proxy.host}/cut/never:1") as client:
+        assert proxy.reached.wait(PATIENCE_S)
+        assert cut.docker("image", "prune", "-f").stdout == "Total reclaimed space: 0B\n"  # all of it is in use
+        client.kill()
+        wait_until(lambda: os.listdir(f"{cut.data}/tmp") == [], "half-unpacked layers", PATIENCE_S)
+    assert os.listdir(f"{cut.data}/partial")
+    # the pull lets go of its layers a moment after its files
+    wait_until(lambda: bool(cut.docker("image", "prune", "-f")) and leftovers(cut) == [], "layers and partial blobs", PATIENCE_S)
 
 
 def test_two_pulls_of_overlapping_images_at_once(registry: Handmade, proxy: Proxy, cut: Engine) -> None:

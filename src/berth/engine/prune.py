@@ -35,7 +35,7 @@ class Housekeeping:
         """GET /system/df; kinds: of 'container', 'image', 'volume', 'build-cache', or none for all."""
         found: dict = {}
         if not kinds or "image" in kinds:
-            found |= {"LayersSize": sum(self._layers().values()), "Images": self._image_payloads()}
+            found |= {"LayersSize": await asyncio.to_thread(self._images.layers.file_bytes), "Images": self._image_payloads()}
         if not kinds or "container" in kinds:
             found["Containers"] = [await self._container_payload(c) for c in self._containers.all()]
         if not kinds or "volume" in kinds:
@@ -45,7 +45,7 @@ class Housekeeping:
         return found
 
     def _layers(self) -> dict[str, int]:
-        """Bytes of every layer; each is on disk once, however many images share it."""
+        """Bytes of the files of every layer that an image has."""
         return {layer.chain: layer.size_bytes for image in self._images.all() for layer in self._images.layers_of(image)}
 
     def _image_payloads(self) -> list[dict]:
@@ -107,6 +107,8 @@ class Housekeeping:
             publish_removed(self._events, image, gone)
             removed += gone
         reclaimed = sum(sizes.get(item.get("Deleted", ""), 0) for item in removed)
+        if not set(filters) - {"dangling"}:  # what pulls that were cut off have left is not labelled, nor of any age
+            reclaimed += await asyncio.to_thread(self._images.discard_unused)
         self._events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         return removed, reclaimed
 

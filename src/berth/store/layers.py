@@ -232,23 +232,23 @@ class LayerStore:
 
     # -- what it costs --------------------------------------------------------------------------------
 
-    def disk_bytes(self) -> int:
-        """What all layers take on the disk, a shared file once, with recipes."""
+    def file_bytes(self) -> int:
+        """Of the files in all layers, one that several share once."""
         seen: set[int] = set()
         total = 0
-        for top in (self._layout.layers, self._layout.recipes):
-            pending = [top]
-            while pending:
-                with suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
-                    for entry in entries:
-                        status = entry.stat(follow_symlinks=False)
-                        if stat.S_ISDIR(status.st_mode):
-                            pending.append(entry.path)
-                        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                            if status.st_ino in seen:
-                                continue
-                            seen.add(status.st_ino)
-                        total += status.st_blocks * 512
+        pending = [self._layout.layers]
+        while pending:
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_nlink > 1:
+                        if status.st_ino in seen:
+                            continue
+                        seen.add(status.st_ino)
+                    total += status.st_size
         return total
 
 

@@ -74,11 +74,12 @@ class Pool:
                 with suppress(FileExistsError):
                     os.mkdir(key[:2], 0o700, dir_fd=self._fd)
 
-    def drop(self, path: str, status: os.stat_result) -> str:
-        """The file `path` of a layer, with this status, leaves: if only the pool would be left to hold it, it lets go.
+    def drop(self, path: str, status: os.stat_result) -> None:
+        """The file `path` of a layer, with this status, leaves: if only the pool would be left to hold it, it lets go."""
+        self._tidy({self._let_go(path, status)})
 
-        Returns the pool's directory that has one file less, or ''.
-        """
+    def _let_go(self, path: str, status: os.stat_result) -> str:
+        """-> the pool's directory that has one file less, or ''."""
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 2:
             return ""
         key = self._key_of(path, status)
@@ -88,9 +89,15 @@ class Pool:
                 return key[:2]
         return ""
 
+    def _tidy(self, directories: set[str]) -> None:
+        for name in directories - {""}:
+            with suppress(OSError):  # not empty
+                os.rmdir(name, dir_fd=self._fd)
+
     def release(self, root_fd: int, known_as: str = "") -> None:
         """`drop` for every file of a directory that is about to be removed: a layer, or what is `known_as` this path of one."""
-        pending, lighter = [known_as], set()
+        pending = [known_as]
+        lighter: set[str] = set()
         while pending:
             path = pending.pop()
             try:
@@ -104,9 +111,7 @@ class Pool:
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(below)
                         elif entry.is_file(follow_symlinks=False):
-                            lighter.add(self.drop(below, os.stat(entry.name, dir_fd=fd, follow_symlinks=False)))
+                            lighter.add(self._let_go(below, os.stat(entry.name, dir_fd=fd, follow_symlinks=False)))
             finally:
                 os.close(fd)
-        for name in lighter - {""}:
-            with suppress(OSError):  # not empty
-                os.rmdir(name, dir_fd=self._fd)
+        self._tidy(lighter)
