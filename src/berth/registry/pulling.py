@@ -162,7 +162,7 @@ class Pull:
         return [
             Source(diff, self._where, layer.digest, layer.size_bytes, layer.media_type)
             for layer, diff in zip(layers, diffs, strict=True)
-            if not media.is_foreign(layer.media_type)
+            if layer.media_type and not media.is_foreign(layer.media_type)
             and (layer.digest in self._compared or layer.digest in {known.digest for known in self._store.sources_of(diff)})
         ]
 
