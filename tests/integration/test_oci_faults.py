@@ -37,6 +37,7 @@ _RICH = {
 _MAY_FAIL = frozenset((
     "openat", "write", "rename", "unlink", "unlinkat", "mkdir", "fchownat", "fchown", "dup2", "mmap", "umask", "setsid", "fork", "vfork", "clone",
     "pidfd_open", "close_range", "sched_setaffinity", "fcntl", "pwrite64", "accept4", "sendto", "getpeername", "rmdir",
+    "clone3",  # into a group of v2; without it the child is moved there
 ))  # fmt: skip
 
 
@@ -96,6 +97,8 @@ def shown(call: list) -> str:
 def test_create(oci: Oci, kind: str) -> None:
     """Every call of `create` fails in turn. Either it says so and nothing is left, or it could do without."""
     bundle = oci.bundle(_RICH if kind == "rich" else {})
+    traced(oci, "create", "--bundle", bundle, identity := oci.identity(), after="mkdir")  # fills the cache: later runs make the same calls
+    oci.call("delete", identity)
     done, calls = traced(oci, "create", "--bundle", bundle, identity := oci.identity(), after="mkdir")
     assert done.returncode == 0, done.stderr
     oci.call("delete", identity)
