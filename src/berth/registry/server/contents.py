@@ -77,7 +77,8 @@ class Contents:
                 self._keep(found, blob_key(digest))
         if not found:
             self.storage.adopt(path, blob_key(digest))
-        self.storage.write(blob_link(name, digest), b"")
+        with self.lock:  # or the collector, which has just seen an old link here, removes this one
+            self.storage.write(blob_link(name, digest), b"")
 
     def mount(self, name: str, digest: str, source: str) -> bool:
         """Gives the repository a blob of another one; False if that has none."""

@@ -109,9 +109,9 @@ async def serve(options: Options, ready: Callable[[list[str]], None]) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in (keeper.load(), keeper.save_often(), keeper.collect_often())]
             await stop.wait()
-            log.info("stopping")
             for server in servers:
                 server.close()
+            log.info("stopping")
             await _drain(connections, options.stop_timeout_s)
             for task in tasks:
                 task.cancel()
