@@ -223,6 +223,8 @@ def test_search_and_history(sides: "tuple[Side, Side]", index: str) -> None:
         assert same(sides, "search", *words, f"{index}/x", code=0)[1]
     for words in (("--limit", "300"), ("--filter", "foo=1"), ("--filter", "foo")):
         assert sides[1]("search", *words, f"{index}/x")[0] == sides[0]("search", *words, f"{index}/x")[0] != 0
+    for side in sides:
+        assert side("search", f"{index}/secret")[:2] == (1, "")  # and no question
     sides[0]("tag", "bb", "cmds-history")
     for words in ((), ("-q",), ("--no-trunc",), ("-H=false",), ("--format", "json"), ("--format", "{{.ID}} {{.CreatedAt}} {{.Comment}}"), ("-q", "--no-trunc")):
         same(sides, "history", *words, "cmds-history", code=0)
@@ -412,7 +414,7 @@ def index() -> Iterator[str]:
     class Index(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = json.dumps({"num_results": 3, "query": "x", "results": found}).encode() if self.path.startswith("/v1/search") else b"{}"
-            self.send_response(200)
+            self.send_response(401 if "q=secret" in self.path else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

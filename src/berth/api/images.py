@@ -158,7 +158,11 @@ class Images:
         wanted = searchlist.checked(filters)
         limit = exchange.number("limit")
         credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
-        found = await self._engine.distribution.search(term, 25 if limit is None else limit, credentials)
+        try:
+            found = await self._engine.distribution.search(term, 25 if limit is None else limit, credentials)
+        except errors.Unauthorized as error:
+            # At 401 Docker's command line asks for a name and password, also in a script, where it then waits for ever.
+            raise errors.Forbidden(f"{error}; log in at the registry first") from None
         exchange.respond(200, searchlist.chosen(found, wanted))
 
     async def distribution_inspect(self, exchange: Exchange) -> None:
