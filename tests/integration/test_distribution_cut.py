@@ -191,6 +191,21 @@ def test_two_pulls_of_overlapping_images_at_once(registry: Handmade, proxy: Prox
     assert leftovers(cut) == []
 
 
+def test_a_layer_that_is_here_does_not_come_again(registry: Handmade, proxy: Proxy, cut: Engine) -> None:
+    """One that an image has twice, and one that lies on other layers in another image."""
+    twice = random_layer("twice", 200_000)
+    one = registry.image("cut/twice", "1", [BASE, twice, layer(member(".wh.twice")), twice])
+    other = registry.image("cut/elsewhere", "1", [twice, BASE])
+    for name in ("twice", "elsewhere"):
+        cut.docker("pull", f"{proxy.host}/cut/{name}:1", timeout=PATIENCE_S)
+        assert shell(cut, f"{proxy.host}/cut/{name}:1", "wc -c </twice") == "200000\n"
+    sizes = blob_sizes(one) | blob_sizes(other)
+    assert {digest: proxy.sent_bytes(digest) for digest in {*one.blobs, *other.blobs}} == {digest: sizes[digest] for digest in {*one.blobs, *other.blobs}}
+    for name in ("twice", "elsewhere"):
+        cut.docker("rmi", f"{proxy.host}/cut/{name}:1")
+    assert leftovers(cut) == []
+
+
 @pytest.mark.parametrize("good", [True, False], ids=["and comes", "and is wrong"])
 def test_a_base_is_removed_while_an_image_on_it_is_pulled(registry: Handmade, proxy: Proxy, cut: Engine, good: bool) -> None:
     upper = random_layer("upper", 1 << 20)
