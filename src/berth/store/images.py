@@ -376,7 +376,8 @@ class ImageStore:
                 if going := {chain for chain in wanted if chain in self._leaving and chain not in self._held}:
                     self._leaving -= going
                     self._hide_unused([self._layers[chain] for chain in going if chain in self._layers])
-            self.layers.erase()
+            if going:
+                self.layers.erase()
 
     def keep_layers(self, loose: Sequence[tuple[Loose, str]]) -> list[Layer]:
         """Names loose layers, each with the chain id of its parent ('' for none): they stay, with an image or without.
