@@ -78,7 +78,7 @@ class Engine:
     def stop(self) -> None:
         assert self.process
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0, self.log()
+        assert self.process.wait(60) == 0, self.log()
 
     def kill(self) -> None:
         assert self.process
@@ -156,7 +156,7 @@ def resume(pids: list[int]) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     """For what has no event to wait for; fails when the time is up."""
     deadline = time.monotonic() + timeout_s
     while not condition():

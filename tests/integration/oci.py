@@ -126,7 +126,7 @@ class Box:
         with open(f"{self.oci.top}/{self.id}.out", errors="replace") as file:
             return file.read()
 
-    def wait(self, timeout_s: float = 20) -> None:
+    def wait(self, timeout_s: float = 60) -> None:
         """Until its first program has ended."""
         try:
             pidfd = os.pidfd_open(self.pid)
@@ -308,7 +308,7 @@ def _is_dead(pid: int) -> bool:
         return True
 
 
-def _await_end(pid: int, timeout_s: float = 2) -> None:
+def _await_end(pid: int, timeout_s: float = 30) -> None:
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:

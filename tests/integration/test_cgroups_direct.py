@@ -346,7 +346,7 @@ def test_a_frozen_container_dies(group: cgroup.Cgroup, run: Callable[..., subpro
     process = run("sleep", "1000", group=group)
     group.freeze(True)
     group.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
 
 
 @v1
@@ -369,7 +369,7 @@ def test_a_hostile_tree_dies_and_goes(group: cgroup.Cgroup, run: Callable[..., s
     Path(f"{freezer}/freezer.state").write_text("FROZEN")
     assert sorted(group.pids()) == sorted(process.pid for process in processes)
     group.kill()
-    assert {process.wait(10) for process in processes} == {-signal.SIGKILL}
+    assert {process.wait(60) for process in processes} == {-signal.SIGKILL}
     wait_until(group.remove, "the hostile tree does not go")
     assert not any(os.path.exists(directory) for directory in group.directories)
 
@@ -381,7 +381,7 @@ def test_a_process_hidden_from_one_hierarchy_dies(group: cgroup.Cgroup, run: Cal
     Path(f"{GROUPS}/pids/cgroup.procs").write_text(str(process.pid))
     assert group.pids() == []
     group.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
 
 
 @v1
@@ -393,7 +393,7 @@ def test_nothing_outside_is_killed(
     monkeypatch.setattr(cgroup_tree, "pids", lambda directory: [outside.pid, inside.pid, 0, 1, os.getpid()])
     group.kill()
     group.signal_all(signal.SIGTERM)
-    assert inside.wait(10) == -signal.SIGKILL
+    assert inside.wait(60) == -signal.SIGKILL
     assert _line(outside, "x") == "alive"
 
 
@@ -406,7 +406,7 @@ def test_a_fork_bomb_dies(group: cgroup.Cgroup, run: Callable[..., subprocess.Po
     bomb.stdin.flush()
     wait_until(lambda: _text(group, "pids.events") != "max 0", "no refused fork")
     group.kill()
-    assert bomb.wait(10) == -signal.SIGKILL
+    assert bomb.wait(60) == -signal.SIGKILL
     wait_until(lambda: _text(group, "cgroup.procs") == "", "processes are left")
 
 
@@ -419,7 +419,7 @@ def test_signals_reach_everybody(group: cgroup.Cgroup, run: Callable[..., subpro
     for program in programs:
         assert _line(program, "wake") == "got"
     group.signal_all(signal.SIGKILL)
-    assert {program.wait(10) for program in programs} == {-signal.SIGKILL}
+    assert {program.wait(60) for program in programs} == {-signal.SIGKILL}
 
 
 @v1
@@ -438,7 +438,7 @@ def test_groups_deeper_than_any_path(group: cgroup.Cgroup, run: Callable[..., su
     os.close(fd)
     assert group.pids() == [process.pid]
     group.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     wait_until(group.remove, "the deep tree does not go")
 
 
@@ -501,7 +501,7 @@ def test_out_of_memory_is_told(group: cgroup.Cgroup, run: Callable[..., subproce
         assert poll.poll(20_000)
         assert (notifier.read() or 0) >= 1
         group.kill()
-        hog.wait(10)
+        hog.wait(60)
         wait_until(group.remove, "the group does not go")
         assert poll.poll(20_000)
         assert notifier.read() is None

@@ -286,5 +286,5 @@ def test_client_that_leaves_a_stopped_container(engine: Engine, up: Up) -> None:
         head = f"PUT /containers/{c}/archive?path=/tmp HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
         client.sendall(head.encode() + make_tar(("a", tarfile.REGTYPE, "", b"x" * 3000))[:2000])
         starting = subprocess.Popen(["docker", "start", c], env=engine.env, stdout=subprocess.DEVNULL)
-    assert starting.wait(20) == 0
+    assert starting.wait(60) == 0
     assert engine.docker("exec", c, "echo", "there").stdout == "there\n"

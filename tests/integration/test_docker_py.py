@@ -151,6 +151,9 @@ def test_wait_conditions(client: "docker.DockerClient") -> None:
 def test_exec(start: Callable, client: "docker.DockerClient") -> None:
     container = start()
     assert container.exec_run("echo hi") == (0, b"hi\n")
+    code, reason = container.exec_run("no-such-program")  # 126 until Docker 28
+    assert code in ((127,) if client.version()["Platform"]["Name"] == "berth" else (126, 127)), code
+    assert b"no-such-program" in reason
     both = ["sh", "-c", "echo out; echo err >&2; exit 4"]
     assert container.exec_run(both, demux=True) == (4, (b"out\n", b"err\n"))
     assert container.exec_run(both, stderr=False) == (4, b"out\n")

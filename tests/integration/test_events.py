@@ -96,14 +96,14 @@ def test_detach_and_resize(engine: Engine) -> None:
         text += os.read(master, 4096)
     os.write(master, b"\x10")
     os.write(master, b"\x11")
-    process.wait(10)
+    process.wait(60)
     os.close(master)
     # Docker's CLI watches for the keys itself: no event, as with dockerd. One that does not gets it.
     assert actions(seen(engine, since, "container=det")) == ["create", "attach", "start"]
     with socket.socket(socket.AF_UNIX) as raw:
         raw.connect(f"{engine.exec}/berth.sock")
         raw.sendall(b"POST /containers/det/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
-        raw.settimeout(10)
+        raw.settimeout(60)
         assert raw.recv(4096).startswith(b"HTTP/1.1 101")
         raw.sendall(b"\x10\x11")
         while raw.recv(4096):
@@ -147,7 +147,7 @@ def test_live_events_end_at_until(engine: Engine) -> None:
             if select.select([listening.stdout], [], [], 0.1)[0]:
                 lines.append(listening.stdout.readline())
         lines += listening.stdout.readlines()
-    assert listening.wait(10) == 0
+    assert listening.wait(60) == 0
     assert {"start\n", "die\n", "destroy\n"} <= set(lines)
 
 
@@ -156,7 +156,7 @@ def test_berths_own_command(engine: Engine) -> None:
     engine.run("--name", "own", "bb", "true")
 
     def berth(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "berth.cli", *words], env={**engine.env, "PYTHONPATH": f"{REPOSITORY}/src"}, capture_output=True, text=True, timeout=20)
+        return subprocess.run([sys.executable, "-m", "berth.cli", *words], env={**engine.env, "PYTHONPATH": f"{REPOSITORY}/src"}, capture_output=True, text=True, timeout=60)
 
     span = ("--since", since, "--until", now(engine), "--filter", "container=own")
     ours = berth("events", *span)

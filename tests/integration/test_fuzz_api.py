@@ -1,7 +1,9 @@
 """schemathesis against every endpoint that is served: no request gets a 500 of berth's making, and none hangs.
 
 The OpenAPI document is made here from the facts about Docker's API (paths, parameters, payload types); where
-they or schemathesis are not there, the test is skipped.
+they or schemathesis are not there, the test is skipped. BERTH_FUZZ_SECONDS makes it longer, BERTH_FUZZ_SEED repeats one.
+
+The engine has a network namespace with nothing but a loopback: whatever name a request makes up, no registry is asked.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,12 +21,13 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from harness import REPOSITORY, Engine
+from harness import BUSYBOX, REPOSITORY, Engine
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis: tools/setup --dev")
 requests = pytest.importorskip("requests")
+transport = pytest.importorskip("docker.transport")
 
 pytestmark = pytest.mark.root
 
@@ -35,19 +39,51 @@ OBEDIENT = ("sh", "-c", "trap exit TERM; while :; do sleep 1 & wait; done")
 
 
 @pytest.fixture(scope="module")
-def fuzzed(rootfs_tar: str) -> Iterator[tuple[Engine, str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    engine = Engine(("-H", f"tcp://127.0.0.1:{port}"), hosts=True)
-    engine.docker("import", rootfs_tar, "bb")
-    yield engine, f"http://127.0.0.1:{port}"
+def fuzzed(rootfs_tar: str) -> Iterator["Fuzzed"]:
+    alone = ("unshare", "-n", "sh", "-c", f'{BUSYBOX} ip link set lo up && exec "$@"', "sh")
+    engine = Engine(wrapper=alone)
+    found = Fuzzed(engine, rootfs_tar)
+    found.restore()
+    assert found.outside() == "", "the engine has a way out of this host"
+    yield found
     engine.finish()
+
+
+class Fuzzed:
+    """The engine, and what the requests are about: an image, a container that runs and one that does not."""
+
+    def __init__(self, engine: Engine, rootfs_tar: str) -> None:
+        self.engine, self._rootfs_tar = engine, rootfs_tar
+        self.running = ""
+
+    def restore(self) -> None:
+        """Makes again what a request has removed."""
+        if ask(self.engine, "GET", "/images/bb/json")[0] != 200:
+            self.engine.docker("import", self._rootfs_tar, "bb")
+        if ask(self.engine, "GET", "/containers/lasting/json")[0] != 200:
+            self.running = self.engine.up("--name", "lasting", command=OBEDIENT)
+        if ask(self.engine, "GET", "/containers/stopped/json")[0] != 200:
+            self.engine.docker("create", "--name", "stopped", "--network", "none", "bb", "true")
+
+    def outside(self) -> str:
+        """The routes that the engine has."""
+        assert self.engine.process
+        command = ["nsenter", "-t", str(self.engine.process.pid), "-n", BUSYBOX, "ip", "route"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 # -- the facts as OpenAPI -------------------------------------------------------------------------------------
 
-_STUBS = ("Swarm", "Service", "Task", "Node", "Secret", "Config", "Plugin", "Network", "Volume", "Session", "Distribution")
+_STUBS = ("Swarm", "Service", "Task", "Node", "Secret", "Config", "Plugin", "Session")
+_CLOSED = "127.0.0.1:9"  # nobody listens in the engine's network namespace
+_REMOTE = [f"{_CLOSED}/{rest}" for rest in ("a/b", "x:tag", f"x@sha256:{'0' * 64}", "", "A", "a/../b")] + ["localhost/x", "\u00e4"]
+_IMAGES = ["bb", "bb:latest", "none", "sha256:" + "0" * 64, *_REMOTE]
+_AUTHS = ["", "e30=", "eyJ1c2VybmFtZSI6ImEiLCJwYXNzd29yZCI6ImIifQ==", "bnVsbA==", "W10=", "x", "eyJhdXRoIjoieCJ9", "eyJyZWdpc3RyeXRva2VuIjoiYSJ9"]
+_SOCKET_HEADERS = {
+    "Upgrade": ["websocket", "tcp"], "Connection": ["Upgrade"], "Sec-WebSocket-Version": ["13", "8"],
+    "Sec-WebSocket-Key": ["dGhlIHNhbXBsZSBub25jZQ==", "x"],
+}  # fmt: skip
+_OF_BERTH = [{"path": "/containers/{id}/why", "method": "GET", "tag": "Container", "params": [{"name": "id", "in": "path", "type": "string"}]}]
 _SCALARS = {"string": {"type": "string"}, "integer": {"type": "integer"}, "boolean": {"type": "boolean"}, "object": {"type": "object"}, "array": {"type": "array"}}
 
 
@@ -90,28 +126,47 @@ def body_of(path: str, definitions: dict[str, Any]) -> dict[str, Any] | None:
         return schema_of({"object": {"Detach": "boolean", "Tty": "boolean", "ConsoleSize": "array<integer>"}}, definitions)
     if path.endswith("/update"):
         return schema_of("Resources", definitions)
-    if path in ("/auth", "/swarm/init", "/commit"):
+    if path == "/auth":
+        found = schema_of({"object": {name: "string" for name in ("username", "password", "email", "identitytoken", "auth")}}, definitions)
+        found["properties"]["serveraddress"] = {"enum": [_CLOSED, f"http://{_CLOSED}/v2/", "127.0.0.1:99999", "127.0.0.1:x", "[::1]:9", "[", "http://[", "/"]}
+        return {**found, "required": ["serveraddress"]}
+    if path in ("/commit", "/networks/create", "/volumes/create", "/networks/{id}/connect", "/networks/{id}/disconnect", "/volumes/{name}"):
         return {"type": "object"}
     return None
+
+
+def values_of(path: str, name: str, where: str, container: str) -> list[str] | None:
+    """What a parameter is chosen from, where any text would be of no use. Registries are on the loopback, and closed."""
+    if where == "path" and path.startswith("/containers"):
+        kept = ["lasting", container, container[:3]] if path.count("/") > 2 else []  # DELETE of what the others ask about
+        return [*kept, "stopped", "nothing", "a/b", "\u00e4"]
+    if where == "path" and path.startswith(("/images", "/distribution")):
+        return _REMOTE if path.startswith("/distribution") or path.endswith("/push") else _IMAGES
+    return {
+        ("query", "t"): ["0", "1", "x", "1m"], ("query", "until"): ["0", "1", "x", "1m"], ("header", "X-Registry-Auth"): _AUTHS,
+        ("query", "fromImage"): _REMOTE, ("query", "fromSrc"): ["-", "", f"http://{_CLOSED}/x.tar", "x"],
+        ("query", "remote"): [f"http://{_CLOSED}/x.git", f"{_CLOSED}/x"], ("query", "term"): [f"{_CLOSED}/x", f"{_CLOSED}/", "localhost/"],
+    }.get((where, name))  # fmt: skip
 
 
 def openapi(facts: dict[str, Any], container: str) -> dict[str, Any]:
     """Of the endpoints that are served."""
     paths: dict[str, dict[str, Any]] = {}
-    for endpoint in facts["endpoints"]:
+    for endpoint in [*facts["endpoints"], *_OF_BERTH]:
         path, method = endpoint["path"], endpoint["method"].lower()
-        if path.endswith("/ws") or method == "head" or endpoint["tag"] in _STUBS:
+        if method == "head" or endpoint["tag"] in _STUBS:
             continue
         parameters = []
         for each in endpoint["params"] or []:
-            if each["in"] not in ("query", "path"):
+            name, where = each["name"], each["in"]
+            if where not in ("query", "path") and name != "X-Registry-Auth":
                 continue
-            schema = schema_of(each.get("type", "string"), facts["definitions"])
-            if each["in"] == "path" and path.startswith("/containers"):
-                schema = {"type": "string", "enum": [container, "nothing", container[:3], "a%2Fb", "\u00e4"]}
-            elif each["name"] in ("t", "until"):
-                schema = {"enum": ["0", "1", "x", "1m"]}
-            parameters.append({"name": each["name"], "in": each["in"], "required": each["in"] == "path" or each["name"] == "until", "schema": schema})
+            values = values_of(path, name, where, container)
+            schema = {"type": "string", "enum": values} if values else schema_of(each.get("type", "string"), facts["definitions"])
+            needed = where == "path" or name in ("until", "fromImage", "term")
+            parameters.append({"name": name, "in": where, "required": needed, "schema": schema})
+        if path.endswith("/ws"):
+            parameters += [{"name": n, "in": "header", "required": n != "Upgrade", "schema": {"enum": v}} for n, v in _SOCKET_HEADERS.items()]
         operation: dict[str, Any] = {"parameters": parameters, "responses": {"default": {"description": "any"}}}
         body = body_of(path, facts["definitions"])
         if body is not None and method == "post":
@@ -123,20 +178,30 @@ def openapi(facts: dict[str, Any], container: str) -> dict[str, Any]:
 # -- the requests ------------------------------------------------------------------------------------------------
 
 
+def takes_away(method: str, path: str) -> bool:
+    """Whether a request can remove what the others ask about."""
+    return method.upper() == "DELETE" or path.endswith(("/prune", "/rename"))
+
+
 class Fuzzer:
     """Sends what schemathesis makes up, and keeps what should not have been answered so."""
 
-    def __init__(self, url: str, deadline_s: float) -> None:
-        self.url, self.deadline_s = url, deadline_s
+    def __init__(self, fuzzed: Fuzzed, deadline_s: float) -> None:
+        self._fuzzed, self.deadline_s = fuzzed, deadline_s
         self.sent = 0
         self.bad: dict[str, str] = {}
         self.waited_s: Counter[str] = Counter()
         self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.mount("http://", transport.UnixHTTPAdapter(f"http+unix://{fuzzed.engine.exec}/berth.sock", _HANGS_S))
+
+    def close(self) -> None:
+        self._session.close()
 
     def send(self, case: Any) -> None:
         if time.monotonic() > self.deadline_s:
             return
-        keywords = case.as_transport_kwargs(base_url=self.url)
+        keywords = case.as_transport_kwargs(base_url="http://berth")
         self.sent += 1
         started_s = time.monotonic()
         operation = f"{case.method} {case.path}"
@@ -159,6 +224,8 @@ class Fuzzer:
                 self.bad[f"{operation}: no message"] = repr(keywords)[:2000]
         else:
             _ = response.content
+        if takes_away(case.method, case.path):
+            self._fuzzed.restore()
 
     def tests_of(self, operation: Any) -> list[Callable[[], None]]:
         """Each sends some more: what fits the document, and what does not."""
@@ -169,26 +236,22 @@ class Fuzzer:
         return [chosen(given(case=operation.as_strategy(generation_mode=mode))(self.send)) for mode in modes]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(150 + SECONDS)
 @pytest.mark.skipif(not os.path.exists(FACTS), reason="needs BERTH_API_FACTS: a JSON file of Docker's endpoints and definitions")
-def test_schemathesis(fuzzed: tuple[Engine, str]) -> None:
-    engine, url = fuzzed
-    container = engine.up(command=OBEDIENT)
-    engine.docker("create", "--name", "stopped", "--network", "none", "bb", "true")
+def test_schemathesis(fuzzed: Fuzzed) -> None:
+    engine = fuzzed.engine
     with open(FACTS) as file:
-        document = openapi(json.load(file), container)
-    # What would take away from the others that they ask about.
-    for path, method in (("/containers/prune", "post"), ("/images/prune", "post"), ("/images/{name}", "delete"), ("/containers/{id}", "delete")):
-        document["paths"].get(path, {}).pop(method, None)
+        document = openapi(json.load(file), fuzzed.running)
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
     deadline_s = time.monotonic() + SECONDS
-    fuzzer = Fuzzer(url, deadline_s)
+    fuzzer = Fuzzer(fuzzed, deadline_s)
     tests = [test for operation in operations for test in fuzzer.tests_of(operation)]
-    while time.monotonic() < deadline_s:
-        for test in tests:
-            if time.monotonic() < deadline_s:
-                with contextlib.suppress(Unsatisfiable):
-                    test()
+    with contextlib.closing(fuzzer):
+        while time.monotonic() < deadline_s:
+            for test in tests:
+                if time.monotonic() < deadline_s:
+                    with contextlib.suppress(Unsatisfiable):
+                        test()
     print(f"{fuzzer.sent} requests to {len(operations)} operations; slowest: {fuzzer.waited_s.most_common(5)}")
     assert not fuzzer.bad, "\n\n".join(f"{key}\n    {value}" for key, value in fuzzer.bad.items())
     assert fuzzer.sent > len(operations)
@@ -258,21 +321,20 @@ def ask(engine: Engine, method: str, path: str, body: Any = None) -> tuple[int, 
         connection.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120 + SECONDS)
 @pytest.mark.skipif(not os.path.exists(FACTS), reason="needs BERTH_API_FACTS: a JSON file of Docker's endpoints and definitions")
-def test_odd_values(fuzzed: tuple[Engine, str]) -> None:
+def test_odd_values(fuzzed: Fuzzed) -> None:
     """Right types and absurd values: create, start, exec, update and all queries. The seed is printed where it fails."""
-    engine, _ = fuzzed
+    engine = fuzzed.engine
     seed = int(os.environ.get("BERTH_FUZZ_SEED") or time.time())
     random = Random(seed)
-    long_lived = engine.up(command=OBEDIENT)
+    long_lived = "lasting"
     with open(FACTS) as file:
         facts = json.load(file)
-    document = openapi(facts, long_lived)
+    document = openapi(facts, fuzzed.running)
     bad: dict[str, str] = {}
     waited_s: Counter[str] = Counter()
     calls = [(path, method, operation) for path, methods in document["paths"].items() for method, operation in methods.items()]
-    calls = [call for call in calls if call[:2] not in (("/containers/prune", "post"), ("/images/prune", "post"), ("/images/{name}", "delete"))]
     rich = [call for call in calls if "requestBody" in call[2]]
     create = document["paths"]["/containers/create"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     deadline_s, sent, made = time.monotonic() + SECONDS / 2, 0, 0
@@ -283,13 +345,14 @@ def test_odd_values(fuzzed: tuple[Engine, str]) -> None:
             bad.setdefault(f"{method} {place} {status} {text[:60]}", f"{path[:300]} {text[:300]} for {json.dumps(body)[:1500]}")
 
     while time.monotonic() < deadline_s:
-        path, method, operation = random.choice(calls) if random.random() < 0.6 else random.choice(rich)
+        template, method, operation = random.choice(calls) if random.random() < 0.6 else random.choice(rich)
+        path = template
         for each in operation["parameters"]:
             if each["in"] == "path":
-                value = random.choice((long_lived, random.choice(TEXTS))) if method != "delete" else random.choice(TEXTS)
+                value = random.choice((*each["schema"].get("enum", [long_lived]), random.choice(TEXTS)))
                 path = path.replace(f"{{{each['name']}}}", quote(value, safe="") or "x")
         queries = [(each["name"], odd_value(each["schema"], random)) for each in operation["parameters"] if each["in"] == "query" and random.random() < 0.5]
-        if path.endswith(("/stop", "/restart")):  # a negative time means as long as it takes, ten seconds are the default: no hang
+        if template.endswith(("/stop", "/restart")):  # a negative time means as long as it takes, ten seconds are the default: no hang
             queries = [pair for pair in queries if pair[0] != "t"] + [("t", random.choice(("0", "1", "x")))]
         if queries:
             path += "?" + urlencode([(name, value if isinstance(value, str) else json.dumps(value)) for name, value in queries])
@@ -317,7 +380,9 @@ def test_odd_values(fuzzed: tuple[Engine, str]) -> None:
                     check("POST", f"/containers/{identity}/start", body, *outcome)
             status, text = ask(engine, "DELETE", f"/containers/{identity}?force=1")
             check("DELETE", f"/containers/{identity}", body, status, text)
-        if path.startswith(f"/containers/{long_lived}/") and path.split("/")[3].partition("?")[0] in ("pause", "stop", "kill", "restart"):
+        if takes_away(method, template):
+            fuzzed.restore()
+        if template.startswith("/containers/") and template.endswith(("/pause", "/stop", "/kill", "/restart")):
             for action in ("unpause", "start"):
                 ask(engine, "POST", f"/containers/{long_lived}/{action}")
     print(f"{sent} requests, {made} containers, seed {seed}; slowest: {waited_s.most_common(5)}")

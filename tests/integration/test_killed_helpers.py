@@ -78,6 +78,7 @@ def monitor_of(pid: int) -> int:
     above = parent(pid)
     while above > 1 and comm(above) != "berth-monitor":
         above = parent(above)
+    assert above > 1, f"{pid} {comm(pid)} has no monitor"
     return above
 
 

@@ -89,7 +89,7 @@ def test_refused(engine: Engine) -> None:
 def test_what_is_sent_away_can_be_read_here_too(engine: Engine, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "syslog"))
-        server.settimeout(10)
+        server.settimeout(60)
         options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=unixgram://{tmp_path}/syslog", "--log-opt", "tag={{.Name}}",
                    "--log-opt", "syslog-format=rfc5424", "--log-opt", "syslog-facility=local0", "--name", "tosyslog")  # fmt: skip
         identity = finished(engine, *options, command=("sh", "-c", "echo hello; echo more >&2"))
@@ -193,7 +193,7 @@ def test_follow_over_turns_to_the_end_and_a_removal(engine: Engine) -> None:
     assert follower.stdout
     assert follower.stdout.readline() == "here\n"
     engine.rm(identity)
-    assert follower.communicate(timeout=20)[0] == ""
+    assert follower.communicate(timeout=60)[0] == ""
 
 
 def test_a_stalled_follower_stops_nobody(engine: Engine, up: Up) -> None:
@@ -212,7 +212,7 @@ def test_a_stalled_follower_stops_nobody(engine: Engine, up: Up) -> None:
         left -= len(data)
     assert digest.hexdigest() == hashlib.sha256(b"0123456789\n" * 3_000_000).hexdigest()
     engine.rm(identity)
-    assert follower.wait(20) == 0
+    assert follower.wait(60) == 0
     follower.stdout.close()
 
 
@@ -272,8 +272,8 @@ def test_a_killed_monitor_and_engine_lose_no_whole_line(own_engine: Engine) -> N
     attached.stdin.flush()
     assert follower.stdout.readline() == "two\n"
     os.kill(parent(engine.pid(identity)), 9)
-    assert follower.communicate(timeout=20)[0] == ""
-    attached.communicate(timeout=20)
+    assert follower.communicate(timeout=60)[0] == ""
+    attached.communicate(timeout=60)
     wait_until(lambda: not engine.state(identity)["Running"], "the end")
     assert engine.docker("logs", identity).stdout == "one\ntwo\n"
 

@@ -153,7 +153,7 @@ def test_kill_all_reaches_everybody_of_the_pid_namespace_without_a_cgroup(user: 
     _until(lambda: "child" in box.output() or not _alive(box.pid))
 
 
-def _until(condition: "Callable[[], bool]", timeout_s: float = 10) -> None:
+def _until(condition: "Callable[[], bool]", timeout_s: float = 60) -> None:
     from harness import wait_until
 
     wait_until(condition, "it does not come true", timeout_s)

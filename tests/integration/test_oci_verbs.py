@@ -79,7 +79,7 @@ def test_a_life_step_by_step(oci: Oci) -> None:
 def test_delete_of_a_created_container_ends_it(oci: Oci) -> None:
     box = oci.create(oci.bundle())
     assert "exists" in oci.call("create", "--bundle", oci.bundle(), box.id, code=1).stderr
-    oci.call("delete", box.id, timeout=10)
+    oci.call("delete", box.id, timeout=60)
     box.wait()
 
 
@@ -230,7 +230,7 @@ def test_a_terminal_and_a_pid_file(oci: Oci) -> None:
         path = f"{oci.top}/console.sock"
         listener.bind(path)
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(60)
         bundle = oci.bundle({"process": {"terminal": True, "consoleSize": {"height": 7, "width": 70}}}, args=["sh", "-c", "stty size; exec sleep 1000"])
         box = oci.create(bundle, f"--console-socket={path}", "--pid-file", f"{oci.top}/pid")
         with open(f"{oci.top}/pid") as file:
@@ -371,7 +371,7 @@ def test_a_poststop_hook_that_fails_is_a_warning_and_the_next_one_runs(oci: Oci)
 
 def test_a_hook_has_only_its_time(oci: Oci) -> None:
     bundle, _ = _hooked(oci, createRuntime=[{"path": shutil.which("sleep"), "args": ["sleep", "100"], "timeout": 1}])
-    assert "longer than its timeout of 1 s" in oci.run(bundle, code=1, timeout=20).stderr
+    assert "longer than its timeout of 1 s" in oci.run(bundle, code=1, timeout=60).stderr
     oci.assert_nothing_left()
 
 
@@ -413,7 +413,7 @@ def test_create_killed_at_any_moment_leaves_what_delete_removes(oci: Oci) -> Non
         process.wait()
         os.close(pidfd)
         oci.call("list")
-        oci.call("delete", "--force", identity, timeout=20)
+        oci.call("delete", "--force", identity, timeout=60)
         oci.assert_nothing_left()
 
 

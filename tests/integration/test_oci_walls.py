@@ -75,7 +75,7 @@ def without(destination: str) -> "list[dict]":
     return [entry for entry in SPEC["mounts"] if entry["destination"] != destination]
 
 
-def wait_for(box: object, text: str, timeout_s: float = 20) -> None:
+def wait_for(box: object, text: str, timeout_s: float = 60) -> None:
     """Until a container has printed `text`."""
     deadline = time.monotonic() + timeout_s
     while text not in (seen := box.output()):  # type: ignore[attr-defined]
@@ -299,7 +299,7 @@ def test_terminals_in_a_directory_of_the_image(oci: Oci, tmp_path: Path) -> None
         bundle = oci.bundle()
         oci.write_spec(bundle, spec)
         assert "process.terminal" in oci.run(bundle, code=1).stderr
-        assert "process.terminal" in oci.call("exec", "-t", box.id, "true", code=255, timeout=10).stderr
+        assert "process.terminal" in oci.call("exec", "-t", box.id, "true", code=255, timeout=60).stderr
         ptmx.unlink()
     assert Path("/proc/sys/kernel/core_pattern").read_text() == pattern
 
@@ -384,7 +384,7 @@ def test_created_container_holds_nothing(oci: Oci) -> None:
     for field in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "Seccomp:"):
         line = next(line for line in mine.splitlines() if line.startswith(field))
         assert line in out.splitlines()
-    oci.call("delete", box.id, timeout=10)  # nor the lock, for which `delete` would wait for ever
+    oci.call("delete", box.id, timeout=60)  # nor the lock, for which `delete` would wait for ever
 
 
 # -- a false /proc ---------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_writes_to_a_false_proc(oci: Oci, tmp_path: Path, kind: str) -> None:
     process = {"args": ["sleep", "1000"], "cwd": "/", "oomScoreAdj": 800, "env": ["PATH=/bin"]}
     Path(f"{oci.top}/process.json").write_text(json.dumps(process))
     words = oci.command("exec", "--detach", "--process", f"{oci.top}/process.json", "--pid-file", pid_file, box.id)
-    subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=20)
+    subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=60)
     assert Path(f"/proc/{Path(pid_file).read_text()}/oom_score_adj").read_text().strip() == "800"
     assert {(tmp_path / name).read_text() for name in fakes} == {"fake\n"}
 
@@ -537,11 +537,11 @@ def test_hostile_files_of_a_container(oci: Oci) -> None:
                               stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)  # fmt: skip
     try:
         for program, code in (("true", 0), ("/fifo", 255), ("/node", 255), ("/proc/self/fd/0", 255)):
-            done = oci.call("exec", box.id, program, code=code, timeout=10)
+            done = oci.call("exec", box.id, program, code=code, timeout=60)
             assert "mistake in berth" not in done.stderr
-        assert oci.call("exec", box.id, "sh", "-c", "echo $HOME", timeout=10).stdout == "/\n"
+        assert oci.call("exec", box.id, "sh", "-c", "echo $HOME", timeout=60).stdout == "/\n"
         box.exec("sh", "-c", "rm /etc/passwd; mknod /etc/passwd c 1 5")
-        assert oci.call("exec", box.id, "sh", "-c", "echo $HOME", timeout=10).stdout == "/\n"
+        assert oci.call("exec", box.id, "sh", "-c", "echo $HOME", timeout=60).stdout == "/\n"
         assert waiter.poll() is None, "the fifo at /dev/null was opened"
     finally:
         waiter.kill()
@@ -549,7 +549,7 @@ def test_hostile_files_of_a_container(oci: Oci) -> None:
     assert stat.S_ISFIFO(os.lstat(inside / "dev/null").st_mode)
     process = {"args": ["/bin/true"], "cwd": "/", "env": [f"V{n}={'x' * 100_000}" for n in range(30)]}
     Path(f"{oci.top}/process.json").write_text(json.dumps(process))
-    assert "too long" in oci.call("exec", "--process", f"{oci.top}/process.json", box.id, code=255, timeout=10).stderr
+    assert "too long" in oci.call("exec", "--process", f"{oci.top}/process.json", box.id, code=255, timeout=60).stderr
 
 
 # -- devices, cgroups, hooks -----------------------------------------------------------------------------------
@@ -595,7 +595,7 @@ def test_hostile_cgroups(oci: Oci) -> None:
     wait_for(box, "ready")
     assert "AGENT" not in box.output()
     assert box.exec("true").returncode == 0
-    oci.call("delete", "--force", box.id, timeout=20)
+    oci.call("delete", "--force", box.id, timeout=60)
     oci.assert_nothing_left()
 
 

@@ -81,7 +81,7 @@ def check_nothing_orphaned(engine: Engine) -> None:
         return running == set(firsts(engine)) == set(programs(engine)) and groups <= running
 
     try:
-        wait_until(agree, "disagreement", 20)
+        wait_until(agree, "disagreement", 60)
     except AssertionError:
         running = engine.docker("ps", "-a", "--no-trunc").stdout
         groups = {at: names & engine.seen_ids for at, names in group_names().items()}

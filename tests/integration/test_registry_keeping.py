@@ -209,7 +209,7 @@ def test_a_stop_lets_requests_come_to_their_end(host: RegistryHost) -> None:
         assert host.process
         host.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "INFO berth.registry: stopping" in host.log(), "a registry that has not begun to stop", 30)
-        with pytest.raises(OSError, match=r"refused|reset"), socket.create_connection((where[0], int(where[1])), timeout=5):
+        with pytest.raises(OSError, match=r"refused|reset"), socket.create_connection((where[0], int(where[1])), timeout=60):
             pass
         while piece := sock.recv(1 << 20):
             received += piece

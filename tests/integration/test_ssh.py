@@ -78,7 +78,7 @@ def far(rootfs_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
         engine.finish()  # nor may a dial-stdio be left
     finally:
         sshd.terminate()
-        sshd.wait(10)
+        sshd.wait(60)
         if made:
             with contextlib.suppress(OSError):
                 os.rmdir("/run/sshd")

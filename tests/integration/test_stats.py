@@ -64,7 +64,7 @@ def test_stream(engine: Engine, up: Up) -> None:
             pass
         assert sample["id"] == c
         engine.docker("rm", c)
-        assert stream.wait(10) == 0  # nothing more to come
+        assert stream.wait(60) == 0  # nothing more to come
 
 
 def test_tables(engine: Engine, up: Up) -> None:

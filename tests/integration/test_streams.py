@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import http.client
+import json
 import os
 import random
 import re
@@ -155,6 +156,45 @@ def test_exec_both_directions(engine: Engine, up: Up) -> None:
         assert hashlib.sha256(data).hexdigest().encode() in stream.rest_of()[1]
 
 
+def exec_of(engine: Engine, identity: str, *command: str) -> str:
+    status, made = answer_of(engine, "POST", f"/containers/{identity}/exec", {"AttachStdout": True, "AttachStderr": True, "Cmd": command})
+    assert status == 201, made
+    return str(made["Id"])
+
+
+def answer_of(engine: Engine, method: str, path: str, body: object = None) -> tuple[int, dict]:
+    client = http.client.HTTPConnection("d")
+    client.sock = socket.socket(socket.AF_UNIX)
+    client.sock.connect(f"{engine.exec}/berth.sock")
+    try:
+        client.request(method, path, json.dumps(body) if body else None, {"Content-Type": "application/json"})
+        response = client.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(("command", "code", "said"), [(("no-such-program",), 127, b"no-such-program"), (("echo", "hi"), 0, b"hi\n")])
+def test_nothing_comes_in_one_piece_with_the_head(engine: Engine, up: Up, command: tuple[str, ...], code: int, said: bytes) -> None:
+    """docker-py throws away what it reads along with the head: an exec's first words wait until the head has been read."""
+    made = exec_of(engine, up(), *command)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(30)
+        sock.connect(f"{engine.exec}/berth.sock")
+        head = f"POST /v1.43/exec/{made}/start HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        sock.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        wait_until(lambda: answer_of(engine, "GET", f"/exec/{made}/json")[1]["ExitCode"] is not None, "no end", 60)
+        found = sock.recv(1 << 16)
+        assert found.startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+        assert found.endswith(b"\r\n\r\n")
+        assert found.count(b"\r\n\r\n") == 1
+        rest = b""
+        while data := sock.recv(1 << 16):
+            rest += data
+    assert said in rest
+    assert answer_of(engine, "GET", f"/exec/{made}/json")[1]["ExitCode"] == code
+
+
 def test_many_attachments_see_the_same(engine: Engine, up: Up) -> None:
     identity = up("-i", command=("sh", "-c", "read go; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done"))
     streams: list[Stream] = []
@@ -253,7 +293,7 @@ def test_a_stopped_docker_cli_is_let_go_by_a_kill(engine: Engine) -> None:
     engine.docker("kill", identity)
     assert engine.state(identity)["ExitCode"] == 137
     client.send_signal(signal.SIGCONT)
-    client.communicate(timeout=20)
+    client.communicate(timeout=60)
     engine.rm(identity)
 
 

@@ -247,7 +247,7 @@ def test_sockets_from_systemd(tmp_path: Path) -> None:
         listening.bind(path)
         listening.listen()
         notified.bind(told)
-        notified.settimeout(20)
+        notified.settimeout(60)
         number = listening.fileno()
         script = f'exec 3<&{number}; NOTIFY_SOCKET={told} LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=api.socket exec "$@"'
         engine = Engine(("-H", "fd://"), ("bash", "-c", script, "bash"), hosts=True, pass_fds=(number,))

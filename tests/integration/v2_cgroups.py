@@ -53,7 +53,7 @@ def start(group: cgroup.Cgroup | None, *command: str) -> "subprocess.Popen[bytes
 
 def end(group: cgroup.Cgroup) -> bool:
     group.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not group.remove():
         if time.monotonic() > deadline:
             return False
@@ -198,7 +198,7 @@ def freezing() -> dict:
         found["parent"] = str(error)
     cgroup_base.FREEZE_S = patience
     group.kill()
-    found["killed"] = process.wait(10)
+    found["killed"] = process.wait(60)
     end(group)
     return found
 
@@ -222,7 +222,7 @@ def hostile() -> dict:
         Path(f"{directory}/a b/..%2f/cgroup.freeze").write_text("1")
         found["started"], found["seen"] = sorted(process.pid for process in processes), sorted(group.pids())
         group.kill()
-        found[way] = [process.wait(10) for process in processes]
+        found[way] = [process.wait(60) for process in processes]
         end(group)
         found.setdefault("left", []).extend([directory] if os.path.exists(directory) else [])
     return found
@@ -253,7 +253,7 @@ def threaded() -> dict:
         Path(f"{group.directory}/cgroup.threads").write_text(number)
     found = {"type": text(group, "cgroup.type"), "seen": group.pids() == [process.pid]}
     group.kill()
-    found["killed"] = process.wait(10)
+    found["killed"] = process.wait(60)
     found["removed"] = end(group)
     os.rmdir(top)
     return found

@@ -143,7 +143,7 @@ def group(identity: str) -> str:
     return f"/sys/fs/cgroup/berth/{identity}"
 
 
-def eventually(path: str, *, there: bool, timeout_s: float = 10) -> bool:
+def eventually(path: str, *, there: bool, timeout_s: float = 60) -> bool:
     """Waits until `path` exists (or does not); whether it then exists."""
     end = time.monotonic() + timeout_s
     while os.path.exists(path) != there and time.monotonic() < end:
@@ -431,7 +431,7 @@ def monitor_killed(engine: Engine) -> dict:
         monitor = int(status_line(pid, "PPid"))
         name = read(f"/proc/{monitor}/comm")
         os.kill(monitor, signal.SIGKILL)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while engine.inspect(identity)["State"]["Running"] and time.monotonic() < end:
             time.sleep(0.05)
         return {
@@ -477,7 +477,7 @@ def user_namespace(engine: Engine) -> dict:
         return found
     finally:
         remapped.process.terminate()
-        remapped.process.wait(10)
+        remapped.process.wait(60)
 
 
 def run_as(engine: Engine, user: str, script: str) -> list[str]:
@@ -520,7 +520,7 @@ def main(shared: str, chosen: list[str]) -> None:
             findings[feature.__name__] = {"error": traceback.format_exc()}
         findings["seconds"][feature.__name__] = round(time.monotonic() - began, 1)
     engine.process.terminate()
-    findings["engine_exit"] = engine.process.wait(10)
+    findings["engine_exit"] = engine.process.wait(60)
     findings["groups_left"] = sorted(os.listdir("/sys/fs/cgroup/berth")) if os.path.isdir("/sys/fs/cgroup/berth") else []
     findings["groups_left"] = [name for name in findings["groups_left"] if len(name) == 64]
     findings["log"] = read(LOG)

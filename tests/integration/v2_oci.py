@@ -107,7 +107,7 @@ def exec_group() -> str:
 
 def gone(pid: int) -> None:
     pidfd = os.pidfd_open(pid) if Path(f"/proc/{pid}").exists() else -1
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while pidfd >= 0 and read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"]) and time.monotonic() < deadline:
         time.sleep(0.02)
 

@@ -18,9 +18,9 @@ class Execs:
 
     def routes(self) -> list[Route]:
         return [
-            ("POST", "/containers/{id}/exec", self.exec_create),
-            ("POST", "/exec/{id}/start", self.exec_start), ("POST", "/exec/{id}/resize", self.exec_resize),
-            ("GET", "/exec/{id}/json", self.exec_inspect),
+            ("POST", "/containers/{id...}/exec", self.exec_create),
+            ("POST", "/exec/{id...}/start", self.exec_start), ("POST", "/exec/{id...}/resize", self.exec_resize),
+            ("GET", "/exec/{id...}/json", self.exec_inspect),
         ]  # fmt: skip
 
     async def exec_create(self, exchange: Exchange) -> None:

@@ -22,9 +22,9 @@ class Files:
 
     def routes(self) -> list[Route]:
         return [
-            ("HEAD", "/containers/{id}/archive", self.archive_stat), ("GET", "/containers/{id}/archive", self.archive_get),
-            ("PUT", "/containers/{id}/archive", self.archive_put), ("GET", "/containers/{id}/changes", self.changes),
-            ("GET", "/containers/{id}/export", self.export), ("POST", "/commit", self.commit),
+            ("HEAD", "/containers/{id...}/archive", self.archive_stat), ("GET", "/containers/{id...}/archive", self.archive_get),
+            ("PUT", "/containers/{id...}/archive", self.archive_put), ("GET", "/containers/{id...}/changes", self.changes),
+            ("GET", "/containers/{id...}/export", self.export), ("POST", "/commit", self.commit),
         ]  # fmt: skip
 
     async def archive_stat(self, exchange: Exchange) -> None:

@@ -106,7 +106,7 @@ class Api:
             if known == method:
                 found = match(pattern, parts)
                 if found is not None:
-                    exchange.parameters, exchange.route = found, "/" + "/".join(pattern)
+                    exchange.parameters, exchange.route = found, "/" + "/".join(pattern).replace("...}", "}")
                     return handler
         return None
 

@@ -22,7 +22,7 @@ class UsageEndpoints:
 
     def routes(self) -> list[Route]:
         return [
-            ("GET", "/containers/{id}/top", self.top), ("GET", "/containers/{id}/stats", self.stats),
+            ("GET", "/containers/{id...}/top", self.top), ("GET", "/containers/{id...}/stats", self.stats),
             ("GET", "/system/df", self.disk_usage),
             ("POST", "/containers/prune", self.prune_containers), ("POST", "/images/prune", self.prune_images),
             ("POST", "/networks/prune", self.prune_networks), ("POST", "/volumes/prune", self.prune_volumes),

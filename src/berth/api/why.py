@@ -12,7 +12,7 @@ class Why:
         self._engine = engine
 
     def routes(self) -> list[Route]:
-        return [("GET", "/containers/{id}/why", self.why)]
+        return [("GET", "/containers/{id...}/why", self.why)]
 
     async def why(self, exchange: Exchange) -> None:
         exchange.respond(200, await self._engine.why.of(exchange.parameters["id"]))

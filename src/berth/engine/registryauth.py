@@ -45,7 +45,10 @@ def credentials_from(value: object) -> Credentials:
 
 def login_registry(address: str) -> str:
     """The registry that a login is for: `https://index.docker.io/v1/` is Docker Hub's old name."""
-    host = urlsplit(address if "://" in address else f"//{address}").netloc
+    try:
+        host = urlsplit(address if "://" in address else f"//{address}").netloc
+    except ValueError as error:
+        raise InvalidParameter(f"{address[:200]!r} is not the address of a registry: {error}") from None
     return _DOCKER_HUB if host in _HUB_LOGIN else host
 
 

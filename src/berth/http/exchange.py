@@ -28,6 +28,8 @@ class Connection(Source, Protocol):
 
     async def drain(self) -> None: ...
 
+    async def taken(self) -> None: ...
+
     async def send_file(self, descriptor: int, offset: int, size: int) -> None: ...
 
     def take_over(self) -> "Hijacked": ...
@@ -57,7 +59,7 @@ class Exchange:
         self.body = Body(protocol, expects=headers.get("expect", "").lower() == "100-continue")
         self.parameters: dict[str, str] = {}
         self.version = ""
-        self.route = ""  # the pattern that matched
+        self.route = ""  # the pattern that matched, its parameters as {name}
         self.status = 0
         self.responded = False
         self.streaming = False
@@ -206,6 +208,7 @@ class Hijacked:
     def __init__(self, protocol: Connection, body: Body) -> None:
         self._protocol = protocol
         self._body = body
+        self._begun = False
 
     async def read(self) -> bytes:
         """Bytes from the client; b'' once it has closed its sending side."""
@@ -215,7 +218,13 @@ class Hijacked:
             return b""
 
     async def write(self, data: bytes) -> None:
-        """Bytes to the client, waiting while it is behind; Disconnected once it is gone."""
+        """Bytes to the client, waiting while it is behind; Disconnected once it is gone.
+
+        The first wait until the client has read the head: docker-py loses what it reads in one piece with it.
+        """
+        if not self._begun:
+            self._begun = True
+            await self._protocol.taken()
         self._protocol.write(data)
         await self._protocol.drain()
 

@@ -9,9 +9,13 @@ client that has gone, even with its sending side closed long before, is noticed 
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import select
+import socket
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable
 
@@ -31,6 +35,7 @@ _HEAD_TIMEOUT_S = 30.0
 _LINGER_S = 2.0
 _PEER_CHECK_S = 2.0
 _PIECE_BYTES = 1 << 20
+_TAKEN_TIMEOUT_S = 30.0
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -304,6 +309,17 @@ class HttpProtocol(asyncio.Protocol):
             if self._transport.is_closing():
                 raise Disconnected
 
+    async def taken(self) -> None:
+        """Returns once the client has read all that was written, where the kernel tells: on unix sockets. Not for ever."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        if sock is None or sock.family != socket.AF_UNIX:
+            return
+        loop, delay_s = asyncio.get_running_loop(), 0.0
+        deadline_s = loop.time() + _TAKEN_TIMEOUT_S
+        while not self.lost.is_set() and sock.fileno() >= 0 and _unread_bytes(sock.fileno()) and loop.time() < deadline_s:
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s + 0.0005, 0.02)
+
     async def send_file(self, descriptor: int, offset: int, size: int) -> None:
         """Bytes of a file; the kernel copies them where the transport is a plain socket. Disconnected if the client or the file ends early."""
         await self.drain()
@@ -350,6 +366,11 @@ class HttpProtocol(asyncio.Protocol):
             self._pausers.discard(id(pauser))
             if not self._pausers and self._transport and not self._transport.is_closing():
                 self._transport.resume_reading()
+
+
+def _unread_bytes(descriptor: int) -> int:
+    """What a unix socket's peer has not read yet."""
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 class _UpgradeBody(Body):

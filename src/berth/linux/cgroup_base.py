@@ -4,7 +4,7 @@ import errno
 import os
 import select
 
-from berth.errors import BerthError, Conflict, NotFound, NotImplementedHere, SystemFailure
+from berth.errors import BerthError, Conflict, InvalidParameter, NotFound, NotImplementedHere, SystemFailure
 from berth.linux import cgroup_resources, signals
 from berth.linux.cgroup_place import parse_own
 
@@ -294,7 +294,7 @@ class Cgroup:
             text += f" ({usage} bytes are in use)"
         if self.rootless and error.errno in (errno.EACCES, errno.EPERM):
             text += f"; as an ordinary user, {DELEGATE}"
-        return SystemFailure(text)
+        return InvalidParameter(text) if error.errno in (errno.EINVAL, errno.ERANGE) else SystemFailure(text)
 
     def _wont(self, frozen: bool, note: str = "") -> SystemFailure:
         from berth.linux import cgroup_tree
