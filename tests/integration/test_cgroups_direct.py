@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from harness import BUSYBOX, GROUPS, wait_until
 
-from berth.errors import BerthError, Conflict, NotImplementedHere, SystemFailure
+from berth.errors import BerthError, Conflict, InvalidParameter, NotImplementedHere, SystemFailure
 from berth.linux import cgroup, cgroup_base, cgroup_stats, cgroup_tree
 
 pytestmark = [pytest.mark.root]
@@ -177,7 +177,7 @@ def test_quota_and_period_below_a_limited_parent(group: cgroup.Cgroup) -> None:
         for period, quota in ((100000, 50000), (20000, 10000), (500000, 250000), (1000000, 100000), (10000, 5000)):
             group.apply({"cpu": {"quota": quota, "period": period}})
             assert (_text(group, "cpu.cfs_quota_us"), _text(group, "cpu.cfs_period_us")) == (str(quota), str(period))
-        with pytest.raises(SystemFailure, match=r"cannot set the CPU quota: '90000' to cpu\.cfs_quota_us: Invalid argument"):
+        with pytest.raises(InvalidParameter, match=r"cannot set the CPU quota: '90000' to cpu\.cfs_quota_us: Invalid argument"):
             group.apply({"cpu": {"quota": 90000}})
     finally:
         Path(f"{parent}/cpu.cfs_quota_us").write_text("-1")

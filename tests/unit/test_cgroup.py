@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.errors import Conflict, InvalidParameter, InvalidSpec, NotFound, NotImplementedHere, SystemFailure
+from berth.errors import Conflict, InvalidParameter, InvalidSpec, NotFound, NotImplementedHere
 from berth.linux import cgroup, cgroup_base, cgroup_resources, cgroup_tree, cgroup_v1, cgroup_v2, libc
 from bpf import device_model, run_device
 
@@ -475,7 +475,7 @@ def test_a_pair_that_is_wrong_in_any_order_names_the_first(monkeypatch: pytest.M
 
     monkeypatch.setattr(cgroup_base, "write_file", write)
     group = cgroup.CgroupV2("/x", cgroup.Hierarchies({}, "/u"))
-    with pytest.raises(SystemFailure, match=r"cannot set a: '1' to cpu\.max: Invalid argument"):
+    with pytest.raises(InvalidParameter, match=r"cannot set a: '1' to cpu\.max: Invalid argument"):
         group._write_all([("/u/x/cpu.max", "1", "a"), ("/u/x/cpu.max.burst", "1", "b")])
 
 
