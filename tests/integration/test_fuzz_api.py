@@ -288,8 +288,8 @@ def odd_value(schema: dict[str, Any], random: Random, depth: int = 0) -> Any:
         return [odd_value(schema.get("items", {}), random, depth + 1) for _ in range(random.randrange(3))]
     if kind == "object" and "properties" in schema:
         names = list(schema["properties"])
-        chosen = random.sample(names, min(len(names), random.randrange(4) if depth else random.randrange(1, 3)))
-        return {name: odd_value(schema["properties"][name], random, depth + 1) for name in chosen}
+        chosen = {*schema.get("required", []), *random.sample(names, min(len(names), random.randrange(4) if depth else random.randrange(1, 3)))}
+        return {name: odd_value(schema["properties"][name], random, depth + 1) for name in names if name in chosen}
     if kind == "object":
         inner = schema.get("additionalProperties") or {}
         return {random.choice(TEXTS): odd_value(inner, random, depth + 1) for _ in range(random.randrange(3))}

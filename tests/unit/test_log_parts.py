@@ -239,7 +239,7 @@ def test_times(text: str, expected: int) -> None:
     assert logs.parse_time_ns(text) == expected
 
 
-@pytest.mark.parametrize("text", ["abc", "1.5.5", "2020-13-01T00:00:00Z", "99999999999999999999", "-"])
+@pytest.mark.parametrize("text", ["abc", "1.5.5", "2020-13-01T00:00:00Z", "99999999999999999999", "-", "--5", "\u00b2", "1.\u0663"])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(logs.InvalidParameter, match="invalid time"):
         logs.parse_time_ns(text)

@@ -5,6 +5,7 @@ Source: Docker Engine API v1.51, ContainerConfig and HostConfig; OCI runtime spe
 
 import json
 import os
+import re
 
 from berth.engine import defaults
 from berth.engine.seccomp_default import default_profile
@@ -274,7 +275,7 @@ def _linux(identity: str, host: dict, facts: Facts, privileged: bool, granted: l
     offsets = {
         key.removeprefix(_TIME_OFFSET_ANNOTATION): {"secs": int(value)}
         for key, value in (host.get("Annotations") or {}).items()
-        if key.startswith(_TIME_OFFSET_ANNOTATION) and value.lstrip("-").isdigit()
+        if key.startswith(_TIME_OFFSET_ANNOTATION) and re.fullmatch(r"-?[0-9]+", value)
     }
     if offsets:
         linux["namespaces"].append({"type": "time"})
@@ -403,7 +404,7 @@ def _device_rule(text: str) -> dict:
     numbers = parts[1].split(":") if len(parts) == 3 else []
     if (
         len(numbers) != 2 or parts[0] not in ("a", "b", "c") or not set(parts[2]) <= set("rwm")
-        or not all(number == "*" or number.isdigit() for number in numbers)
+        or not all(number == "*" or (number.isascii() and number.isdigit()) for number in numbers)
     ):  # fmt: skip
         raise InvalidParameter(f"invalid device cgroup rule {text!r}: expected e.g. 'c 10:200 rwm'")
     rule: dict = {"allow": True, "type": parts[0], "access": parts[2]}

@@ -317,7 +317,7 @@ def syslog_address(text: str) -> tuple[str, str]:
     host, colon, port = rest.rstrip("/").rpartition(":")
     if not colon or rest.endswith("]"):
         host, port = rest.rstrip("/"), "6514" if scheme == "tcp+tls" else "514"
-    if not port.isdigit() or int(port) > 65535 or (":" in host and not host.startswith("[")):
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in host and not host.startswith("[")):
         raise InvalidParameter(f'parse "{text}": invalid port ":{port}" after host')
     return scheme, f"{host}:{port}"
 

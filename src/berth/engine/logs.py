@@ -12,6 +12,7 @@ speed of line by line.
 import asyncio
 import json
 import os
+import re
 import time
 import zlib
 from collections import deque
@@ -467,7 +468,7 @@ def full_stamp(text: str) -> str:
 def parse_time_ns(text: str) -> int:
     """`since` and `until`: SECONDS[.FRACTION] since 1970, or RFC 3339; nanoseconds, 0 for absent."""
     seconds, _, fraction = (text or "0").partition(".")
-    if seconds.lstrip("-").isdigit() and len(seconds) < 12 and (fraction.isdigit() or not fraction):
+    if re.fullmatch(r"-?[0-9]{1,11}(\.[0-9]*)?", text or "0"):
         return int(seconds) * 1_000_000_000 + int(f"{fraction[:9]:0<9}")
     try:
         moment = datetime.fromisoformat(text.replace(f".{fraction}", "") if "." in text else text)
