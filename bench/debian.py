@@ -49,8 +49,8 @@ def _make(environment: dict[str, str], work: Path, five: Path, related: Path) ->
         subprocess.run(["docker", *words], env=environment, stdout=subprocess.DEVNULL, check=True)
 
     def layer(base: str, packages: str, name: str) -> None:
-        """As `RUN apt-get …` in a Dockerfile makes one; the sources are the host's."""
-        script = f"apt-get -q update && apt-get -qy install --no-install-recommends {packages} && rm -rf /var/lib/apt/lists/*"
+        """As `RUN apt-get …` in a Dockerfile makes one, for which Debian's own images clean the cache; the sources are the host's."""
+        script = f"apt-get -q update && apt-get -qy install --no-install-recommends {packages} && apt-get clean && rm -rf /var/lib/apt/lists/*"
         docker("run", "--name", "making", "--network", "host", "-v", "/etc/apt:/etc/apt:ro", "-e", "DEBIAN_FRONTEND=noninteractive",
                base, "sh", "-c", script)  # fmt: skip
         docker("commit", "making", name)

@@ -67,6 +67,26 @@ async def _ready(fd: int) -> None:
         loop.remove_reader(fd)
 
 
+async def write_pipe(fd: int, data: bytes) -> None:
+    """All of `data` into a pipe (O_NONBLOCK), waiting for room; BrokenPipeError where nobody reads any more."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            await _room(fd)
+
+
+async def _room(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.add_writer(fd, lambda: None if future.done() else future.set_result(None))
+    try:
+        await future
+    finally:
+        loop.remove_writer(fd)
+
+
 async def settle(worker: "asyncio.Future[_T]") -> None:
     """Waits for a worker to end, even if the request is cancelled meanwhile: what it works on is the request's."""
     while not worker.done():
@@ -112,14 +132,16 @@ async def in_thread_with_body(body: Body, work: Callable[[IO[bytes]], _T]) -> _T
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
 
     def run() -> _T:
-        with os.fdopen(read_end, "rb") as stream:
+        with os.fdopen(read_end, "rb", buffering=_PIPE_BYTES) as stream:
             return work(stream)
 
+    os.set_blocking(write_end, False)
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     worker = in_own_thread(run)
     try:
         try:
             while data := await body.read():
-                await asyncio.to_thread(_write_all, write_end, data)
+                await write_pipe(write_end, data)
         except BrokenPipeError:
             pass  # the work has seen enough, or failed: it says which
         finally:
@@ -127,9 +149,3 @@ async def in_thread_with_body(body: Body, work: Callable[[IO[bytes]], _T]) -> _T
         return await worker
     finally:
         await settle(worker)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

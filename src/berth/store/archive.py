@@ -64,19 +64,21 @@ class ArchivedImage:
 
 
 class _Bounded:
-    """One member's bytes as a stream, hashed."""
+    """One member's bytes as a stream, hashed unless somebody else does that."""
 
     def __init__(self, reader: ExactReader, size_bytes: int) -> None:
         self._reader = reader
         self._left = size_bytes
         self.hasher = hashlib.sha256()
+        self.hashes = True
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
             size = self._left
         data = self._reader.read_exactly(min(size, self._left, _COPY_BYTES)) if size and self._left else b""
         self._left -= len(data)
-        self.hasher.update(data)
+        if self.hashes:
+            self.hasher.update(data)
         return data
 
     def drain(self) -> None:
@@ -120,12 +122,22 @@ class Archive:
         if head[:1] in (b"{", b"[", b"") or (size < 2 * _BLOCK and not is_compressed(head)):
             return self._read_document(stream, bounded, size)
         try:
-            loose = self._layers.unpack(open_stream(stream))
+            loose = self._unpack(head, stream, bounded)
         except (DataLoss, InvalidParameter, NotImplementedHere) as error:
             bounded.drain()
             return Member(size, _hex(bounded), error=error)
         bounded.drain()
         return Member(size, _hex(bounded), loose=loose)
+
+    def _unpack(self, head: bytes, stream: IO[bytes], bounded: _Bounded) -> Loose:
+        """What is not compressed has one digest, as a member and as a layer: it is taken once."""
+        if is_compressed(head):
+            return self._layers.unpack(open_stream(stream))
+        bounded.hasher, bounded.hashes = hashlib.sha256(), False
+        try:
+            return self._layers.unpack(stream, bounded.hasher)
+        finally:
+            bounded.hashes = True
 
     def _read_document(self, stream: IO[bytes], bounded: _Bounded, size: int) -> Member:
         data = None

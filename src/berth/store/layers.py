@@ -58,15 +58,18 @@ class LayerStore:
     def close(self) -> None:
         self._pool.close()
 
-    def unpack(self, stream: Readable) -> Loose:
-        """Reads a tar, which is decompressed already, to its end. InvalidParameter, DataLoss or OSError leave nothing."""
+    def unpack(self, stream: Readable, hasher: "hashlib._Hash | None" = None) -> Loose:
+        """Reads a tar, which is decompressed already, to its end. InvalidParameter, DataLoss or OSError leave nothing.
+
+        hasher: a new one of SHA-256, for a caller that wants the digest of what was read even then.
+        """
         directory = self._layout.new_directory()
         recipe = RecipeWriter(f"{directory}.recipe")
         try:
-            hasher = hashlib.sha256()
+            hashing = hasher or hashlib.sha256()
 
             def observe(data: bytes) -> None:
-                hasher.update(data)
+                hashing.update(data)
                 recipe.update(data)
 
             os.chmod(directory, 0o755)
@@ -78,7 +81,7 @@ class LayerStore:
             finally:
                 os.close(root_fd)
             return Loose(
-                directory, f"{directory}.recipe", f"sha256:{hasher.hexdigest()}", size_bytes=unpacker.size_bytes,
+                directory, f"{directory}.recipe", f"sha256:{hashing.hexdigest()}", size_bytes=unpacker.size_bytes,
                 tar_bytes=recipe.size_bytes,
             )  # fmt: skip
         except BaseException:
