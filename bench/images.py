@@ -54,26 +54,34 @@ class Bench:
         self._base = base
         self._five, self._related = archives(cache, base / "making")
         self._rounds = rounds
+        self._used_s = 0.0  # processor time of the engine in the last `_timed`
 
     def _compare(self, what: str, cases: dict[str, Callable[[], float]], aim: float) -> None:
-        """Each case returns seconds. The first round does not count."""
+        """Each case returns seconds. The first round does not count. Beside them the processor time of the engine, which others
+        who are busy on the machine change less."""
         samples: dict[str, list[float]] = {name: [] for name in cases}
+        used: dict[str, list[float]] = {name: [] for name in cases}
         for number in range(self._rounds + 1):
             for name, case in cases.items():
                 took = case()
                 if number:
                     samples[name].append(took)
+                    used[name].append(self._used_s)
         print(f"{what}:")
         for name, values in samples.items():
-            print(f"  {name:10} median {statistics.median(values):7.3f} s   ({min(values):.3f} to {max(values):.3f})")
+            processor = f"; processor {statistics.median(used[name]):6.2f} s" if name in self.engines else ""
+            print(f"  {name:10} median {statistics.median(values):7.3f} s   ({min(values):.3f} to {max(values):.3f}){processor}")
         berth, other = (statistics.median(samples[name]) for name in ("berth", "dockerd"))
-        print(f"  ratio {berth / other:.2f} (aim: at most {aim})", flush=True)
+        spent, others = (statistics.median(used[name]) for name in ("berth", "dockerd"))
+        print(f"  ratio {berth / other:.2f} (aim: at most {aim}), of processor time {spent / (others or 1):.2f}", flush=True)
 
     def _timed(self, *words: str, environment: Environment | None = None) -> float:
         os.sync()
+        before = _processor_s(environment)
         start = time.perf_counter()
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         took = time.perf_counter() - start
+        self._used_s = _processor_s(environment) - before
         if done.returncode:
             sys.exit(f"{' '.join(words)}: {done.stderr}")
         return took
@@ -194,6 +202,14 @@ class Bench:
         print(f"  ratio {used['berth'] / used['dockerd']:.2f} (aim: at most 0.6)", flush=True)
 
 
+def _processor_s(environment: Environment | None) -> float:
+    """Of an engine and of the children that it has waited for."""
+    if environment is None:
+        return 0.0
+    words = Path(f"/proc/{environment['ENGINE_PID']}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(word) for word in words[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
 def _peak_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
@@ -256,7 +272,7 @@ def main() -> None:
         engines = {"berth": stack.enter_context(berth_engine(base / "berth"))}
         if not (other := stack.enter_context(dockerd(base / "docker"))):
             sys.exit("dockerd is not installed: there is nothing to compare with")
-        engines["dockerd"] = other
+        engines["dockerd"] = {**other, "ENGINE_PID": (base / "docker/pid").read_text()}
         for name, environment in zip(("berth", "docker"), engines.values(), strict=True):
             environment["DATA_ROOT"] = f"{base}/{name}/data"
         bench = Bench(engines, base, given.cache, given.rounds)
