@@ -40,6 +40,7 @@ def archives(cache: Path, work: Path) -> tuple[Path, Path]:
             if not environment:
                 raise SystemExit("dockerd is not installed: there is nothing to make the images with")
             _make(environment, work, *found)
+        subprocess.run(["umount", str(work / "exec/netns/default")], check=False)  # which dockerd leaves
         shutil.rmtree(work)
     return found
 
