@@ -90,3 +90,9 @@ def test_nothing_below_the_command_line_ends_the_process() -> None:
             if isinstance(node, ast.Attribute) and node.attr == "exit" and isinstance(node.value, ast.Name) and node.value.id == "sys":
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert wrong == []
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by their base name: two of one name end a whole run before it begins."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
