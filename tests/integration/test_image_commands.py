@@ -96,9 +96,10 @@ def sides(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["tuple[Sid
     running: Dockerd | Engine = request.getfixturevalue("real" if request.param == "dockerd" else "engine")
     host = running.env["DOCKER_HOST"]
     yield Side(DOCKER, host, tmp_path / "docker"), Side(BERTH, host, tmp_path / "berth")
-    names = subprocess.run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"], env=running.env, capture_output=True, text=True, check=True)
-    if mine := [name for name in names.stdout.split() if name.startswith(("127.0.0.1:", "cmds-")) and "<none>" not in name]:
-        subprocess.run(["docker", "rmi", "-f", *mine], env=running.env, capture_output=True, check=True)
+    for form in ("{{.Repository}}:{{.Tag}}", "{{.Repository}}@{{.Digest}}"):  # a digest may be the last name that is left
+        names = subprocess.run(["docker", "images", "--digests", "--format", form], env=running.env, capture_output=True, text=True, check=True)
+        if mine := [name for name in names.stdout.split() if name.startswith(("127.0.0.1:", "cmds-")) and "<none>" not in name]:
+            subprocess.run(["docker", "rmi", "-f", *sorted(set(mine))], env=running.env, capture_output=True, check=True)
 
 
 def same(sides: "tuple[Side, Side]", *words: str, input: "str | None" = None, code: "int | None" = None) -> "tuple[int, str, str]":

@@ -153,7 +153,9 @@ def test_broken_archive(engine: Engine, tmp_path: Path, name: str, data: bytes, 
     assert engine.docker("images", "-aq").stdout == images
 
 
-def test_image_in_use(engine: Engine) -> None:
-    identity = engine.up()
-    assert identity[:12] in engine.docker("rmi", "bb", code=1).stderr
+def test_image_in_use(engine: Engine, rootfs_tar: str) -> None:
+    engine.docker("import", rootfs_tar, "in-use")
+    identity = engine.up(image="in-use")
+    assert identity[:12] in engine.docker("rmi", "in-use", code=1).stderr
     engine.rm(identity)
+    engine.docker("rmi", "in-use")
