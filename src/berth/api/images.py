@@ -10,7 +10,6 @@ from typing import IO, Any, cast
 
 from berth import errors
 from berth.api import compat
-from berth.api.fetching import WebArchive
 from berth.api.request import parse_filters
 from berth.api.threads import in_own_thread, in_thread_with_body, send_written, settle
 from berth.engine import imagelist, registryauth, searchlist, views
@@ -126,6 +125,8 @@ class Images:
         if source == "-":
             image = await in_thread_with_body(exchange.body, bring)
         else:
+            from berth.api.fetching import WebArchive  # brings urllib: not for every start of the engine
+
             archive = await in_own_thread(lambda: WebArchive(source))
             yield {"status": f"Downloading from {source}"}
             with contextlib.closing(archive):
