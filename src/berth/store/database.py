@@ -33,6 +33,8 @@ CREATE TABLE IF NOT EXISTS sources (
     PRIMARY KEY (diff, repository)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS volumes (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS changes (sequence INTEGER NOT NULL) STRICT;
 """
 _VERSION = 3  # 2 counts its changes, in a table of one row; 3 has chains, whose archives are made from recipes, for layers

@@ -1,0 +1,1 @@
+"""Networks of containers: bridges, addresses, names, published ports. Knows nothing of images, the API or the engine's records."""

@@ -1,0 +1,92 @@
+"""What the parts of this package tell each other: a network, a container's place in one, a published port. Pure.
+
+The engine makes these from its records; nothing here is kept.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface  # an address with its subnet
+Range = IPv4Network | IPv6Network
+
+BRIDGE, MACVLAN, IPVLAN, HOST, NULL = "bridge", "macvlan", "ipvlan", "host", "null"
+DEFAULT_BRIDGE = "berth0"
+LOOP_IN, LOOP_OUT = "berth-in", "berth-out"  # a veth pair from the host to the host, see firewall.py
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """One IPAM entry of a network. reserved: AuxiliaryAddresses by name; range: what addresses are picked from, or None for all."""
+
+    network: Range
+    gateway: Address | None
+    range: Range | None = None
+    reserved: dict[str, Address] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as the kernel needs to know it. interface: the bridge's name, or the parent of a macvlan or ipvlan ("" for none).
+
+    options: those that Docker's clients gave (com.docker.network.bridge.*, macvlan_mode …), as text; the properties read them.
+    """
+
+    id: str
+    name: str
+    driver: str
+    interface: str
+    subnets: tuple[Subnet, ...] = ()
+    internal: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def mtu(self) -> int:
+        """0 for the kernel's own."""
+        return int(self.options.get("com.docker.network.driver.mtu") or 0)
+
+    @property
+    def icc(self) -> bool:
+        """Whether its containers reach each other."""
+        return self._is_on("com.docker.network.bridge.enable_icc")
+
+    @property
+    def masquerade(self) -> bool:
+        return self._is_on("com.docker.network.bridge.enable_ip_masquerade")
+
+    @property
+    def has_ipv6(self) -> bool:
+        return any(subnet.network.version == 6 for subnet in self.subnets)
+
+    def _is_on(self, key: str) -> bool:
+        return self.options.get(key, "true").lower() not in ("false", "0", "f")
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A container's place in a network. name: of its interface inside (eth0); outside: of the host's end of a veth pair.
+
+    gateways: default routes that this attachment gives the container, none where another one gives them.
+    """
+
+    name: str
+    outside: str
+    mac: str
+    addresses: tuple[Interface, ...] = ()
+    gateways: tuple[Address, ...] = ()
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A port of the host that leads to one of a container. protocol: tcp, udp or sctp; host_address: unspecified (0.0.0.0, ::) for any.
+
+    interface: the bridge by which the container is reached.
+    """
+
+    protocol: str
+    host_address: Address
+    host_port: int
+    address: Address
+    port: int
+    interface: str
