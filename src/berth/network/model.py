@@ -11,8 +11,24 @@ Interface = IPv4Interface | IPv6Interface  # an address with its subnet
 Range = IPv4Network | IPv6Network
 
 BRIDGE, MACVLAN, IPVLAN, HOST, NULL = "bridge", "macvlan", "ipvlan", "host", "null"
-DEFAULT_BRIDGE = "berth0"
-LOOP_IN, LOOP_OUT = "berth-in", "berth-out"  # a veth pair from the host to the host, see firewall.py
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What one engine calls its own in the kernel; engines beside each other on a host have different ones.
+
+    loop_in, loop_out: a veth pair from the host to the host, see firewall.py.
+    """
+
+    table: str = "berth"
+    bridge: str = "berth0"
+    loop_in: str = "berth-in"
+    loop_out: str = "berth-out"
+
+    @classmethod
+    def of(cls, instance: str) -> "Names":
+        """instance: six hexadecimal digits, or nothing for the engine of the default directories."""
+        return cls(f"berth-{instance}", f"berth-{instance}", f"bin-{instance}", f"bout-{instance}") if instance else cls()
 
 
 @dataclass(frozen=True, slots=True)
