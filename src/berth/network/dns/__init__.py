@@ -1,0 +1,1 @@
+"""The names of containers over DNS: what the resolver process is made of."""

@@ -1,0 +1,52 @@
+"""What engine and resolver tell each other: one JSON object a message, on a SEQPACKET socket, sockets beside it.
+
+    engine ── hello {version}, sync ──▶ resolver      at the start of a connection
+        ◀── hello {version, pid} ──
+        ◀── sandbox {id} + its sockets ──             for each one that it has
+        ◀── end ──
+    engine ── network, unnetwork, endpoint, unendpoint, add + sockets, set + sockets, watch + pidfd, remove ──▶
+           ── synced ──▶                              what was not named since sync is dropped
+           ── leave ──▶                               end now: somebody else has the sockets
+
+Of these a later version may not change `hello`, `sandbox`, `end` and `leave`: by them it takes the sockets over from an
+earlier one.
+"""
+
+import json
+import os
+
+from berth.linux import sockets
+
+VERSION = 1  # of all other messages: counted up where an earlier resolver would not understand the engine
+MAX_MESSAGE_BYTES = 128 * 1024
+MAX_FDS = 2
+SOCKET_NAME = "resolver.sock"
+
+
+def encode(operation: str, **fields: object) -> bytes:
+    return json.dumps({"op": operation, **fields}, separators=(",", ":")).encode()
+
+
+def receive(sock: sockets.socket) -> tuple[dict, list[int]]:
+    """The next message and the descriptors that came with it, which are the caller's; ({}, []) at the end.
+
+    Raises BlockingIOError where there is none yet, ValueError for what is none.
+    """
+    data, fds, whole = sockets.receive_checked(sock, MAX_MESSAGE_BYTES, MAX_FDS, wait=False)
+    try:
+        if not data:
+            raise EOFError
+        message = json.loads(data)
+        if not whole or not isinstance(message, dict):
+            raise ValueError(f"not a message: {data[:80]!r}")
+        return message, fds
+    except (EOFError, ValueError) as error:
+        close_all(fds)
+        if isinstance(error, EOFError):
+            return {}, []
+        raise
+
+
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
