@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("tests/integration", "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/integration"))
 
 from debian import RELATED, archives
 from registries import docker_registry
