@@ -80,7 +80,7 @@ def free_subnet(pools: Iterable[tuple[Range, int]], taken: Iterable[Range]) -> R
 
 def overlap(one: Range, other: Range) -> bool:
     """Whether they share an address."""
-    return one.version == other.version and one.overlaps(other)  # type: ignore[arg-type]
+    return one.version == other.version and one.overlaps(other)
 
 
 def first_host(network: Range) -> Address:
