@@ -18,12 +18,12 @@ until `remove_sandbox` or `close`. They hold the container's network namespace.
 import asyncio
 import collections
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -34,6 +34,7 @@ from berth import errors
 from berth.linux import sockets
 from berth.network import resolver as process
 from berth.network.dns import control
+from berth.network.dns.channel import Channel
 
 log = logging.getLogger("berth.network.resolver")
 
@@ -47,6 +48,10 @@ class _Sandbox:
     pidfd: int = -1
     fields: dict = field(default_factory=dict)  # as sent; empty: one of an earlier engine's, not named by this one yet
 
+    @property
+    def every_fd(self) -> list[int]:
+        return [*self.fds, self.pidfd] if self.pidfd >= 0 else self.fds
+
 
 class Resolver:
     """Owns the connection to the process and a duplicate of every socket that is served there."""
@@ -54,8 +59,7 @@ class Resolver:
     def __init__(self, exec_root: str) -> None:
         self._exec_root = exec_root
         self._process: subprocess.Popen[bytes] | None = None
-        self._sock: socket.socket | None = None
-        self._waiting: collections.deque[tuple[bytes, list[int], list[int]]] = collections.deque()  # message, with it, to close after
+        self._channel: Channel | None = None
         self._sandboxes: dict[str, _Sandbox] = {}
         self._networks: dict[str, str] = {}
         self._endpoints: dict[str, dict[str, bytes]] = {}  # by network, then endpoint: the message
@@ -73,8 +77,7 @@ class Resolver:
             sock = socket.socket(fileno=sockets.connect(f"{exec_root}/{control.SOCKET_NAME}", sockets.SOCK_SEQPACKET).detach())
         except OSError:
             return handle
-        if not await handle._take_over(sock) and handle._sandboxes:
-            handle.warm_up()
+        await handle._take_over(sock)
         return handle
 
     @property
@@ -85,56 +88,55 @@ class Resolver:
     @property
     def pid(self) -> int:
         """Of the process; 0 where there is none."""
-        if self._process:
-            return self._process.pid if self._sock else 0
-        return _peer(self._sock) if self._sock else 0
+        if self._channel is None:
+            return 0
+        return self._process.pid if self._process else self._channel.peer[0]
 
     def warm_up(self) -> None:
         """Starts the process if there is none; else the first sandbox does."""
-        if self._sock is None and self._again is None:
+        if self._channel is None and self._again is None:
             self._spawn()
 
     def close(self) -> None:
         """Disconnects; the process goes on as long as it has a container to answer."""
         if self._again:
             self._again.cancel()
+            self._again = None
         self._disconnect()
         for sandbox in self._sandboxes.values():
-            control.close_all(sandbox.fds + [sandbox.pidfd] * (sandbox.pidfd >= 0))
+            control.close_all(sandbox.every_fd)
         self._sandboxes.clear()
-        if self._process:
-            self._process.poll()
 
-    async def _take_over(self, sock: socket.socket) -> bool:
-        """Learns what an earlier engine's resolver has; False if it had to go, so that a new one must be started."""
-        sock.setblocking(False)
-        pid, version = _peer(sock), 0
+    async def _take_over(self, sock: socket.socket) -> None:
+        """Learns what an earlier engine's resolver has; one of another version has to go, as has one that does not answer."""
+        version: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        channel = Channel(sock, functools.partial(self._told, version), functools.partial(_failed, version))
+        channel.send(control.encode("hello", version=control.VERSION))
+        pid = channel.peer[0]
         try:
-            sock.send(control.encode("hello", version=control.VERSION))
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                while True:
-                    message, fds = await _receive(sock)
-                    if not message:
-                        raise EOFError
-                    if message["op"] == "hello":
-                        version = message["version"]
-                    elif message["op"] == "sandbox":
-                        self._sandboxes[message["id"]] = _Sandbox(fds)
-                    else:
-                        control.close_all(fds)
-                    if message["op"] == "end":
-                        break
-            if version == control.VERSION:
-                self._use(sock)
-                self._send(control.encode("sync"))
-                return True
-            log.info("the resolver of an earlier version (%s) hands its containers over", version)
-            sock.send(control.encode("leave"))
-        except (OSError, EOFError, ValueError, KeyError, TimeoutError) as error:
-            log.warning("the resolver with pid %d does not answer (%s); it is ended and started again", pid, type(error).__name__)
+                if await version == control.VERSION:
+                    channel.on_message, channel.on_end = self._heard, self._lost
+                    channel.send(control.encode("sync"))
+                    self._channel = channel
+                    return
+            log.info("the resolver of an earlier version hands its containers over")
+            channel.send(control.encode("leave"))
+        except (EOFError, TimeoutError):
+            log.warning("the resolver with pid %d does not answer; another one is started", pid)
             _kill(pid)
-        sock.close()
-        return False
+        channel.close()
+        if self._sandboxes:
+            self.warm_up()
+
+    def _told(self, version: "asyncio.Future[int]", message: dict, fds: list[int]) -> None:
+        """What an earlier engine's resolver says of itself, up to `end`."""
+        if message["op"] == "sandbox" and len(fds) == control.MAX_FDS:
+            self._sandboxes[message["id"]] = _Sandbox(fds)
+            return
+        control.close_all(fds)
+        if message["op"] == "end" and not version.done():
+            version.set_result(message["version"])
 
     def _spawn(self) -> None:
         if importlib.util.find_spec("dns") is None:
@@ -146,9 +148,7 @@ class Resolver:
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/",
             )  # fmt: skip
         self._started_s = time.monotonic()
-        ours.setblocking(False)
-        self._use(ours)
-        self._send(control.encode("hello", version=control.VERSION))
+        self._channel = Channel(ours, self._heard, self._lost)
         for identity, name in self._networks.items():
             self._send(control.encode("network", id=identity, name=name))
         for endpoints in self._endpoints.values():
@@ -158,31 +158,23 @@ class Resolver:
             if sandbox.fields:
                 self._send_sandbox("add", identity, sandbox)
 
-    def _use(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * control.MAX_MESSAGE_BYTES)
-        self._sock = sock
-        asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
-
     def _disconnect(self) -> None:
-        if self._sock:
-            asyncio.get_running_loop().remove_reader(self._sock.fileno())
-            asyncio.get_running_loop().remove_writer(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
-        for _, _, fds in self._waiting:
-            control.close_all(fds)
-        self._waiting.clear()
+        if self._channel:
+            self._channel.close()
+            self._channel = None
         while self._replies:
             if not (reply := self._replies.popleft()).done():
                 reply.set_exception(errors.Unavailable("the resolver has ended"))
+        if self._process:
+            self._process.poll()
 
     def _lost(self) -> None:
         """The process has ended: another one, at once or, if this one was short-lived, a little later."""
         log.warning("the resolver has ended; it is started again")
         self._disconnect()
-        if self._process:
-            self._process.poll()
-        wait_s = max(0.0, self._started_s + _RESTART_S - time.monotonic()) if self._started_s else 0.0
+        self._spawn_later(max(0.0, self._started_s + _RESTART_S - time.monotonic()) if self._started_s else 0.0)
+
+    def _spawn_later(self, wait_s: float) -> None:
         self._again = asyncio.get_running_loop().call_later(wait_s, self._spawn_again)
 
     def _spawn_again(self) -> None:
@@ -191,53 +183,22 @@ class Resolver:
             self._spawn()
         except (OSError, errors.BerthError) as error:
             log.error("the resolver cannot be started: %s", error)
-            self._started_s = time.monotonic()
-            self._again = asyncio.get_running_loop().call_later(_RESTART_S, self._spawn_again)
+            self._disconnect()
+            self._spawn_later(_RESTART_S)
 
     # -- messages ----------------------------------------------------------------------------------
 
     def _send(self, message: bytes, fds: Sequence[int] = (), *, close: Sequence[int] = ()) -> None:
-        """Sends it, or has it wait. close: descriptors whose end this message is."""
-        if len(message) > control.MAX_MESSAGE_BYTES:
-            control.close_all(list(close))
-            raise errors.InvalidParameter(f"the names of a container take {len(message)} bytes, more than the resolver takes")
-        self._waiting.append((message, list(fds), list(close)))
-        if len(self._waiting) == 1:
-            self._flush()
-
-    def _flush(self) -> None:
-        while self._waiting and self._sock:
-            message, fds, close = self._waiting[0]
-            try:
-                socket.send_fds(self._sock, [message], fds)
-            except BlockingIOError:
-                asyncio.get_running_loop().add_writer(self._sock.fileno(), self._flush)
-                return
-            except OSError:
-                pass  # it has ended, as the reader is about to learn
-            self._waiting.popleft()
+        """Sends it; where there is no process it is lost, and the next one is told all that is known here."""
+        if self._channel:
+            self._channel.send(message, fds, close=close)
+        else:
             control.close_all(close)
-        if self._sock:
-            asyncio.get_running_loop().remove_writer(self._sock.fileno())
-        else:  # there will be another one, which is told all that counts
-            for _, _, close in self._waiting:
-                control.close_all(close)
-            self._waiting.clear()
 
-    def _readable(self) -> None:
-        assert self._sock
-        try:
-            while True:
-                message, fds = control.receive(self._sock)
-                control.close_all(fds)
-                if not message:
-                    return self._lost()
-                if message.get("op") == "reply" and self._replies and not (reply := self._replies.popleft()).done():
-                    reply.set_result(message)
-        except BlockingIOError:
-            return
-        except (OSError, ValueError):
-            self._lost()
+    def _heard(self, message: dict, fds: list[int]) -> None:
+        control.close_all(fds)
+        if message.get("op") == "reply" and self._replies and not (reply := self._replies.popleft()).done():
+            reply.set_result(message)
 
     async def _ask(self, operation: str) -> dict:
         self.warm_up()
@@ -298,11 +259,11 @@ class Resolver:
         try:
             await self.remove_sandbox(sandbox_id)
             self.warm_up()
+            self._send_sandbox("add", sandbox_id, sandbox)
         except BaseException:
             control.close_all(sandbox.fds)
             raise
         self._sandboxes[sandbox_id] = sandbox
-        self._send_sandbox("add", sandbox_id, sandbox)
 
     async def set_sandbox(
         self, sandbox_id: str, *, networks: Sequence[str], upstreams: Sequence[str] = (), forward: bool = True,
@@ -331,8 +292,7 @@ class Resolver:
         """All that exists has been named: what an earlier engine's resolver has besides is dropped."""
         for identity in [identity for identity, sandbox in self._sandboxes.items() if not sandbox.fields]:
             self._drop(identity)
-        if self._sock:
-            self._send(control.encode("synced"))
+        self._send(control.encode("synced"))
 
     def _send_sandbox(self, operation: str, identity: str, sandbox: _Sandbox) -> None:
         self._send(control.encode(operation, id=identity, **sandbox.fields), sandbox.fds)
@@ -341,7 +301,7 @@ class Resolver:
 
     def _drop(self, identity: str) -> None:
         sandbox = self._sandboxes.pop(identity)
-        self._send(control.encode("remove", id=identity), close=sandbox.fds + [sandbox.pidfd] * (sandbox.pidfd >= 0))
+        self._send(control.encode("remove", id=identity), close=sandbox.every_fd)
 
 
 def _fields(
@@ -353,27 +313,9 @@ def _fields(
     }  # fmt: skip
 
 
-async def _receive(sock: socket.socket) -> tuple[dict, list[int]]:
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return control.receive(sock)
-        except BlockingIOError:
-            ready: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(sock.fileno(), _wake, ready)
-            try:
-                await ready
-            finally:
-                loop.remove_reader(sock.fileno())
-
-
-def _wake(waiting: "asyncio.Future[None]") -> None:
-    if not waiting.done():
-        waiting.set_result(None)
-
-
-def _peer(sock: socket.socket) -> int:
-    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+def _failed(version: "asyncio.Future[int]") -> None:
+    if not version.done():
+        version.set_exception(EOFError())
 
 
 def _kill(pid: int) -> None:

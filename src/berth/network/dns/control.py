@@ -1,11 +1,13 @@
 """What engine and resolver tell each other: one JSON object a message, on a SEQPACKET socket, sockets beside it.
 
-    engine ── hello {version}, sync ──▶ resolver      at the start of a connection
-        ◀── hello {version, pid} ──
+    engine ── hello {version} ──▶ resolver            at the start of a connection to one that was there before
         ◀── sandbox {id} + its sockets ──             for each one that it has
-        ◀── end ──
+        ◀── end {version} ──
+           ── sync ──▶
     engine ── network, unnetwork, endpoint, unendpoint, add + sockets, set + sockets, watch + pidfd, remove ──▶
            ── synced ──▶                              what was not named since sync is dropped
+           ── ping, stats ──▶
+        ◀── reply ──
            ── leave ──▶                               end now: somebody else has the sockets
 
 Of these a later version may not change `hello`, `sandbox`, `end` and `leave`: by them it takes the sockets over from an
@@ -14,6 +16,8 @@ earlier one.
 
 import json
 import os
+import socket
+from collections.abc import Sequence
 
 from berth.linux import sockets
 
@@ -27,7 +31,7 @@ def encode(operation: str, **fields: object) -> bytes:
     return json.dumps({"op": operation, **fields}, separators=(",", ":")).encode()
 
 
-def receive(sock: sockets.socket) -> tuple[dict, list[int]]:
+def receive(sock: socket.socket) -> tuple[dict, list[int]]:
     """The next message and the descriptors that came with it, which are the caller's; ({}, []) at the end.
 
     Raises BlockingIOError where there is none yet, ValueError for what is none.
@@ -47,6 +51,6 @@ def receive(sock: sockets.socket) -> tuple[dict, list[int]]:
         raise
 
 
-def close_all(fds: list[int]) -> None:
+def close_all(fds: Sequence[int]) -> None:
     for fd in fds:
         os.close(fd)
