@@ -6,7 +6,6 @@ there are several answers, each beginning with another address, which take turns
 
 import itertools
 import struct
-from collections.abc import Callable
 
 import dns.message
 import dns.name
@@ -20,9 +19,8 @@ from berth.network.dns.questions import AAAA, ANY, CD, HEADER_BYTES, IN, MOST_BY
 TTL_S = 5  # Docker says 600; a client that believes it goes on asking for an address that a restart gave to somebody else
 _TURNS = 16  # at most
 _OWNER = b"\xc0\x0c"  # a pointer to the question's name
-_KEPT_MOST, _KEPT_QUESTION_BYTES, _KEPT_ANSWER_BYTES = 1024, 512, 4096
+_KEPT_QUESTION_BYTES, _KEPT_ANSWER_BYTES = 512, 4096
 
-Turn = Callable[[], bytes]
 _Record = tuple[int, bytes]  # type, data
 
 
@@ -36,10 +34,7 @@ def of_names(view: names.View, question: Question, data: bytes, *, tcp: bool = F
         return None
     turns = _turns(question, records, TCP_BYTES if tcp else question.limit_bytes)
     if len(data) <= _KEPT_QUESTION_BYTES and len(turns[0]) <= _KEPT_ANSWER_BYTES:
-        if len(view.kept) >= _KEPT_MOST:
-            view.kept.clear()
-        turn: Turn = itertools.cycle(turns[1:] + turns[:1]).__next__
-        view.kept[kept_key(data, tcp)] = turn
+        view.keep(kept_key(data, tcp), itertools.cycle(turns[1:] + turns[:1]).__next__, sum(map(len, turns)))
     return turns[0]
 
 

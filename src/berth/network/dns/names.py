@@ -5,8 +5,10 @@ in a table. What Docker does with `name.network` and links is the model.
 """
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+_KEPT_MOST_BYTES, _ALL_KEPT_MOST_BYTES, _KEPT_OVERHEAD_BYTES = 4 << 20, 64 << 20, 400
 
 
 def to_wire(name: str) -> bytes:
@@ -47,12 +49,29 @@ class Network:
 class View:
     """What containers in the same networks, and with the same links, see; answers made once are kept for all of them."""
 
-    __slots__ = ("kept", "key", "links", "networks", "users")
+    __slots__ = ("_kept_bytes", "_of", "kept", "key", "links", "networks", "users")
 
-    def __init__(self, key: tuple, networks: tuple[Network, ...], links: tuple[dict[bytes, bytes], ...]) -> None:
-        self.key, self.networks, self.links = key, networks, links  # links: for each network
+    def __init__(self, of: "Names", key: tuple, networks: tuple[Network, ...], links: tuple[dict[bytes, bytes], ...]) -> None:
+        self._of, self.key, self.networks, self.links = of, key, networks, links  # links: for each network
         self.users = 0
-        self.kept: dict = {}  # whatever follows from the names alone; emptied when one of them changes
+        self.kept: dict[bytes, Callable[[], bytes]] = {}  # what follows from the names alone, so it goes when one of them changes
+        self._kept_bytes = 0
+
+    def keep(self, key: bytes, answer: Callable[[], bytes], size_bytes: int) -> None:
+        """Bounded for a view and for all of them, as containers choose the questions."""
+        size_bytes += len(key) + _KEPT_OVERHEAD_BYTES
+        if self._kept_bytes + size_bytes > _KEPT_MOST_BYTES:
+            self.forget()
+        if self._of.kept_bytes + size_bytes > _ALL_KEPT_MOST_BYTES:
+            self._of.forget()
+        self.kept[key] = answer
+        self._kept_bytes += size_bytes
+        self._of.kept_bytes += size_bytes
+
+    def forget(self) -> None:
+        self.kept.clear()
+        self._of.kept_bytes -= self._kept_bytes
+        self._kept_bytes = 0
 
 
 @dataclass(slots=True)
@@ -70,6 +89,12 @@ class Names:
         self.networks: dict[str, Network] = {}
         self.views: dict[tuple, View] = {}
         self.round = 0
+        self.kept_bytes = 0  # of all views
+
+    def forget(self) -> None:
+        """Drops every kept answer."""
+        for view in self.views.values():
+            view.forget()
 
     # -- what the engine says ----------------------------------------------------------------------
 
@@ -147,7 +172,7 @@ class Names:
         key = (tuple(networks), wires)
         view = self.views.get(key)
         if view is None:
-            view = self.views[key] = View(key, tuple(self._network(identity) for identity in networks), tuple(dict(pairs) for pairs in wires))
+            view = self.views[key] = View(self, key, tuple(self._network(identity) for identity in networks), tuple(dict(pairs) for pairs in wires))
             for network in view.networks:
                 network.views.append(view)
         view.users += 1
@@ -156,6 +181,7 @@ class Names:
     def give_back(self, view: View) -> None:
         view.users -= 1
         if view.users == 0:
+            view.forget()
             del self.views[view.key]
             for identity, network in zip(view.key[0], view.networks, strict=True):
                 network.views.remove(view)
@@ -165,7 +191,7 @@ class Names:
 
 def _changed(network: Network) -> None:
     for view in network.views:
-        view.kept.clear()
+        view.forget()
 
 
 def find(view: View, name: bytes) -> Found | None:
