@@ -83,3 +83,13 @@ def connect(path: str, kind: int = SOCK_STREAM) -> socket:
         return sock
     finally:
         os.close(directory_fd)
+
+
+def pack_address(text: str) -> bytes:
+    """The bytes of an IPv4 or IPv6 address; raises OSError."""
+    return _socket.inet_pton(_socket.AF_INET6 if ":" in text else _socket.AF_INET, text)
+
+
+def address_text(data: bytes) -> str:
+    """An address from its 4 or 16 bytes."""
+    return _socket.inet_ntop(_socket.AF_INET6 if len(data) == 16 else _socket.AF_INET, data)

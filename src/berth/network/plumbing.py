@@ -1,0 +1,372 @@
+"""What networks need of the kernel: bridges, pairs of interfaces, macvlan and ipvlan, addresses and routes.
+
+        the host's namespace           │  a container's namespace
+                                       │
+    other hosts ── eth0 … berth0 ── veth1a2b3c4 ──┼── eth0 10.0.0.2, default route by 10.0.0.1
+                          10.0.0.1     │
+                                       │
+    other hosts ── eth0 (the parent) ──┼── eth0, macvlan or ipvlan
+
+A link that berth made says so: its alias is "berth" and the ids of the networks it is for. So nothing is removed that was
+there before, and a bridge that is made anew gets the interfaces of running containers back.
+
+Nothing here waits; one attachment is two system calls' worth of messages. `route` is always a socket of the host's namespace.
+"""
+
+import errno
+import hashlib
+import re
+from pathlib import Path
+
+from berth.errors import BerthError, Conflict, Forbidden, InvalidParameter, NotFound, NotImplementedHere, SystemFailure
+from berth.linux import rtrequests as rt
+from berth.linux.netlinksocket import Refused, Request
+from berth.linux.rtnetlink import Link, Route
+from berth.network.model import BRIDGE, IPVLAN, MACVLAN, Address, Attachment, Network
+
+_SYSCTL = Path("/proc/sys/net")
+_MARK = "berth"
+_VLAN = re.compile(r"(?P<parent>.+)\.(?P<number>[0-9]{1,4})")
+_DUMMY_PREFIX = {MACVLAN: "dm-", IPVLAN: "di-"}  # Docker's names
+_PROTOCOL_RA = 9  # rtnetlink.h: a route that a router advertised
+
+
+def ensure(route: Route, network: Network) -> list[str]:
+    """Makes what the network needs of the host, or mends it. Returns what a person should know of what was changed besides.
+
+    Raises Conflict, Forbidden, InvalidParameter, NotFound, NotImplementedHere or SystemFailure.
+    """
+    try:
+        if network.driver == BRIDGE:
+            _ensure_bridge(route, network)
+            return [] if network.internal else _forward(route, network)
+        if network.driver in _DUMMY_PREFIX:
+            _ensure_parent(route, network)
+    except Refused as error:
+        raise _failure(error, network) from None
+    return []
+
+
+def remove(route: Route, network: Network) -> None:
+    """Takes away what berth made for the network; nothing where it is gone already."""
+    try:
+        if network.driver == BRIDGE:
+            bridge = route.find(network.interface)
+            if bridge and _owners(bridge):
+                route.do(rt.delete_link(bridge.index, missing_ok=True))
+        elif network.driver in _DUMMY_PREFIX:
+            _remove_parent(route, network)
+    except Refused as error:
+        raise _failure(error, network) from None
+
+
+def attach(host: Route, inside: Route, inside_netns_fd: int, network: Network, attachment: Attachment) -> None:
+    """A container's interface with its addresses and routes, up. What was begun is undone if it fails.
+
+    NotFound if the bridge or the parent is gone: `ensure` makes it anew.
+    """
+    try:
+        if network.driver == BRIDGE:
+            _add_pair(host, inside_netns_fd, network, attachment)
+        else:
+            _add_child(host, inside_netns_fd, network, attachment)
+        try:
+            _settle(inside, attachment)
+        except BaseException:
+            inside.do(rt.delete_link(attachment.name, missing_ok=True))
+            raise
+    except Refused as error:
+        raise _failure(error, network, attachment) from None
+
+
+def detach(host: Route, network: Network, outside: str) -> None:
+    """Removes the host's end of a pair, and with it the container's. NotFound if it is gone; nothing to do for other drivers."""
+    if network.driver != BRIDGE:
+        return
+    try:
+        host.do(rt.delete_link(outside))
+    except Refused as error:
+        if error.errno == errno.ENODEV:
+            raise NotFound(f"network {network.name}: the interface {outside} is gone already") from None
+        raise _failure(error, network) from None
+
+
+def remove_inside(inside: Route, name: str) -> None:
+    """Removes a container's interface from within: the way for macvlan and ipvlan, of which the host has no end."""
+    try:
+        inside.do(rt.delete_link(name, missing_ok=True))
+    except Refused as error:
+        raise SystemFailure(f"the interface {name} cannot be removed: {error.strerror}") from None
+
+
+def set_gateways(inside: Route, network: Network, attachment: Attachment) -> None:
+    """Default routes of a container by this attachment, in place of those it has: of each family, or none at all."""
+    try:
+        index = inside.link(attachment.name).index
+        old = [entry for entry in inside.routes() if not entry.destination and entry.table == rt.TABLE_MAIN and entry.index]
+        drop = [
+            rt.delete_route(_default(entry.version), gateway=entry.gateway, index=entry.index, metric=entry.metric, missing_ok=True) for entry in old
+        ]
+        inside.do(*drop, *_default_routes(attachment, index))
+    except Refused as error:
+        raise _failure(error, network, attachment) from None
+
+
+# -- bridges ------------------------------------------------------------------------------------
+
+
+def _ensure_bridge(route: Route, network: Network) -> None:
+    name = _checked(network.interface, network)
+    bridge = route.find(name)
+    is_new = bridge is None
+    if bridge is None:
+        route.do(rt.add_bridge(name, mac=_mac(network.id)), rt.set_link(name, alias=f"{_MARK} {network.id}"))
+        bridge = route.link(name)
+    elif bridge.kind != "bridge":
+        raise Conflict(
+            f"network {network.name}: the interface {name} is {_kind(bridge)}, not a bridge; "
+            "remove it, or give the network another name with com.docker.network.bridge.name"
+        )
+    if _owners(bridge):  # a person's own bridge keeps its settings
+        _set(f"ipv6/conf/{name}/disable_ipv6", "0" if network.has_ipv6 else "1")
+        _set(f"ipv6/conf/{name}/accept_ra", "0")
+    elif network.has_ipv6:
+        _set(f"ipv6/conf/{name}/disable_ipv6", "0")
+    # What comes from 127.0.0.1 may leave by the bridge: a published port is reached from loopback.
+    changes = [rt.set_ipv4(bridge.index, {rt.ROUTE_LOCALNET: 1})]
+    if network.mtu not in (0, bridge.mtu):
+        changes.append(rt.set_link(bridge.index, mtu=network.mtu))
+    changes += _address_changes(route, network, bridge)
+    if not bridge.is_up:
+        changes.append(rt.set_link(bridge.index, up=True))
+    if is_new:
+        changes += _take_back(route, network, bridge)
+    route.do(*changes)
+
+
+def _address_changes(route: Route, network: Network, bridge: Link) -> list[Request]:
+    wanted = [f"{subnet.gateway}/{subnet.network.prefixlen}" for subnet in network.subnets if subnet.gateway]
+    had = [address for _, address in route.addresses(bridge.index)]
+    changes = [rt.add_address(bridge.index, address) for address in wanted if address not in had]
+    if _owners(bridge):
+        changes += [rt.delete_address(bridge.index, address) for address in had if address not in wanted and not address.startswith("fe80:")]
+    return changes
+
+
+def _take_back(route: Route, network: Network, bridge: Link) -> list[Request]:
+    """The interfaces of running containers, after somebody has deleted the bridge."""
+    changes = []
+    for link in route.links():
+        if link.kind == "veth" and network.id in _owners(link):
+            changes.append(rt.set_link(link.index, master=bridge.index))
+            if not network.icc:
+                changes.append(rt.set_bridge_port(link.index, isolated=True))
+    return changes
+
+
+def _mac(network_id: str) -> str:
+    """Always the same for a network: a bridge without one of its own changes it with its ports, and containers remember it."""
+    digest = hashlib.sha256(network_id.encode()).digest()
+    return bytes((0x02, 0x42, *digest[:4])).hex(":")
+
+
+# -- containers' interfaces ---------------------------------------------------------------------
+
+
+def _add_pair(host: Route, inside_netns_fd: int, network: Network, attachment: Attachment) -> None:
+    bridge = host.find(network.interface)
+    if bridge is None or bridge.kind != "bridge":
+        raise NotFound(f"network {network.name}: the bridge {network.interface} is gone")
+    outside = attachment.outside
+    requests = [
+        rt.add_veth(
+            outside, attachment.name, peer_namespace_fd=inside_netns_fd, peer_mac=attachment.mac,
+            mtu=network.mtu or bridge.mtu, master=bridge.index,
+        ),
+        # The host speaks to the container as the bridge. An address of its own would cost packets for every container.
+        rt.no_link_local(outside),
+        rt.set_link(outside, up=True, alias=f"{_MARK} {network.id}"),
+    ]  # fmt: skip
+    if not network.icc:
+        requests.append(rt.set_bridge_port(outside, isolated=True))
+    try:
+        host.do(*requests)
+    except Refused as error:
+        stale = host.find(outside)
+        if error.position > 0 and stale:
+            host.do(rt.delete_link(outside, missing_ok=True))
+        elif error.errno == errno.EEXIST and stale and stale.kind == "veth" and _owners(stale):  # of an engine that was killed here
+            host.do(rt.delete_link(stale.index, missing_ok=True))
+            host.do(*requests)
+            return
+        raise
+
+
+def _add_child(host: Route, inside_netns_fd: int, network: Network, attachment: Attachment) -> None:
+    """A macvlan or ipvlan interface, made directly in the container's namespace."""
+    parent = host.find(parent_of(network))
+    if parent is None:
+        raise NotFound(f"network {network.name}: the parent interface {parent_of(network)} is gone")
+    if network.driver == MACVLAN:
+        host.do(rt.add_macvlan(
+            attachment.name, parent.index, mode=_option(network, "macvlan_mode", rt.MACVLAN_MODES, "bridge"),
+            namespace_fd=inside_netns_fd, mac=attachment.mac, mtu=network.mtu,
+        ))  # fmt: skip
+    else:
+        host.do(rt.add_ipvlan(
+            attachment.name, parent.index, mode=_option(network, "ipvlan_mode", rt.IPVLAN_MODES, "l2"),
+            flag=_option(network, "ipvlan_flag", rt.IPVLAN_FLAGS, "bridge"), namespace_fd=inside_netns_fd, mtu=network.mtu,
+        ))  # fmt: skip
+
+
+def _settle(inside: Route, attachment: Attachment) -> None:
+    index = inside.link(attachment.name).index
+    requests = [rt.add_address(index, str(address)) for address in attachment.addresses]
+    if all(address.version == 4 for address in attachment.addresses):
+        requests.insert(0, rt.no_link_local(index))
+    inside.do(*requests, rt.set_link(index, up=True), *_default_routes(attachment, index))
+
+
+def _default_routes(attachment: Attachment, index: int) -> list[Request]:
+    """gateways: 0.0.0.0 or :: stands for the interface itself (ipvlan's l3)."""
+    requests = []
+    for gateway in attachment.gateways:
+        if gateway.is_unspecified:
+            requests.append(rt.add_route(_default(gateway.version), index=index))
+        else:
+            requests.append(rt.add_route(_default(gateway.version), gateway=str(gateway), index=index, on_link=_is_far(gateway, attachment)))
+    return requests
+
+
+def _is_far(gateway: Address, attachment: Attachment) -> bool:
+    return not gateway.is_link_local and all(gateway not in address.network for address in attachment.addresses)
+
+
+def _default(version: int) -> str:
+    return "0.0.0.0/0" if version == 4 else "::/0"
+
+
+# -- parents of macvlan and ipvlan --------------------------------------------------------------
+
+
+def parent_of(network: Network) -> str:
+    """The interface that a macvlan or ipvlan is on; a network without one has a dummy of its own, so it reaches nobody outside."""
+    return network.interface or _DUMMY_PREFIX[network.driver] + network.id[:12]
+
+
+def _ensure_parent(route: Route, network: Network) -> None:
+    """An interface that is there is used as it is; a dummy and a VLAN's (eth0.50) are made."""
+    name = _checked(parent_of(network), network)
+    parent = route.find(name)
+    if parent is None:
+        route.do(_new_parent(route, network, name))
+        route.do(rt.set_link(name, alias=f"{_MARK} {network.id}", up=True))
+    elif (owners := _owners(parent)) and network.id not in owners:
+        route.do(rt.set_link(parent.index, alias=" ".join((_MARK, *owners, network.id)), up=True))
+    elif owners and not parent.is_up:
+        route.do(rt.set_link(parent.index, up=True))
+
+
+def _new_parent(route: Route, network: Network, name: str) -> Request:
+    if not network.interface:
+        return rt.add_dummy(name)
+    found = _VLAN.fullmatch(name)
+    lower = route.find(found["parent"]) if found else None
+    if found is None or lower is None:
+        missing = found["parent"] if found else name
+        raise NotFound(f"network {network.name}: the parent interface {missing} does not exist; `ip link` shows those that do")
+    if not 1 <= int(found["number"]) <= 4094:
+        raise InvalidParameter(f"network {network.name}: parent {name}: {found['number']} is no number of a VLAN, which is 1 to 4094")
+    return rt.add_vlan(name, lower.index, int(found["number"]))
+
+
+def _remove_parent(route: Route, network: Network) -> None:
+    parent = route.find(parent_of(network))
+    owners = _owners(parent) if parent else []
+    if parent is None or network.id not in owners:
+        return
+    rest = [owner for owner in owners if owner != network.id]
+    route.do(rt.set_link(parent.index, alias=" ".join((_MARK, *rest))) if rest else rt.delete_link(parent.index, missing_ok=True))
+
+
+# -- parts --------------------------------------------------------------------------------------
+
+
+def _owners(link: Link) -> list[str]:
+    """Ids of the networks that berth made a link for; none if it did not make it."""
+    words = link.alias.split()
+    return words[1:] if words[:1] == [_MARK] else []
+
+
+def _checked(name: str, network: Network) -> str:
+    """A name that an interface can have; it is a part of paths below /proc/sys too."""
+    if not 0 < len(name.encode()) < 16 or name in (".", "..") or re.search(r"[/:\s\0]", name):
+        raise InvalidParameter(f"network {network.name}: {name!r} is no name for an interface: 1 to 15 bytes without spaces, slashes and colons")
+    return name
+
+
+def _option(network: Network, key: str, known: dict[str, int], default: str) -> str:
+    value = network.options.get(key) or default
+    if value not in known:
+        raise InvalidParameter(f"network {network.name}: {key} {value!r} is not one of {', '.join(known)}")
+    return value
+
+
+def _kind(link: Link) -> str:
+    return f"a {link.kind}" if link.kind else "a network card"
+
+
+def _forward(route: Route, network: Network) -> list[str]:
+    """Lets the host pass packets on, which it must for containers to reach others. What was changed, in words."""
+    notes = []
+    if _read("ipv4/ip_forward") == "0":
+        _set("ipv4/ip_forward", "1", needed_for=network)
+        notes.append("net.ipv4.ip_forward was off; it is on now, so that containers reach other networks")
+    if network.has_ipv6 and _read("ipv6/conf/all/forwarding") == "0":
+        notes += _keep_advertised_routes(route)
+        _set("ipv6/conf/all/forwarding", "1", needed_for=network)
+        notes.append("net.ipv6.conf.all.forwarding was off; it is on now, so that containers reach other networks")
+    return notes
+
+
+def _keep_advertised_routes(route: Route) -> list[str]:
+    """A host that forwards believes no router's advertisement unless told to (accept_ra 2): it would lose its own default route."""
+    notes = []
+    for index in {entry.index for entry in route.routes() if entry.version == 6 and entry.protocol == _PROTOCOL_RA}:
+        link = route.find(index)
+        if link and _read(f"ipv6/conf/{link.name}/accept_ra") == "1":
+            _set(f"ipv6/conf/{link.name}/accept_ra", "2")
+            notes.append(f"net.ipv6.conf.{link.name}.accept_ra is 2 now, so that the host keeps the routes its router advertises")
+    return notes
+
+
+def _read(name: str) -> str:
+    """A setting's value, "" where the kernel has none."""
+    try:
+        return (_SYSCTL / name).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _set(name: str, value: str, needed_for: Network | None = None) -> None:
+    if _read(name) in (value, ""):
+        return
+    try:
+        (_SYSCTL / name).write_text(value)
+    except OSError as error:
+        if needed_for:
+            setting = "net." + name.replace("/", ".")
+            raise Forbidden(f"network {needed_for.name}: {setting} cannot be set to {value} ({error.strerror}); run: sysctl -w {setting}={value}") from None
+
+
+def _failure(error: Refused, network: Network, attachment: Attachment | None = None) -> BerthError:
+    """What the kernel refused, as a kind that says what to do."""
+    where = f"network {network.name}: " + (f"interface {attachment.name}: " if attachment else "")
+    text = f"{where}{error.strerror}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return Forbidden(f"{text}; the engine needs CAP_NET_ADMIN in the host's network namespace")
+    if error.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+        return NotImplementedHere(f"{text}; this kernel lacks it")
+    if error.errno in (errno.EEXIST, errno.EBUSY):
+        return Conflict(f"{text}; `ip address` shows what is there")
+    return SystemFailure(text)
