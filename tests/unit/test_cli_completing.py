@@ -16,6 +16,7 @@ MAIN = Path(__file__).resolve().parents[2] / "src/berth/cli/__main__.py"
 NAMES = {
     "container": ["db", "job", "web"], "running": ["db", "web"], "stopped": ["job"], "paused": [], "image": ["bb", "bb:latest", "app:1"],
     "repository": ["bb", "app"], "registry": ["r.example.org"], "context": ["default", "far"], "runtime": ["berth", "runc"],
+    "network": ["bridge", "host", "none", "shop"], "custom": ["shop"],
 }  # fmt: skip
 
 
@@ -33,17 +34,21 @@ def answers(*words: str) -> "list[str]":
         (["container", "rm", "j"], ["job"]), (["-H", "unix:///x", "rm", "j"], ["job"]), (["--host=unix:///x", "rm", "j"], ["job"]),
         (["run", "b"], ["bb", "bb:latest"]), (["run", "bb", ""], []), (["run", "bb", "--n"], []), (["run", "-e", "PATH=x", "a"], ["app:1"]),
         (["rmi", "bb", "b"], ["bb:latest"]), (["tag", "bb", ""], []), (["images", "a"], ["app"]),
-        (["inspect", "b"], ["bb", "bb:latest"]), (["context", "use", "f"], ["far"]), (["login", ""], ["r.example.org"]), (["pull", "a"], ["app:1"]), (["-c", "f"], ["far"]), (["--context=f"], ["--context=far"]),
+        (["inspect", "b"], ["bb", "bb:latest", "bridge"]), (["context", "use", "f"], ["far"]), (["login", ""], ["r.example.org"]), (["pull", "a"], ["app:1"]), (["-c", "f"], ["far"]), (["--context=f"], ["--context=far"]),
         (["cp", "w"], ["web:", ":files"]), (["load", "-i", ""], [":files"]), (["load", "--input="], [":files"]), (["import", ""], [":files"]),
         (["run", "--env-file", ""], [":files"]), (["--config", ""], [":directories"]), (["run", "-v", ""], [":directories"]),
         (["ps", "--no-t"], ["--no-trunc"]), (["ps", "--format", "j"], ["json"]), (["ps", "--format=j"], ["--format=json"]),
         (["ps", "--filter", "status=re"], ["status=restarting", "status=removing"]), (["ps", "--filter", "ancestor=a"], ["ancestor=app:1"]),
-        (["ps", "-f", "labe"], ["label="]), (["ps", "--all="], ["--all=true", "--all=false"]), (["ps", ""], []),
+        (["ps", "-f", "labe"], ["label="]), (["ps", "-f", "network=s"], ["network=shop"]), (["ps", "--all="], ["--all=true", "--all=false"]), (["ps", ""], []),
         (["run", "--pull", "n"], ["never"]), (["run", "--pull=n"], ["--pull=never"]), (["run", "--runtime", ""], ["berth", "runc"]),
         (["run", "--cap-add", "SYS_P"], ["SYS_PACCT", "SYS_PTRACE"]), (["kill", "-s", "SIGH"], ["SIGHUP"]), (["kill", "-s"], ["-s"]),
         (["run", "--rm", "--restart", "on"], ["on-failure", "on-failure:"]), (["completion", "z"], ["zsh"]), (["rm", "--", "w"], ["web"]),
         (["rm", "--", "-"], []), (["top", "web", "-"], []), (["--tlsv"], ["--tlsverify"]), (["update", "--memory", ""], []),
         (["system", "service", "st"], ["status"]), (["ps", "--help"], ["--help"]), (["engine", "--data-root", ""], [":directories"]),
+        (["run", "--network", "b"], ["bridge"]), (["run", "--network=s"], ["--network=shop"]), (["network", "rm", ""], ["shop"]),
+        (["network", "connect", "s"], ["shop"]), (["network", "connect", "shop", "j"], ["job"]), (["network", "inspect", "h"], ["host"]),
+        (["network", "create", "-d", "m"], ["macvlan"]), (["network", "create", "-o", "par"], ["parent="]), (["network", "create", ""], []),
+        (["network", "connect", "--link", "d"], ["db"]), (["network", "ls", "-f", "driver=i"], ["driver=ipvlan"]),
     ],
 )  # fmt: skip
 def test_what_may_stand_there(words: "list[str]", found: "list[str]") -> None:

@@ -85,7 +85,7 @@ def test_a_page(name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_group_of_flags_names_flags_that_are_there() -> None:
-    spelled = {"network-alias", "ip", "ip6", "link-local-ip", "mac-address", "use-api-socket"}  # of networks, which come later
+    spelled = {"use-api-socket"}
     windows = {"cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"}
     for name in LISTED:
         syntax, text = syntax_of(name), text_of(name)

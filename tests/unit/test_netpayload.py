@@ -247,6 +247,9 @@ CONTAINERS_WRONG = [
     ({"UTSMode": "host"}, {}, {"Hostname": "h"}, "conflicting options: hostname and the UTS mode"),
     ({"NetworkMode": "host"}, {"n": {}}, {}, netcontainer.NOT_WITH_HOST), ({"NetworkMode": "n"}, {"n": {}, "host": {}}, {}, netcontainer.NOT_WITH_HOST),
     ({"NetworkMode": "none"}, {"n": {}}, {}, netcontainer.NOT_WITH_NONE), ({"NetworkMode": "n"}, {"n": {}, "none": {}}, {}, netcontainer.NOT_WITH_NONE),
+    ({"NetworkMode": "host"}, {"host": {"MacAddress": "02:00:00:00:00:01"}}, {}, "conflicting options: mac-address and the network mode"),
+    ({"NetworkMode": "container:x"}, {"container:x": {"MacAddress": "02:00:00:00:00:01"}}, {}, "conflicting options: mac-address and the network mode"),
+    ({"NetworkMode": "container:x"}, {"container:x": {"IPAMConfig": {"IPv4Address": "1.2.3.4"}}}, {}, "supported on user defined networks only"),
     ({}, {"n": None}, {}, "no EndpointSettings for n"), ({}, {"n": 3}, {}, "EndpointsConfig.n"),
     ({}, {"bridge": {"Aliases": ["a"]}}, {}, "invalid config for network bridge: invalid endpoint settings:\nnetwork-scoped alias"),
     ({}, {"bridge": {"MacAddress": "02:00:00:00:00:02"}}, {"MacAddress": "02:00:00:00:00:01"}, "must match the endpoint-specific MAC address"),
@@ -294,7 +297,7 @@ def test_ports_of_a_container_on_the_host_are_discarded_and_said():
 
 def test_names_and_servers():
     found = made({"Dns": ["1.1.1.1", "fe80::1%eth0", ""], "DnsSearch": ["."], "DnsOptions": ["ndots:2"], "Links": ["a", "b:c", "/d:/me/e"],
-                  "ExtraHosts": ["a:1.1.1.1", "b:host-gateway", "c:::1", "d:[::2]"]})  # fmt: skip
+                  "ExtraHosts": ["a: 1.1.1.1", "b:host-gateway", "c:::1", "d:[::2]"]})  # fmt: skip
     assert found.hosts == (("a", "1.1.1.1"), ("b", "host-gateway"), ("c", "::1"), ("d", "::2"))
     assert (found.dns, found.dns_search, found.dns_options) == (("1.1.1.1", "fe80::1%eth0"), (".",), ("ndots:2",))
     assert found.links == (("a", "a"), ("b", "c"), ("d", "e"))

@@ -60,6 +60,13 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "container prune": ("prune", "container_prune", "Remove all containers that do not run"),
     "image inspect": ("inspect", "inspect", "Print all that is known of images"),
     "image prune": ("prune", "image_prune", "Remove images that are of no use"),
+    "network connect": ("network", "connect", "Connect a container to a network"),
+    "network create": ("network", "create", "Make a network"),
+    "network disconnect": ("network", "disconnect", "Take a container out of a network"),
+    "network inspect": ("inspect", "inspect", "Print all that is known of networks"),
+    "network ls": ("network", "ls", "List networks"),
+    "network prune": ("prune", "network_prune", "Remove networks that no container uses"),
+    "network rm": ("network", "rm", "Remove networks"),
     "system prune": ("prune", "system_prune", "Remove what is of no use"),
     "system df": ("df", "df", "Show what takes how much room"),
     "info": ("system", "info", "Print what the engine and its host have"),
@@ -95,6 +102,8 @@ GROUPS = {
     "image": {"history": "history", "import": "import", "inspect": "image inspect", "load": "load", "ls": "images", "list": "images",
               "prune": "image prune", "pull": "pull", "push": "push", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag"},
     "manifest": {verb: f"manifest {verb}" for verb in ("annotate", "create", "inspect", "push", "rm")},
+    "network": {"connect": "network connect", "create": "network create", "disconnect": "network disconnect", "inspect": "network inspect",
+                "ls": "network ls", "list": "network ls", "prune": "network prune", "rm": "network rm", "remove": "network rm"},
     "system": {"df": "system df", "dial-stdio": "system dial-stdio", "events": "events", "info": "info", "prune": "system prune",
                "service": "system service"},
     "context": {"create": "context create", "export": "context export", "import": "context import",
@@ -103,7 +112,8 @@ GROUPS = {
     "registry": {"gc": "registry gc", "serve": "registry serve"},
 }  # fmt: skip
 GROUP_SUMMARIES = {
-    "container": "Manage containers", "image": "Manage images", "manifest": "Manage manifests of several platforms", "system": "Manage the engine and what it keeps",
+    "container": "Manage containers", "image": "Manage images", "manifest": "Manage manifests of several platforms",
+    "network": "Manage networks", "system": "Manage the engine and what it keeps",
     "context": "Manage names of engines", "registry": "Run a registry of your own",
 }  # fmt: skip
 # Not shown: `__complete` answers the shells' completion scripts.

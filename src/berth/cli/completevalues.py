@@ -6,7 +6,8 @@ ARGUMENTS = {
     "context create": "new", "context export": "context file", "context import": "new file", "context inspect": "context...", "context rm": "context...",
     "context update": "context", "context use": "context", "cp": "copy copy", "create": "image", "diff": "container",
     "manifest annotate": "image image", "manifest create": "new image...", "manifest inspect": "image image", "manifest push": "image",
-    "manifest rm": "image...", "exec": "running", "export": "container", "history": "image", "image inspect": "image...", "images": "repository", "import": "file repository",
+    "manifest rm": "image...", "exec": "running", "export": "container", "history": "image", "network connect": "network container", "network create": "new",
+    "network disconnect": "network container", "network inspect": "network...", "network rm": "custom...", "image inspect": "image...", "images": "repository", "import": "file repository",
     "inspect": "anything...", "kill": "running...", "login": "registry", "logout": "registry", "logs": "container", "pause": "running...",
     "port": "container", "pull": "image", "push": "image",
     "rename": "container", "restart": "container...", "rm": "container...", "rmi": "image...", "run": "image",
@@ -17,7 +18,7 @@ ARGUMENTS = {
 
 # --flag or placeholder of a flag -> kind of its value
 KINDS_OF_PLACEHOLDERS = {
-    "FILE": "file", "DIR": "directory", "CONTAINER": "container", "CONTEXT": "context", "--context": "context", "--env": "variable",
+    "FILE": "file", "DIR": "directory", "CONTAINER": "container", "CONTEXT": "context", "--context": "context", "--network": "network", "NETWORK": "network", "--link": "container", "--env": "variable",
     "--volume": "directory", "--device": "file", "--runtime": "runtime", "--default-runtime": "", "--workdir": "",
     "--pidfile": "file", "--init-path": "file",
 }  # fmt: skip
@@ -42,12 +43,18 @@ VALUES: "dict[str, tuple[str, ...]]" = {
     "events --format": ("json",), "ipc": ("private", "shareable", "none", "host", "container:"), "isolation": ("default",),
     "log-driver": _LOG_DRIVERS, "log-level": ("debug", "info", "warn", "error", "fatal"),
     "log-opt": ("max-size=", "max-file=", "compress=", "labels=", "env=", "tag=", "mode=", "max-buffer-size="),
-    "mount": ("type=bind,", "type=tmpfs,"), "net": ("none", "host", "container:"), "network": ("none", "host", "container:"),
+    "mount": ("type=bind,", "type=tmpfs,"), "network": ("bridge", "none", "host", "container:", "name="),
+    "network create --driver": ("bridge", "macvlan", "ipvlan"), "network inspect --format": ("json",), "scope": ("local",),
+    "network create --opt": ("parent=", "macvlan_mode=", "ipvlan_mode=", "ipvlan_flag=", *(
+        f"com.docker.network.{name}=" for name in (
+            "bridge.name", "bridge.enable_icc", "bridge.enable_ip_masquerade", "bridge.host_binding_ipv4", "driver.mtu",
+            "container_iface_prefix"))),
+    "dns-option": ("ndots:", "timeout:", "attempts:", "rotate", "use-vc"),
     "pid": ("host", "container:"), "pull": ("always", "missing", "never"),
     "restart": ("no", "on-failure", "on-failure:", "always", "unless-stopped"),
     "security-opt": ("seccomp=", "seccomp=unconfined", "apparmor=", "apparmor=unconfined", "label=", "no-new-privileges",
                      "systempaths=unconfined"),
-    "signal": _SIGNALS, "stop-signal": _SIGNALS, "tail": ("all",), "type": ("container", "image"), "ulimit": _ULIMITS,
+    "signal": _SIGNALS, "stop-signal": _SIGNALS, "tail": ("all",), "type": ("container", "image", "network"), "ulimit": _ULIMITS,
     "userns": ("host",), "uts": ("host",),
 }  # fmt: skip
 
@@ -55,7 +62,7 @@ VALUES: "dict[str, tuple[str, ...]]" = {
 FILTERS: "dict[str, tuple[tuple[str, str], ...]]" = {
     "ps": (("ancestor", "<image>"), ("before", "<container>"), ("exited", ""), ("expose", ""),
            ("health", "none starting healthy unhealthy"), ("id", ""), ("is-task", "true false"), ("label", ""), ("name", "<container>"),
-           ("network", "none host"), ("publish", ""), ("since", "<container>"),
+           ("network", "<network>"), ("publish", ""), ("since", "<container>"),
            ("status", "created running paused restarting removing exited dead"), ("volume", "")),
     "images": (("before", "<image>"), ("dangling", "true false"), ("label", ""), ("reference", ""), ("since", "<image>"), ("until", "")),
     "search": (("is-official", "true false"), ("stars", "")),
@@ -64,6 +71,9 @@ FILTERS: "dict[str, tuple[tuple[str, str], ...]]" = {
                          "health_status import kill load oom pause prune rename resize restart save start stop tag top unpause "
                          "untag update"),
                ("image", "<image>"), ("label", ""), ("scope", "local swarm"), ("type", "container daemon image network volume")),
+    "network ls": (("dangling", "true false"), ("driver", "bridge macvlan ipvlan host null"), ("id", ""), ("label", ""), ("name", "<network>"),
+                   ("scope", "local"), ("type", "custom builtin")),
+    "network prune": (("label", ""), ("label!", ""), ("until", "")),
     "container prune": (("label", ""), ("label!", ""), ("until", "")),
     "image prune": (("label", ""), ("label!", ""), ("until", "")),
     "system prune": (("label", ""), ("label!", ""), ("until", "")),

@@ -167,7 +167,7 @@ def _of_kind(kind: str, ask: "Ask") -> "Candidates":
     if kind == "copy":  # a path here, or one in a container
         return [*((f"{name}:", text) for name, text in ask("container")), _FILES]
     if kind == "anything":
-        return ask("container") + ask("image")
+        return ask("container") + ask("image") + ask("network")
     if kind.startswith("="):
         return [(word, "") for word in kind[1:].split("|")]
     if kind == "variable":
@@ -196,7 +196,7 @@ class Engine:
         self._words = words
 
     def ask(self, kind: str) -> "Candidates":
-        """Kinds: container, running, paused, stopped, image, repository, context, registry, runtime."""
+        """Kinds: container, running, paused, stopped, image, repository, network, custom (network), context, registry, runtime."""
         try:
             if kind == "context":
                 return self._contexts()
@@ -204,6 +204,8 @@ class Engine:
                 return self._registries()
             if kind in ("image", "repository"):
                 return self._images(kind)
+            if kind in ("network", "custom"):
+                return self._networks(kind)
             if kind == "runtime":
                 return [(str(name), "") for name in self._get("/info")["Runtimes"]]
             return self._containers(kind)
@@ -253,6 +255,13 @@ class Engine:
         found = self._get(f"/containers/json{query(all=True, filters=filters)}")
         names = [(name.removeprefix("/"), f"{item['Image']}, {item['Status']}") for item in found for name in item["Names"]]
         return sorted(name for name in names if "/" not in name[0])
+
+    def _networks(self, kind: str) -> "Candidates":
+        from berth.cli.client import query
+
+        filters = '{"type":["custom"]}' if kind == "custom" else ""
+        found = self._get(f"/networks{query(filters=filters)}")
+        return sorted((str(network["Name"]), str(network["Driver"])) for network in found)
 
     def _images(self, kind: str) -> "Candidates":
         names = [name for image in self._get("/images/json") for name in image["RepoTags"] or [] if name != "<none>:<none>"]

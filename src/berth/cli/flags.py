@@ -1,14 +1,18 @@
 """A table-driven parser that reads flags as Docker's (pflag) does. No `re`, no `argparse`: start-up time.
 
 A flag is (long name, short letter or '', kind, placeholder, help). Kinds are named as Docker names them: bool; the
-numbers (int, uint16, ...); those that may be given several times (list, filter, ...); all else is one string.
+numbers (int, uint16, ...); those that may be given several times (list, filter, ..., and those of SLICES, which
+take a list in one word too: `a,b`); all else is one string.
 `--flag=value`, `--flag value`, `-f value`, `-fvalue`, `-it` together; `--` ends the flags. With
 `interspersed` false the first word that is no flag ends them too, so that `run IMAGE ls -l` works.
 """
 
 Flag = tuple[str, str, str, str, str]
 NUMBERS = ("int", "int64", "uint16", "uint", "uint64")
-LISTS = ("list", "filter", "map", "ulimit", "mount", "stringSlice", "stringToString")
+SLICES = ("stringSlice", "ipSlice", "ipNetSlice")
+LISTS = ("list", "filter", "map", "ulimit", "mount", "network", "stringToString", *SLICES)
+# Other names of flags, for the commands that have them: what is given by both stays in its order.
+ALIASES = {"net": "network", "net-alias": "network-alias", "dns-opt": "dns-option"}
 
 
 class UsageError(Exception):
@@ -124,7 +128,7 @@ def _long(word: str, words: "list[str]", index: int, by_long: "dict[str, Flag]",
     name, equals, value = word[2:].partition("=")
     if name == "help":
         raise HelpRequested
-    flag = by_long.get(name)
+    flag = by_long.get(name) or by_long.get(ALIASES.get(name, ""))
     if flag is None:
         raise UsageError(f"unknown flag: --{name}{_nearest(name, by_long)}")
     if flag[2] == "bool":
@@ -184,9 +188,21 @@ def _store(parsed: Parsed, flag: Flag, text: str) -> None:
     elif kind in LISTS:
         found = parsed.values.setdefault(name, [])
         assert isinstance(found, list)
-        found.extend(text.split(",") if kind == "stringSlice" else [text])
+        found.extend(_pieces(flag, text) if kind in SLICES else [text])
     else:
         parsed.values[name] = text
+
+
+def _pieces(flag: Flag, text: str) -> "list[str]":
+    """Of a list in one word, as CSV writes it: `"a,b"` in quotes is one piece."""
+    if '"' not in text:
+        return text.split(",") if text else []
+    from berth.cli.fields import csv_fields
+
+    try:
+        return csv_fields(text)
+    except ValueError as error:
+        raise wrong_value(flag, text, str(error)) from None
 
 
 def wrong_value(flag: Flag, text: str, why: str) -> UsageError:

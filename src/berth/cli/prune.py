@@ -1,4 +1,4 @@
-"""container prune, image prune, system prune: what goes is said before, and asked for."""
+"""container, image, network and system prune: what goes is said before, and asked for."""
 
 import sys
 
@@ -20,6 +20,7 @@ _VOLUMES: Flag = ("volumes", "", "bool", "", "Anonymous volumes too")
 SYNTAX = {
     "container prune": Syntax("[OPTIONS]", (_FILTER, _FORCE), at_most=0),
     "image prune": Syntax("[OPTIONS]", (_ALL, _FILTER, _FORCE), at_most=0),
+    "network prune": Syntax("[OPTIONS]", (_FILTER, _FORCE), at_most=0),
     "system prune": Syntax("[OPTIONS]", (_ALL, _FILTER, _FORCE, _VOLUMES), at_most=0),
 }
 
@@ -42,6 +43,18 @@ def image_prune(call: "Invocation") -> int:
     return _report(_images(call, parsed.list("filter"), everything))
 
 
+def network_prune(call: "Invocation") -> int:
+    """berth network prune"""
+    parsed = parse_command(call, SYNTAX)
+    parse_filters(parsed.list("filter"), "--filter")  # before anybody is asked
+    question = "WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue?"
+    if not parsed.flag("force") and not confirmed(question):
+        return 0
+    if text := _networks(call, parsed.list("filter"))[0]:
+        print(text)
+    return 0
+
+
 def system_prune(call: "Invocation") -> int:
     """berth system prune"""
     parsed = parse_command(call, SYNTAX)
@@ -55,7 +68,7 @@ def system_prune(call: "Invocation") -> int:
         text += "\n  Items to be pruned will be filtered with:\n" + "".join(f"  - {item}\n" for item in sorted(filters))
     if not parsed.flag("force") and not confirmed(f"{text}\nAre you sure you want to continue?"):
         return 0
-    return _report(_containers(call, filters), _images(call, filters, everything))
+    return _report(_containers(call, filters), _networks(call, filters), _images(call, filters, everything))
 
 
 def confirmed(question: str) -> bool:
@@ -70,6 +83,12 @@ def _containers(call: "Invocation", filters: "list[str]") -> "tuple[str, int]":
     answer = call.client.json("POST", f"/containers/prune{query(filters=parse_filters(filters))}")
     deleted = answer["ContainersDeleted"] or []
     return "".join(["Deleted Containers:\n", *(f"{identity}\n" for identity in deleted)]) if deleted else "", answer["SpaceReclaimed"]
+
+
+def _networks(call: "Invocation", filters: "list[str]") -> "tuple[str, int]":
+    filters = with_settings(filters, setting(call.config, "pruneFilters"))
+    names = call.client.json("POST", f"/networks/prune{query(filters=parse_filters(filters))}")["NetworksDeleted"] or []
+    return "".join(["Deleted Networks:\n", *(f"{name}\n" for name in names)]) if names else "", 0
 
 
 def _images(call: "Invocation", filters: "list[str]", everything: bool) -> "tuple[str, int]":

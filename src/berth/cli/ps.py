@@ -31,13 +31,13 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def parse_filters(items: "list[str]") -> str:
-    """`key=value` flags -> the JSON of the API's `filters`."""
+def parse_filters(items: "list[str]", flag: str = "-f, --filter") -> str:
+    """`key=value` flags -> the JSON of the API's `filters`. flag: as the message shows it."""
     found: dict[str, dict[str, bool]] = {}
     for item in items:
         key, separator, value = item.partition("=")
         if not separator:
-            raise UsageError(f'invalid argument "{item}" for "-f, --filter" flag: bad format of filter (expected name=value)')
+            raise UsageError(f'invalid argument "{item}" for "{flag}" flag: bad format of filter (expected name=value)')
         found.setdefault(key.strip().lower(), {})[value.strip()] = True
     return dumps(found) if found else ""
 
@@ -59,6 +59,35 @@ def ps(call: "Invocation") -> int:
     return 0
 
 
+def shown_ports(ports: "list[dict[str, Any]]") -> str:
+    """The PORTS column as Docker writes it: neighbours that go to the port of their own number are one range. Pure."""
+    ports = sorted(ports, key=lambda port: (port["PrivatePort"], port.get("IP", ""), port.get("PublicPort", 0), port["Type"]))
+    groups: dict[tuple[str, str], list[int]] = {}  # address and protocol -> the first and the last of a range that may grow
+    found, others = [], []
+    for port in ports:
+        number, address, kind = port["PrivatePort"], port.get("IP", ""), port["Type"]
+        if address and port.get("PublicPort", 0) != number:
+            others.append(f"{_host(address)}:{port.get('PublicPort', 0)}->{number}/{kind}")
+            continue
+        group = groups.setdefault((address, kind), [number, number])
+        if number == group[1] + 1:
+            group[1] = number
+        elif number not in (group[0], group[1]):
+            found.append(_range(address, kind, group))
+            group[:] = [number, number]
+    return ", ".join(found + [_range(address, kind, group) for (address, kind), group in groups.items()] + others)
+
+
+def _range(address: str, kind: str, group: "list[int]") -> str:
+    first, last = group
+    text = str(first) if first == last else f"{first}-{last}"
+    return f"{_host(address)}:{text}->{text}/{kind}" if address else f"{text}/{kind}"
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
 def _row(container: dict, whole: bool) -> "dict[str, Any]":
     from time import gmtime, strftime
 
@@ -70,7 +99,7 @@ def _row(container: dict, whole: bool) -> "dict[str, Any]":
         "Image": image if whole or not image.startswith("sha256:") else image[7:19],
         "Command": f'"{command if whole else shorten(command, 20)}"',
         "CreatedAt": strftime("%Y-%m-%d %H:%M:%S +0000 UTC", gmtime(container["Created"])),
-        "RunningFor": age(container["Created"]), "Status": container["Status"], "Ports": "",
+        "RunningFor": age(container["Created"]), "Status": container["Status"], "Ports": shown_ports(container.get("Ports") or []),
         "Names": ",".join(name.removeprefix("/") for name in container["Names"]), "State": container["State"], "Size": "0B", "Platform": None,
         "Labels": ",".join(f"{k}={v}" for k, v in (container["Labels"] or {}).items()),
         "Mounts": ",".join(m if whole else shorten(m, 15) for m in mounts),

@@ -2,7 +2,9 @@
 
 import os
 
+from berth.cli import netflags
 from berth.cli.flags import Parsed, Refused, UsageError, wrong_value
+from berth.cli.ports import ports
 from berth.cli.runflags import CREATE_FLAGS
 
 TYPE_CHECKING = False
@@ -43,6 +45,8 @@ def container_config(parsed: Parsed) -> "dict[str, Any]":
         if name not in ("stdin", "stdout", "stderr"):
             raise _wrong("--attach", name, "valid streams are STDIN, STDOUT and STDERR")
     foreground = not parsed.flag("detach")
+    mode, endpoints = netflags.networks(parsed)
+    exposed, bindings = ports(parsed.list("publish"), parsed.list("expose"))
     config: dict[str, Any] = {
         "Image": image, "Cmd": command or None, "Hostname": parsed.text("hostname"),
         "Domainname": parsed.text("domainname"), "User": parsed.text("user"), "Tty": parsed.flag("tty"),
@@ -51,8 +55,8 @@ def container_config(parsed: Parsed) -> "dict[str, Any]":
         "AttachStdout": foreground and (not attach or "stdout" in attach),
         "AttachStderr": foreground and (not attach or "stderr" in attach),
         "Env": environment(parsed), "Labels": _labels(parsed), "WorkingDir": parsed.text("workdir"),
-        "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in parsed.list("expose")},
-        "HostConfig": _host(parsed),
+        "ExposedPorts": exposed, "HostConfig": _host(parsed) | {"NetworkMode": mode, "PortBindings": bindings},
+        "NetworkingConfig": {"EndpointsConfig": endpoints},
     }  # fmt: skip
     if parsed.given("entrypoint"):
         config["Entrypoint"] = [parsed.text("entrypoint")]
@@ -156,18 +160,17 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
         raise Refused("conflicting options: cannot specify both --restart and --rm")
     host: dict[str, Any] = {
         "Binds": parsed.list("volume") or None, "AutoRemove": parsed.flag("rm"), "Privileged": parsed.flag("privileged"),
-        "NetworkMode": parsed.text("network") or parsed.text("net") or "default",
         "PidMode": parsed.text("pid"), "IpcMode": parsed.text("ipc"), "UTSMode": parsed.text("uts"),
         "UsernsMode": parsed.text("userns"), "CgroupnsMode": parsed.text("cgroupns"),
         "CapAdd": parsed.list("cap-add") or None, "CapDrop": parsed.list("cap-drop") or None,
         "GroupAdd": parsed.list("group-add") or None, "SecurityOpt": [_security_option(o) for o in parsed.list("security-opt")],
         "ReadonlyRootfs": parsed.flag("read-only"), "Init": parsed.flag("init") or None, "Runtime": parsed.text("runtime"),
-        "Dns": parsed.list("dns"), "DnsSearch": parsed.list("dns-search"), "DnsOptions": parsed.list("dns-option") + parsed.list("dns-opt"),
-        "ExtraHosts": parsed.list("add-host") or None, "Annotations": _pairs(parsed.list("annotation"), "--annotation"),
+        "Dns": netflags.name_servers(parsed), "DnsSearch": netflags.search_domains(parsed), "DnsOptions": parsed.list("dns-option"),
+        "ExtraHosts": netflags.extra_hosts(parsed) or None, "Annotations": _pairs(parsed.list("annotation"), "--annotation"),
         "Sysctls": _pairs(parsed.list("sysctl"), "--sysctl"), "CgroupParent": parsed.text("cgroup-parent"),
         "OomKillDisable": parsed.flag("oom-kill-disable") or None, "OomScoreAdj": parsed.number("oom-score-adj"),
         "Tmpfs": {path: options for path, _, options in (item.partition(":") for item in parsed.list("tmpfs"))},
-        "Ulimits": [_ulimit(item) for item in parsed.list("ulimit")], "Mounts": [_mount(m) for m in parsed.list("mount")],
+        "Ulimits": [_ulimit(item) for item in parsed.list("ulimit")], "Mounts": [mount_spec(m) for m in parsed.list("mount")],
         "Devices": [_device(item) for item in parsed.list("device")],
         "DeviceCgroupRules": parsed.list("device-cgroup-rule") or None,
         "LogConfig": {"Type": parsed.text("log-driver"), "Config": _pairs(parsed.list("log-opt"), "--log-opt")},
@@ -177,8 +180,7 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
         "CpuRealtimeRuntime": parsed.number("cpu-rt-runtime"), "CpusetCpus": parsed.text("cpuset-cpus"),
         "CpusetMems": parsed.text("cpuset-mems"), "BlkioWeight": parsed.number("blkio-weight"),
         "PublishAllPorts": parsed.flag("publish-all"), "VolumesFrom": parsed.list("volumes-from") or None,
-        "VolumeDriver": parsed.text("volume-driver"), "Links": parsed.list("link") or None,
-        "PortBindings": {port: [{"HostPort": ""}] for port in parsed.list("publish")},
+        "VolumeDriver": parsed.text("volume-driver"), "Links": netflags.links(parsed) or None,
         "StorageOpt": _pairs(parsed.list("storage-opt"), "--storage-opt"),
     }  # fmt: skip
     if parsed.text("gpus"):
@@ -276,7 +278,7 @@ def _device(item: str) -> "dict[str, str]":
 _TRUTH = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
-def _mount(text: str) -> "dict[str, Any]":
+def mount_spec(text: str) -> "dict[str, Any]":
     """`type=bind,source=/a,target=/b,readonly` -> Docker's Mount."""
     mount: dict[str, Any] = {"Type": "volume"}
     bind: dict[str, Any] = {}

@@ -45,6 +45,32 @@ def age(created_s: float) -> str:
     return f"{duration(time.time() - created_s)} ago"
 
 
+def natural(text: str) -> "list[tuple[int, int, str]]":
+    """A key that sorts names as people count: web2 before web10."""
+    pieces: list[tuple[int, int, str]] = []
+    index = 0
+    while index < len(text):
+        end = index
+        is_number = text[index] in "0123456789"
+        while end < len(text) and (text[end] in "0123456789") == is_number:
+            end += 1
+        piece = text[index:end]
+        pieces.append((0, int(piece), piece) if is_number else (1, 0, piece))
+        index = end
+    return pieces
+
+
+def go_time(text: str) -> str:
+    """A time of the API, as Go prints one: 2026-01-02T15:04:05.5Z -> 2026-01-02 15:04:05.5 +0000 UTC."""
+    day, _, rest = text.partition("T")
+    clock = rest.removesuffix("Z")
+    if clock != rest:
+        return f"{day} {clock} +0000 UTC"
+    sign = max(rest.rfind("+"), rest.rfind("-"))
+    zone = rest[sign:].replace(":", "")
+    return f"{day} {rest[:sign]} {zone} {zone}" if sign > 0 else text
+
+
 def shorten(text: str, width: int) -> str:
     """At most `width` characters, the last one an ellipsis where something was cut."""
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -3,6 +3,7 @@
 from berth.cli.client import fail, query, quote
 from berth.cli.command import parse_command
 from berth.cli.flags import Syntax
+from berth.cli.table import natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def port(call: "Invocation") -> int:
     name = parsed.arguments[0]
     ports = call.client.json("GET", f"/containers/{quote(name)}/json")["NetworkSettings"]["Ports"] or {}
     if len(parsed.arguments) == 1:
-        for private, bindings in sorted(ports.items()):
+        for private, bindings in sorted(ports.items(), key=lambda item: natural(item[0])):
             for binding in bindings or []:
                 print(f"{private} -> {_address(binding)}")
         return 0

@@ -125,6 +125,8 @@ def _endpoints(given: dict[str, Any], mode: str) -> dict[str, EndpointRequest]:
         if not isinstance(settings, dict):
             raise fields.wrong(f"EndpointsConfig.{name}", settings, "an object")
         name = "bridge" if name == "default" else name
+        if fields.text(settings, "MacAddress") and (name == "host" or name.startswith("container:")):
+            raise InvalidParameter("conflicting options: mac-address and the network mode")
         try:
             wanted[name] = endpoint(settings, name)
         except InvalidParameter as error:
@@ -157,7 +159,8 @@ def extra_host(text: str) -> tuple[str, str]:
     name, colon, address = text.partition(":")
     if not colon or not name or not name.isprintable() or any(letter.isspace() for letter in name):
         raise InvalidParameter(f'bad format for add-host: "{text}"')
-    plain = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    plain = address.strip()
+    plain = plain[1:-1] if plain.startswith("[") and plain.endswith("]") else plain
     if address != HOST_GATEWAY and fields.address(plain) is None:
         raise InvalidParameter(f'invalid IP address in add-host: "{address}"')
     return name, plain

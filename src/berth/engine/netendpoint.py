@@ -42,7 +42,7 @@ def endpoint(settings: dict[str, Any], network: str) -> EndpointRequest:
     v4, v6, local = fields.text(given, "IPv4Address"), fields.text(given, "IPv6Address"), fields.texts(given, "LinkLocalIPs")
     aliases, options = fields.texts(settings, "Aliases"), fields.string_map(settings, "DriverOpts")
     problems = []
-    if network in PREDEFINED:
+    if network in PREDEFINED or network.startswith("container:"):
         if v4 or v6:
             problems.append("user specified IP address is supported on user defined networks only")
         if aliases:

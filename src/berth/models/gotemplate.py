@@ -333,7 +333,9 @@ def _field(value: "Any", path: str) -> "Any":
         if value is None:
             raise TemplateError(f"template: nil pointer evaluating {path}")
         if isinstance(value, Map):
-            value = value.get(name)
+            if name not in value:
+                return None  # nor is there anything in it
+            value = value[name]
             continue
         if name == "Label" and isinstance(value, dict) and isinstance(value.get("Labels"), str):
             value = {"Label": _label_of(value["Labels"])}

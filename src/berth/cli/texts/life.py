@@ -56,12 +56,16 @@ TEXTS: "dict[str, Text]" = {
         "Changes limits and the restart policy of containers. Limits of one that runs change at once, without a restart; what no "
         "flag names stays as it is.",
         "A memory limit cannot go above --memory-swap: raise both.",
+        "--publish-add, --publish-rm, --mount-add and --mount-rm change a container that runs, too, and hold over its next starts. "
+        "--publish-rm 8080:80 takes back this one, --publish-rm 80 all that lead to the container's port 80.",
         examples=(("Give it more memory", "berth update --memory 1g --memory-swap 2g db"),
-                  ("Start it again from now on, also after a reboot", "berth update --restart unless-stopped web db")),
+                  ("Start it again from now on, also after a reboot", "berth update --restart unless-stopped web db"),
+                  ("Publish a port of a running container, and take it back", "berth update --publish-add 8443:443 web\nberth update --publish-rm 8443:443 web"),
+                  ("Show it a directory that it was not started with", "berth update --mount-add type=bind,source=/srv/data,target=/data,readonly web")),
         see_also=("run", "inspect", "stats"),
         groups=(("Memory", "memory memory-swap memory-reservation kernel-memory"),
                 ("Processors", "cpus cpu-shares cpuset-cpus cpuset-mems cpu-quota cpu-period cpu-rt-period cpu-rt-runtime"),
-                ("Others", "pids-limit blkio-weight restart")),
+                ("Ports and mounts", "publish-add publish-rm mount-add mount-rm"), ("Others", "pids-limit blkio-weight restart")),
     ),
     "rename": Text(
         "Gives a container another name. A name has letters, digits and _ . - and begins with a letter or digit.",

@@ -7,7 +7,7 @@ _GROUPS = (
                       "domainname label label-file annotation cidfile platform pull quiet runtime"),
     ("Environment", "env env-file"),
     ("Files", "volume mount tmpfs read-only volumes-from volume-driver storage-opt shm-size use-api-socket"),
-    ("Network", "network net network-alias publish publish-all expose add-host dns dns-option dns-opt dns-search ip ip6 link "
+    ("Network", "network network-alias publish publish-all expose add-host dns dns-option dns-search ip ip6 link "
                 "link-local-ip mac-address"),
     ("Memory, processors and other limits",
      "memory memory-swap memory-reservation memory-swappiness kernel-memory oom-kill-disable oom-score-adj cpus cpu-shares "
@@ -29,11 +29,16 @@ TEXTS: "dict[str, Text]" = {
         "berth run. With -it it gets a terminal; ctrl-p ctrl-q leaves it running.",
         "Exit code: that of the program; 125 if berth itself failed, 126 if the program cannot be executed, 127 if it was not "
         "found, 128+n if signal n ended it.",
+        "A container joins the default network, bridge, unless --network names others; in networks of your own (berth network create) "
+        "containers know each other by name. --network name=web,ip=10.1.0.5,alias=db says more of one, and may be given for several; --ip, "
+        "--network-alias and the like are for the first. A port is published on all addresses of the host unless one stands before it.",
         "Sizes are bytes, or have b, k, m or g behind them. Durations are written like 90s or 1h30m.",
         examples=(
             ("Run a shell in a container that is removed when it ends", "berth run --rm -it debian bash"),
             ("Start a server in the background, with a name and a directory of the host",
-             "berth run -d --name web -v /srv/site:/site:ro --network host busybox httpd -f -h /site"),
+             "berth run -d --name web -v /srv/site:/site:ro -p 8080:80 busybox httpd -f -h /site"),
+            ("Two that find each other by name", "berth network create shop\nberth run -d --network shop --name db postgres\n"
+             "berth run -d --network shop -p 127.0.0.1:8000:80 shop-web"),
             ("Limit memory and processors, and start it again when it fails",
              "berth run -d --memory 512m --cpus 1.5 --restart on-failure:5 worker"),
             ("Pass variables: one set here, one from your own environment, more from a file",
@@ -41,7 +46,7 @@ TEXTS: "dict[str, Text]" = {
             ("Take everything away from a program that needs nothing",
              "berth run --rm --read-only --cap-drop ALL --security-opt no-new-privileges --user 1000 debian id"),
         ),
-        see_also=("create", "exec", "ps", "logs", "stop", "rm"), groups=_GROUPS,
+        see_also=("create", "exec", "ps", "logs", "stop", "rm", "network create"), groups=_GROUPS,
     ),
     "create": Text(
         "Makes a container as berth run does, with the same flags, and leaves it at that: its id is printed, and berth start "
