@@ -127,7 +127,7 @@ class Resolver:
             _kill(pid)
         channel.close()
         if self._sandboxes:
-            self.warm_up()
+            self._spawn_again()
 
     def _told(self, version: "asyncio.Future[int]", message: dict, fds: list[int]) -> None:
         """What an earlier engine's resolver says of itself, up to `end`."""
