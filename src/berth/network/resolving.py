@@ -103,6 +103,8 @@ class Resolver:
             self._again.cancel()
             self._again = None
         self._disconnect()
+        if self._process and self._process.poll() is None:
+            self._process.returncode = 0  # it outlives us: nobody waits for it
         for sandbox in self._sandboxes.values():
             control.close_all(sandbox.every_fd)
         self._sandboxes.clear()
@@ -165,13 +167,15 @@ class Resolver:
         while self._replies:
             if not (reply := self._replies.popleft()).done():
                 reply.set_exception(errors.Unavailable("the resolver has ended"))
-        if self._process:
-            self._process.poll()
 
     def _lost(self) -> None:
         """The process has ended: another one, at once or, if this one was short-lived, a little later."""
         log.warning("the resolver has ended; it is started again")
         self._disconnect()
+        if self._process:
+            self._process.kill()  # it has ended, or is about to, or is of no use any more
+            self._process.wait()
+            self._process = None
         self._spawn_later(max(0.0, self._started_s + _RESTART_S - time.monotonic()) if self._started_s else 0.0)
 
     def _spawn_later(self, wait_s: float) -> None:

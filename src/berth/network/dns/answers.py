@@ -33,9 +33,11 @@ def of_names(view: names.View, question: Question, data: bytes, *, tcp: bool = F
     if records is None:
         return None
     turns = _turns(question, records, TCP_BYTES if tcp else question.limit_bytes)
+    view.count += 1
+    at = view.count % len(turns)
     if len(data) <= _KEPT_QUESTION_BYTES and len(turns[0]) <= _KEPT_ANSWER_BYTES:
-        view.keep(kept_key(data, tcp), itertools.cycle(turns[1:] + turns[:1]).__next__, sum(map(len, turns)))
-    return turns[0]
+        view.keep(kept_key(data, tcp), itertools.cycle(turns[at + 1 :] + turns[: at + 1]).__next__, sum(map(len, turns)))
+    return turns[at]
 
 
 def kept_key(data: bytes, tcp: bool) -> bytes:

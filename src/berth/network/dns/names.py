@@ -49,11 +49,11 @@ class Network:
 class View:
     """What containers in the same networks, and with the same links, see; answers made once are kept for all of them."""
 
-    __slots__ = ("_kept_bytes", "_of", "kept", "key", "links", "networks", "users")
+    __slots__ = ("_kept_bytes", "_of", "count", "kept", "key", "links", "networks", "users")
 
     def __init__(self, of: "Names", key: tuple, networks: tuple[Network, ...], links: tuple[dict[bytes, bytes], ...]) -> None:
         self._of, self.key, self.networks, self.links = of, key, networks, links  # links: for each network
-        self.users = 0
+        self.users = self.count = 0  # count: of answers that were made, so that those not kept take turns too
         self.kept: dict[bytes, Callable[[], bytes]] = {}  # what follows from the names alone, so it goes when one of them changes
         self._kept_bytes = 0
 

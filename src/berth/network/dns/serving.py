@@ -113,18 +113,18 @@ class Sandbox:
 
     # -- an answer ---------------------------------------------------------------------------------
 
-    def _answer(self, data: bytes, send: Send, *, tcp: bool = False) -> None:
-        """Calls `send` once, now or later, or never for what is no question."""
+    def _answer(self, data: bytes, send: Send, *, tcp: bool = False) -> bool:
+        """Calls `send` once, now or later; False for what is no question and gets no answer."""
         assert self.view
         try:
             question = questions.parse(data)
         except questions.Wrong as wrong:
             self._around.counts.wrong += 1
             send(data[:2] + wrong.answer)
-            return
+            return True
         if question is None:
             self._around.counts.wrong += 1
-            return
+            return False
         answer = answers.of_names(self.view, question, data, tcp=tcp)
         if answer is None and self._around.catch_up():
             answer = answers.of_names(self.view, question, data, tcp=tcp)
@@ -132,10 +132,11 @@ class Sandbox:
             answer = questions.without_records(question, rcode)
         if answer is not None:
             send(data[:2] + answer)
-            return
+            return True
         self._forwarded += 1
         limit_bytes = questions.TCP_BYTES if tcp else question.limit_bytes
         self._around.forwarder.ask(question, self.servers, functools.partial(self._forwarded_answer, data[:2], question, limit_bytes, send))
+        return True
 
     def _rcode_of_other(self, question: questions.Question) -> int | None:
         """How a question that is not about a container is answered here; None to forward it."""
@@ -181,14 +182,14 @@ class Sandbox:
         except OSError:
             sock.close()
 
-    def _question(self, data: bytes, send: Send) -> None:
+    def _question(self, data: bytes, send: Send) -> bool:
         self._around.counts.questions += 1
         assert self.view
         if turn := self.view.kept.get(answers.kept_key(data, True)):
             self._around.counts.kept += 1
             send(data[:2] + turn())
-        else:
-            self._answer(data, send, tcp=True)
+            return True
+        return self._answer(data, send, tcp=True)
 
 
 class _Connection(asyncio.Protocol):
@@ -198,7 +199,7 @@ class _Connection(asyncio.Protocol):
     while it is open.
     """
 
-    def __init__(self, among: "set[_Connection]", ask: Callable[[bytes, Send], None]) -> None:
+    def __init__(self, among: "set[_Connection]", ask: Callable[[bytes, Send], bool]) -> None:
         self._among, self._ask = among, ask
         self._transport: asyncio.Transport | None = None
         self._data = b""
@@ -258,11 +259,10 @@ class _Connection(asyncio.Protocol):
             if len(message) < length:
                 break
             at += 2 + length
-            if length < questions.HEADER_BYTES:
+            self._due += 1
+            if not self._ask(message, self._send):
                 self.abort()
                 return
-            self._due += 1
-            self._ask(message, self._send)
         self._data = self._data[at:]
         if self._transport and not self._transport.is_closing():
             if self._due >= _MOST_AT_ONCE or self._is_full:
