@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from berth.engine import defaults  # noqa: E402 - the path comes first
 from berth.engine.seccomp_default import default_profile  # noqa: E402
 from berth.linux import capabilities, cgroup, libc  # noqa: E402
-from berth.runtime import frames, launcher  # noqa: E402
+from berth.runtime import container, frames, launcher  # noqa: E402
 
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
                 "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
@@ -88,7 +88,11 @@ class Warm:
         return ours
 
     def run(self, bundle: Path, name: str) -> socket.socket:
-        return self.send({"kind": "start", "id": name, "bundle": str(bundle), "rootfs": None})
+        lock = os.open(bundle / "config.json", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return self.send({"kind": "start", "id": name, "bundle": str(bundle), "rootfs": None}, (lock,))
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         self.socket.close()
@@ -175,9 +179,9 @@ def bench_exec(directory: Path, warm: Warm, rounds: int, quiet_s: float) -> None
     other = make_bundle(directory, "exec-crun-bundle", ["/bin/sleep", "1000"])
     subprocess.run([crun, "--root", state, "run", "-d", "-b", str(other), "y"], check=True, stdout=subprocess.DEVNULL)
     message = {
-        "kind": "exec", "id": "exec", "bundle": str(bundle), "pid": report["pid"], "annotations": {}, "uid_mappings": [],
-        "process": {**spec["process"], "args": ["/bin/true"]}, "seccomp": spec["linux"]["seccomp"],
-        "cgroup_path": spec["linux"]["cgroupsPath"],
+        "kind": "exec", "id": "exec", "bundle": str(bundle), "pid": report["pid"], "annotations": {}, "uid_mappings": [], "keep": "",
+        "process": {**spec["process"], "args": ["/bin/true"]}, "cgroup_path": spec["linux"]["cgroupsPath"], "namespaces": None,
+        "seccomp_path": container.seccomp_path(spec["linux"]["seccomp"], warm.cache),
     }  # fmt: skip
 
     def execute() -> None:

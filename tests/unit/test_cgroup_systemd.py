@@ -244,7 +244,7 @@ def test_start_and_stop(systemd: Systemd, group: cgroup_systemd.SystemdCgroup) -
     assert group.path == "/base/user.slice/berth-x.scope"
     group.apply({})
     Path(group.files.directories[0]).mkdir(parents=True)  # another's unit of the same name, say
-    assert (group.open_to_clone_into(), group.contains(77)) == (-1, False)
+    assert (group.open_to_clone_into(), group.enter()) == (-1, False)
     assert systemd.names() == []  # nothing before there is a process
     group.add(77)
     saved = group.saved()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from berth import errors
-from berth.linux import grace, signals, sockets
+from berth.linux import signals, sockets
 from berth.runtime import hooks, sealer, state
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -72,14 +72,6 @@ def test_sockets_below_a_path_longer_than_sun_path(tmp_path: Path) -> None:
     listener.close()
     with pytest.raises(ConnectionRefusedError):
         sockets.connect(str(deep / "sock"), sockets.SOCK_SEQPACKET)
-
-
-def test_what_pays_for_the_grace_period_holds_nobody_up() -> None:
-    """The child has none of our descriptors: who reads our output sees its end when we end."""
-    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from berth.linux import grace; grace.begin(); print('done')"
-    done = subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, timeout=20, check=True)
-    assert done.stdout == "done\n"
-    grace.wait({})  # a host without v1
 
 
 # -- hooks ---------------------------------------------------------------------------------------------

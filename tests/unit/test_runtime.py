@@ -276,7 +276,7 @@ def test_a_plan_can_be_read() -> None:
     lines = plan.Plan({**minimal(), "hostname": "box"}, "/b").describe().splitlines()
     assert lines[0].startswith("prepare_root('/b/rootfs', ")
     assert "set_hostname('box')" in lines
-    assert lines[-2:] == ["pivot()", "enter_cgroup(True, 'always')"]
+    assert lines[-2:] == ["pivot()", "enter_cgroup(True)"]
 
 
 def test_names_of_limits() -> None:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import socket
-import time
 
 from berth import errors
 from berth.engine import bundle, hostfiles, logconfig, names, payload, state, updates, users, validate
@@ -16,7 +15,6 @@ from berth.engine.monitors import MonitorConnection
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
 from berth.engine.state import Record
-from berth.linux import grace
 from berth.oci import reference
 
 __all__ = ["Container", "ContainerService", "Host"]
@@ -32,7 +30,6 @@ class ContainerService(Restoring):
 
     async def create(self, name: str, config: dict, host: dict) -> tuple[Container, list[str]]:
         """Makes a container from Docker's Config and HostConfig; returns it and warnings."""
-        self._warm_up()
         payload.check(config, host)
         wanted = config.get("Image") or ""
         if not wanted:
@@ -71,13 +68,6 @@ class ContainerService(Restoring):
             raise
         self.publish(container, "create")
         return container, warnings
-
-    def _warm_up(self) -> None:
-        """A start follows a create within milliseconds: spend them, see linux.grace."""
-        now_s = time.monotonic()
-        if now_s - self._warmed_s > 0.005:
-            self._warmed_s = now_s
-            self._tasks.in_thread(grace.wait, self.host.hosts.v1)
 
     def _check_shared(self, host: dict) -> None:
         for key in ("PidMode", "IpcMode", "NetworkMode"):

@@ -95,7 +95,6 @@ class Registry:
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
         self._removed: deque[Record] = deque(maxlen=_KEPT_REMOVED)  # what `why` may still be asked of
-        self._warmed_s = 0.0
         self.on_running: list[Callable[[Container], None]] = []  # told of each run, and of those found running
         self.on_found: list[Callable[[Container], Awaitable[None]]] = []  # told of each when the engine starts, before its end is
 

@@ -146,8 +146,7 @@ class CgroupV1(Cgroup):
         v2's hierarchy has no such file: there a process must have been born in the group.
         """
         unified = self._at.get("")
-        # Not asked for nothing: /proc/self/cgroup waits for everybody who makes a group just now.
-        if unified and not self.born_inside and parse_own(read_file("/proc/self/cgroup")).get("") != self._lines()[""]:
+        if unified and not self._born_inside:
             return False
         try:
             for directory in self.directories:
@@ -270,10 +269,6 @@ class CgroupV2(Cgroup):
             return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return -1
-
-    def contains(self, pid: int) -> bool:
-        own = parse_own(read_file(f"/proc/{pid}/cgroup"))
-        return own.get("") == self._lines()[""]
 
     def create(self) -> None:
         try:

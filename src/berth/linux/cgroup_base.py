@@ -73,7 +73,7 @@ class Cgroup:
         self.directories = directories
         self.rootless = rootless
         self.live = True  # until create() has made it
-        self.born_inside = False  # this process, by clone3
+        self._born_inside = False  # this process, by clone3
 
     # What the versions differ in
 
@@ -157,13 +157,13 @@ class Cgroup:
         """A descriptor for clone3(2) that puts a child here at birth, the caller's; -1 where that does not suffice."""
         return -1
 
+    def is_birthplace(self) -> None:
+        """Tells it that this process was cloned into it."""
+        self._born_inside = True
+
     def enter(self) -> bool:
         """Sees to it that this process, which has one thread, is in the group in every hierarchy; False where only `add` can."""
-        return self.contains(os.getpid())
-
-    def contains(self, pid: int) -> bool:
-        """Whether a process that was cloned into the group is in it already."""
-        return False
+        return self._born_inside
 
     def pids(self) -> list[int]:
         """Every process in the group and in the groups the container made below it."""

@@ -589,11 +589,11 @@ class SystemdCgroup(_Interface):
         """-1 before the scope is there: a directory of that name would be somebody else's unit."""
         return -1 if self._unborn else self.files.open_to_clone_into()
 
+    def is_birthplace(self) -> None:
+        self.files.is_birthplace()
+
     def enter(self) -> bool:
         return not self._unborn and self.files.enter()
-
-    def contains(self, pid: int) -> bool:
-        return not self._unborn and self.files.contains(pid)
 
     def kill(self) -> None:
         if not self._unborn:

@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from berth.runtime import netdevices
+
 # What a joined or inherited namespace is called in /proc/PID/ns, and its flag for setns.
 NAMESPACE_FILES = {
     "user": libc.CLONE_NEWUSER, "mnt": libc.CLONE_NEWNS, "uts": libc.CLONE_NEWUTS, "ipc": libc.CLONE_NEWIPC,
@@ -50,7 +52,6 @@ def start(plan: Plan, hosts: cgroup.Hierarchies, launch: Launch) -> tuple[Starte
     launch.on_group(group)
     group.create()
     try:
-        launch.on_group_made()
         group.apply(plan.resources)
         program = seccomp_program(plan.process.seccomp, launch.seccomp_cache)
         parent, child = sockets.channel()
@@ -82,15 +83,7 @@ def _start_in(group: cgroup.Cgroup, context: Context, parent: sockets.socket) ->
                 write_id_maps(pid, plan.uid_mappings, plan.gid_mappings)
             if plan.user_namespace:
                 tell(parent, b"m")
-            if not group.contains(pid):
-                # Init makes its mounts meanwhile: the first move after a quiet spell waits for an RCU
-                # grace period (cgroup_threadgroup_rwsem), some 10 ms; see linux.grace.
-                add_to_group(group, pid)
-            if plan.process.is_scheduled:
-                set_schedule(plan.process, pid)
-            if devices:
-                devices.move(pid)
-            tell(parent, b"c")
+            launch.on_outside = lambda is_outside: _act_for(pid, plan, group if is_outside else None, devices)
             return Started(pid, _await_ready(parent, plan, launch, pid))
         except BaseException:
             _reap(pid)
@@ -100,6 +93,16 @@ def _start_in(group: cgroup.Cgroup, context: Context, parent: sockets.socket) ->
     finally:
         if devices:
             devices.close()
+
+
+def _act_for(pid: int, plan: Plan, group: "cgroup.Cgroup | None", devices: "netdevices.Devices | None") -> None:
+    """What init may not, or not from where it is: into its group first, as its scheduler depends on that."""
+    if group:
+        add_to_group(group, pid)
+    if plan.process.is_scheduled:
+        set_schedule(plan.process, pid)
+    if devices:
+        devices.move(pid)
 
 
 def _clone_with_trees(context: Context, parent: sockets.socket) -> int:
@@ -155,13 +158,14 @@ def _clone(plan: Plan, launch: Launch, context: Context, parent: sockets.socket)
 
 
 def clone_init(flags: int, group: cgroup.Cgroup, shared: "libc.SharedPid | None" = None) -> int:
-    """Init is born in its cgroup where the kernel can do that (v2), which waits for no grace period."""
+    """Init is born in its cgroup where the kernel can do that (v2), and enters it by itself else, see `Cgroup.enter`."""
     address = shared.address if shared else 0
     cgroup_fd = group.open_to_clone_into()
     if cgroup_fd >= 0:
         try:
             pid = libc.clone_into_cgroup(flags, cgroup_fd, address)
-            group.born_inside = pid == 0
+            if pid == 0:
+                group.is_birthplace()
             return pid
         except OSError:
             pass  # Linux 5.6; or what `add` explains better
@@ -248,8 +252,8 @@ def await_exec(channel: sockets.socket, launch: Launch) -> tuple[int, bytes]:
             terminal_fd = fds[0]
         elif word == b"n" and fds:
             launch.on_listener(fds[0])
-        elif word == b"a":
-            launch.on_outside()
+        elif word in (b"a", b"p"):
+            launch.on_outside(word == b"a")
             tell(channel, b"c")
         elif word == b"q":
             launch.on_waiting()

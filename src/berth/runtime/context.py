@@ -20,14 +20,14 @@ class Launch:
     listening socket on which init waits for `start`; None to go on at once. die_with_parent: whether
     the program ends with who started it. on_cloned: called with init's pid and its cgroup before init has
     got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first
-    program alone. on_group: called with the cgroup before it is made, on_group_made once it is there. on_waiting:
-    called when an exec's program waits for its scheduler; on_outside: when its joiner is to be put into the cgroup.
+    program alone. on_group: called with the cgroup before it is made. on_waiting: called when an exec's program waits
+    for its scheduler; on_outside: when init or a joiner waits for what its parent does, and whether that is to put it into the cgroup.
     on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
     """
 
     __slots__ = (
         "clone_flags", "die_with_parent", "environment", "gate", "manager", "namespaces", "new_keyring", "on_cloned", "on_group",
-        "on_group_made", "on_listener", "on_outside", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache",
+        "on_listener", "on_outside", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache",
         "seccomp_program", "standard_fds", "state",
     )  # fmt: skip
 
@@ -50,15 +50,14 @@ class Launch:
         self.on_listener: Callable[[int], None] = os.close
         self.on_group: Callable[[cgroup.Cgroup], None] = lambda group: None
         self.on_waiting: Callable[[], None] = lambda: None
-        self.on_outside: Callable[[], None] = lambda: None
-        self.on_group_made: Callable[[], None] = lambda: None
+        self.on_outside: Callable[[bool], None] = lambda is_outside: None
 
 
 class Context:
     """What operations share. Descriptors are this process's until execve closes them."""
 
     __slots__ = (
-        "cgroup", "channel", "hosts", "in_cgroup", "launch", "lsm_proc_fd", "opened", "plan", "proc_fd", "root_fd",
+        "cgroup", "channel", "has_asked", "hosts", "in_cgroup", "launch", "lsm_proc_fd", "opened", "plan", "proc_fd", "root_fd",
         "seccomp_program", "terminal_fd", "trees",
     )  # fmt: skip
 
@@ -72,7 +71,8 @@ class Context:
         self.hosts = hosts
         self.seccomp_program = seccomp_program
         self.launch = launch
-        self.in_cgroup = False
+        self.has_asked = False  # the parent, to do what takes the parent
+        self.in_cgroup = False  # and so has its namespace
         self.root_fd = -1
         self.terminal_fd = -1
         self.proc_fd = self.lsm_proc_fd = -1

@@ -3,9 +3,11 @@
     monitor (parent)                          init (child)
        |  clone(new namespaces)                  |
        |---- "m": id maps are written ---------->|  only with a new user namespace
+       |                                         |  enters its cgroup
+       |<--- "a": put me there, "p": the rest ---|  only where it cannot, or with a scheduler or network devices
        |                                         |  root, mounts, devices ...
        |<--- "t" + descriptor of the pty --------|  only with a terminal
-       |---- "c": you are in your cgroup ------->|
+       |---- "c": you are in your cgroup ------->|  only after "a" or "p"
        |<--- "h": run the runtime's hooks -------|  only with prestart or createRuntime hooks
        |---- "k": they succeeded --------------->|
        |                                         |  pivot_root, masks, credentials, seccomp, capabilities
@@ -40,6 +42,7 @@ def run(context: Context) -> None:
     process = context.plan.process
     try:
         die_with_parent(context.channel)
+        _enter_cgroup(context)
         # The host's procfs, opened while it still is the host's: see confine._write_attribute.
         if context.proc_fd < 0:  # else the parent did, before it joined somebody's mount namespace
             context.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -63,6 +66,19 @@ def run(context: Context) -> None:
     except BaseException as error:
         report_failure(context.channel, error, operation)
     os._exit(1)
+
+
+def _enter_cgroup(context: Context) -> None:
+    """First of all: whatever we use, and whoever we become, counts as the container's.
+
+    With a mount namespace given by path, what is at the group's path may be anything: the parent does it.
+    """
+    plan = context.plan
+    is_foreign = any(flag == libc.CLONE_NEWNS for flag, _ in plan.join)
+    is_outside = is_foreign or not context.cgroup.enter()
+    context.has_asked = is_outside or plan.process.is_scheduled or bool(plan.net_devices)
+    if context.has_asked:
+        context.channel.send(b"a" if is_outside else b"p")
 
 
 def _enter_program(context: Context) -> None:

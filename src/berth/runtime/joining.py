@@ -61,7 +61,7 @@ def execute(
     if process.affinity:
         _limit_cpus(process.affinity[0], joiner, parent)
     if group:
-        launch.on_outside = lambda: add_to_group(group, joiner, init_pid)
+        launch.on_outside = lambda _: add_to_group(group, joiner, init_pid)
     return _await_joined(parent, joiner, shared, launch)
 
 

@@ -219,11 +219,12 @@ def open_target(context: Context, destination: str, *, directory: bool) -> int:
     return fd
 
 
-def enter_cgroup(context: Context, new_namespace: bool, when: str) -> None:
-    """Waits until the parent has put us into the container's cgroup, which then is the root of a new namespace."""
-    if context.in_cgroup or (when != "always" and context.hosts.version == 1 and context.launch.manager != "systemd"):
+def enter_cgroup(context: Context, new_namespace: bool) -> None:
+    """From here on we are in the container's cgroup, and that is the root of a new namespace."""
+    if context.in_cgroup:
         return
-    await_parent(context.channel, b"c")
+    if context.has_asked:
+        await_parent(context.channel, b"c")
     context.in_cgroup = True
     if new_namespace:
         libc.unshare(libc.CLONE_NEWCGROUP)

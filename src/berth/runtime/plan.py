@@ -204,8 +204,8 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], bundle: str
     found += [Operation("prepare_root", plan.root_path, _root_propagation(linux))]
     for index, entry in enumerate(spec.get("mounts") or []):
         if entry.get("type") in ("cgroup", "cgroup2"):
-            # A v2 mount shows the tree from the namespace's root, so the parent must have put us there.
-            found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "where the mount needs it"))
+            # A v2 mount shows the tree from the namespace's root, so we must be there.
+            found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))
         found += _mounts(index, entry, linux, bundle, plan)
         if plan.clone_flags & libc.CLONE_NEWUSER:
             _check_ids_of_mount(index, entry, plan)
@@ -222,7 +222,7 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], bundle: str
                 raise InvalidSpec(f"{key}: cannot be set without a uts namespace")
             found.append(Operation(call, spec[key]))
     if any(point in plan.hooks for point in ("prestart", "createRuntime", "createContainer")):
-        found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "always"))  # hooks look at /proc/PID/cgroup
+        found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))  # hooks look at /proc/PID/cgroup
         found.append(Operation("run_create_hooks"))
     found.append(Operation("pivot"))
     found += [Operation("make_readonly", path) for path in linux.get("readonlyPaths") or []]
@@ -232,8 +232,8 @@ def _operations(spec: dict, linux: dict, namespaces: dict[str, str], bundle: str
         found.append(Operation("set_root_propagation", mount.PROPAGATION[propagation]))
     if spec["root"].get("readonly"):
         found.append(Operation("make_root_readonly"))
-    # As late as can be: the parent waits for the kernel meanwhile (container.start).
-    found.append(Operation("enter_cgroup", plan.new_cgroup_namespace, "always"))
+    # As late as can be: systemd, who may have to be asked for the group, takes its time.
+    found.append(Operation("enter_cgroup", plan.new_cgroup_namespace))
     return found
 
 

@@ -8,7 +8,6 @@ becomes private to the starter and goes with it: the monitor, which stays as lon
 keeps half of what it would need otherwise (bench/README.md).
 
     monitor ── fork ──▶ starter ── clone(CLONE_PARENT) ──▶ init, a child of the monitor
-       ◀── "w": the cgroup is made ──┘
        ◀── "s" + JSON {pid, cgroup_path}, terminal ──┘  or "e" + JSON {kind, message}
 """
 
@@ -16,7 +15,7 @@ import os
 import stat
 
 from berth import errors
-from berth.linux import cgroup, grace, libc, mount, sockets
+from berth.linux import cgroup, libc, mount, sockets
 from berth.models.jsonlite import dumps, loads
 from berth.runtime import container, external, joining
 from berth.runtime.context import Launch
@@ -25,7 +24,6 @@ from berth.runtime.spec import load
 
 MAX_MESSAGE_BYTES = 1 << 17
 _MESSAGE_BYTES = 65536
-_GROUP_MADE = b"w"
 
 
 class Result:
@@ -48,10 +46,7 @@ class ExecStarter:
         self.request = b""  # the message as it came: to encode it again would be memory of the monitor's
 
     def start(self, message: dict, init_pidfd: int, standard_fds: tuple[int, int, int] | None, lock_fd: int = -1) -> Result:
-        """Starts what `message` describes; raises what went wrong.
-
-        The joiner is cloned into a v2 group, which no process that is there already is in; it waits for no grace period then.
-        """
+        """Starts what `message` describes; raises what went wrong."""
         if message["uid_mappings"]:
             uid = (message["process"].get("user") or {}).get("uid") or 0
             _give_pipes(standard_fds, container.host_id(message["uid_mappings"], uid))
@@ -107,11 +102,6 @@ class Starter(ExecStarter):
             libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         sockets.send(self._channel, self.request, [*(standard_fds or ()), *([lock_fd] if lock_fd >= 0 else ())])
         report, fds = sockets.receive(self._channel, _MESSAGE_BYTES)
-        if report == _GROUP_MADE:
-            # The grace period that init's move into the group needs begins now, while the starter goes
-            # on. Not earlier: it keeps the kernel from making a group (cgroup_mutex).
-            grace.wait(self._hosts.v1)
-            report, fds = sockets.receive(self._channel, _MESSAGE_BYTES)
         self._channel.close()
         os.waitpid(self._pid, 0)
         if report[:1] == b"s":
@@ -148,7 +138,7 @@ def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies) -> None:
         if message["kind"] == "exec":
             started, path = _start_external_exec(message, hosts, standard_fds), ""
         else:
-            started, path = _start_container(message, hosts, standard_fds, channel)
+            started, path = _start_container(message, hosts, standard_fds)
         report = b"s" + dumps({"pid": started.pid, "cgroup_path": path}).encode()
         sockets.send(channel, report, [started.terminal_fd] if started.terminal_fd >= 0 else [])
     except BaseException as error:
@@ -157,7 +147,7 @@ def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies) -> None:
 
 
 def _start_container(
-    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None, channel: sockets.socket
+    message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None
 ) -> tuple[container.Started, str]:
     bundle = message["bundle"]
     spec = load(bundle)
@@ -178,8 +168,6 @@ def _start_container(
         _give_pipes(standard_fds, container.host_id(plan.uid_mappings, plan.process.uid))
     launch = Launch(message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
     launch.standard_fds = standard_fds
-    if hosts.version == 1:
-        launch.on_group_made = lambda: sockets.send(channel, _GROUP_MADE)
     started, group = container.start(plan, hosts, launch)
     return started, group.path
 

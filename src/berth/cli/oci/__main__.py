@@ -13,9 +13,6 @@ if __name__ == "__main__":
 
     if not sealed.VERBS.isdisjoint(sys.argv[1:]):
         sealed.ensure()  # now, while hardly anything is imported: it may start the interpreter again
-        from berth.linux import grace
-
-        grace.begin()  # while the rest is imported
     from berth.cli.oci.main import main
 
     code = main(sys.argv[1:])
