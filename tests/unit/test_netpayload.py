@@ -244,6 +244,8 @@ CONTAINERS_WRONG = [
     ({"NetworkMode": "container"}, {}, {}, "invalid network mode: invalid container format container:<name|id>"),
     ({"NetworkMode": "host", "Links": ["a"]}, {}, {}, "conflicting options: host type networking can't be used with links."),
     ({"NetworkMode": "host"}, {}, {"MacAddress": "02:00:00:00:00:01"}, "conflicting options: mac-address and the network mode"),
+    ({"NetworkMode": "none"}, {}, {"MacAddress": "02:00:00:00:00:01"}, "conflicting options: mac-address and the network mode"),
+    ({"NetworkMode": "m"}, {"n": {}}, {"MacAddress": "02:00:00:00:00:01"}, "HostConfig.NetworkMode must match the identity of a network"),
     ({"UTSMode": "host"}, {}, {"Hostname": "h"}, "conflicting options: hostname and the UTS mode"),
     ({"NetworkMode": "host"}, {"n": {}}, {}, netcontainer.NOT_WITH_HOST), ({"NetworkMode": "n"}, {"n": {}, "host": {}}, {}, netcontainer.NOT_WITH_HOST),
     ({"NetworkMode": "none"}, {"n": {}}, {}, netcontainer.NOT_WITH_NONE), ({"NetworkMode": "n"}, {"n": {}, "none": {}}, {}, netcontainer.NOT_WITH_NONE),

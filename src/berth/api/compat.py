@@ -44,8 +44,22 @@ def adjust_create(version: str, config: dict[str, Any], host: dict[str, Any], ne
         _adjust_read_only(mounts)
         if len(networks) > 1:
             raise errors.InvalidParameter(f"Container cannot be created with multiple network endpoints: {', '.join(networks)}")
+        _move_mac_address(config, host, networks)
+    if before(version, 48):
+        for endpoint in networks.values():
+            endpoint.pop("GwPriority", None)
     if before(version, 48) and any(mount.get("Type") == "image" for mount in mounts):
         raise errors.InvalidParameter('Mount type "Image" needs API v1.48 or newer')
+
+
+def _move_mac_address(config: dict[str, Any], host: dict[str, Any], networks: dict[str, Any]) -> None:
+    """Before 1.44, the address was the container's, and that of an endpoint was ignored."""
+    for endpoint in networks.values():
+        endpoint.pop("MacAddress", None)
+    mode = host.get("NetworkMode") or "default"
+    if config.get("MacAddress") and mode not in ("host", "none") and not mode.startswith("container:"):  # with these it is refused further on
+        name = next(iter(networks), mode)  # there is one at most
+        networks[name] = {**networks.get(name, {}), "MacAddress": config.pop("MacAddress")}
 
 
 def _adjust_mount(mount: dict[str, Any]) -> None:

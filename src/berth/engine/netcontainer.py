@@ -102,7 +102,7 @@ def _check_conflicts(config: dict[str, Any], host: dict[str, Any], mode: str) ->
                 raise InvalidParameter(f"conflicting options: {words}")
     if fields.text(host, "UTSMode") == "host" and fields.text(config, "Hostname"):
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
-    if mode == "host" and fields.text(config, "MacAddress"):
+    if mode in ("host", "none") and fields.text(config, "MacAddress"):
         raise InvalidParameter("conflicting options: mac-address and the network mode")
     if mode == "host" and fields.texts(host, "Links"):
         raise InvalidParameter("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
@@ -125,7 +125,7 @@ def _endpoints(given: dict[str, Any], mode: str) -> dict[str, EndpointRequest]:
         if not isinstance(settings, dict):
             raise fields.wrong(f"EndpointsConfig.{name}", settings, "an object")
         name = "bridge" if name == "default" else name
-        if fields.text(settings, "MacAddress") and (name == "host" or name.startswith("container:")):
+        if fields.text(settings, "MacAddress") and (name in ("host", "none") or name.startswith("container:")):
             raise InvalidParameter("conflicting options: mac-address and the network mode")
         try:
             wanted[name] = endpoint(settings, name)
@@ -146,7 +146,9 @@ def _endpoints(given: dict[str, Any], mode: str) -> dict[str, EndpointRequest]:
 def _with_mac(wanted: dict[str, EndpointRequest], mode: str, mac: str) -> dict[str, EndpointRequest]:
     """Config.MacAddress, which old clients send, is that of the first network."""
     if mode not in wanted:
-        return wanted
+        raise InvalidParameter(
+            "if a container-wide MAC address is supplied, HostConfig.NetworkMode must match the identity of a network in NetworkSettings.Networks"
+        )
     if wanted[mode].mac not in ("", mac):
         raise InvalidParameter(
             "the container-wide MAC address must match the endpoint-specific MAC address for the main network, or be left empty"
