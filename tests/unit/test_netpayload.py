@@ -281,7 +281,7 @@ def test_ports():
     found = made({"PublishAllPorts": True, "PortBindings": {
         "80/tcp": [{"HostPort": "8080"}, {"HostIp": "::1", "HostPort": "8000-8010"}, {"HostPort": "8080"}], "53/UDP": [{"HostIp": "127.0.0.1"}],
         "9": None, "10/tcp": [],
-    }}, image={"7000-7002/sctp": {}}, ExposedPorts={"80/tcp": {}, "81": {}})  # fmt: skip
+    }}, image={"7000-7002/sctp": {}, "x": {}, "80/http": {}, "0/tcp": {}}, ExposedPorts={"80/tcp": {}, "81": {}})  # fmt: skip
     assert found.bindings == (
         netports.PortBinding(port=80, host_ports=(8080, 8080), given=("", "8080")),
         netports.PortBinding(port=80, host_address=ip_address("::1"), host_ports=(8000, 8010), given=("::1", "8000-8010")),

@@ -36,8 +36,8 @@ _CONNECT: "tuple[Flag, ...]" = (
     ("alias", "", "stringSlice", "NAME", "One more name of the container in the network"),
     ("driver-opt", "", "stringSlice", "KEY=VALUE", "Option of the driver for this container"),
     ("gw-priority", "", "int", "N", "The network with the highest number is the way out, also below 0 (default 0)"),
-    ("ip", "", "ip", "IPV4", "IPv4 address, e.g. 172.30.100.104 (default <nil>: the engine picks one)"),
-    ("ip6", "", "ip", "IPV6", "IPv6 address, e.g. 2001:db8::33 (default <nil>: the engine picks one)"),
+    ("ip", "", "ip", "IPV4", "IPv4 address, e.g. 172.30.100.104; the engine picks one where none is given"),
+    ("ip6", "", "ip", "IPV6", "IPv6 address, e.g. 2001:db8::33; the engine picks one where none is given"),
     ("link", "", "list", "CONTAINER[:ALIAS]", "Know another container of the network by a name"),
     ("link-local-ip", "", "ipSlice", "IP", "One more address, of 169.254.0.0/16 or fe80::/10"),
 )

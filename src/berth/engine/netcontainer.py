@@ -53,7 +53,7 @@ def container(config: dict[str, Any], host: dict[str, Any], endpoints: dict[str,
     _check_conflicts(config, host, mode)
     _check_names(config)
     bindings = port_bindings(fields.an_object(host, "PortBindings"))
-    known = {**exposed(fields.an_object(config, "ExposedPorts")), **exposed(image_ports or {}), **{(b.port, b.protocol): None for b in bindings}}
+    known = {**exposed(fields.an_object(config, "ExposedPorts"), strict=True), **exposed(image_ports or {}), **{(b.port, b.protocol): None for b in bindings}}
     warnings = []
     if mode == "host" and fields.an_object(host, "PortBindings"):
         warnings.append(_PORTS_DISCARDED)

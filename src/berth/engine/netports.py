@@ -49,15 +49,22 @@ def port_changes(items: list[dict[str, Any]], key: str) -> tuple[PortBinding, ..
     return tuple(dict.fromkeys(found))
 
 
-def exposed(ports: dict[str, Any]) -> dict[tuple[int, str], None]:
-    """Config.ExposedPorts -> (number, protocol), in their order. Of images, a range stands for each of its ports."""
+def exposed(ports: dict[str, Any], *, strict: bool = False) -> dict[tuple[int, str], None]:
+    """Config.ExposedPorts -> (number, protocol), in their order. A range, which images may have, stands for each of its ports.
+
+    strict: whether what is no port is an error. It is left out otherwise: an image that notes one has to run all the same.
+    """
     found: dict[tuple[int, str], None] = {}
     for key in ports:
         text, _, protocol = key.partition("/")
-        first, last = _range(text)
-        if not first:
-            raise InvalidParameter(f'invalid port specification: "{text}"')
-        found |= dict.fromkeys((number, _protocol(protocol)) for number in range(first, last + 1))
+        try:
+            first, last = _range(text)
+            if not first:
+                raise InvalidParameter(f'invalid port specification: "{text}"')
+            found |= dict.fromkeys((number, _protocol(protocol)) for number in range(first, last + 1))
+        except InvalidParameter:
+            if strict:
+                raise
     return found
 
 
