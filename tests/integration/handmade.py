@@ -169,6 +169,8 @@ class Proxy:
         self.change: Callable[[str, bytes], bytes] | None = None
         self.bodies: Counter[str] = Counter()  # path -> bytes that went to clients
         self.received_bytes = 0  # of uploads
+        self.uploads: Counter[str] = Counter()  # the same by path
+        self.passing = 0  # requests under way
         self.asked: list[tuple[str, str]] = []
         self.reached = threading.Event()  # stop_after
         self._ended = threading.Event()
@@ -226,37 +228,42 @@ class Proxy:
     def _pass(self, handler: BaseHTTPRequestHandler) -> None:
         with self._lock:
             self.asked.append((handler.command, handler.path))
+            self.passing += 1
         connection = http.client.HTTPConnection(self.registry, timeout=120)
         try:
             headers = {key: value for key, value in handler.headers.items() if key.lower() not in ("connection",)}
             body: Any = None
             if length := int(handler.headers.get("Content-Length") or 0):
-                body = self._slowed(handler.rfile, length)
+                body = self._slowed(handler.rfile, length, handler.path)
             elif handler.headers.get("Transfer-Encoding", "").lower() == "chunked":
                 headers.pop("Transfer-Encoding", None)
-                body = self._chunks(handler.rfile)
+                body = self._chunks(handler)
             connection.request(handler.command, handler.path, body, headers, encode_chunked=body is not None and "Content-Length" not in handler.headers)
             self._answer(handler, connection.getresponse())
         finally:
             connection.close()
+            with self._lock:
+                self.passing -= 1
 
-    def _slowed(self, file: Any, length: int) -> Any:
+    def _slowed(self, file: Any, length: int, path: str) -> Any:
         while length:
             data = file.read(min(length, 1 << 16))
             if not data:
                 raise ConnectionError("the client is gone")
             length -= len(data)
-            self._count_up(len(data))
+            self._count_up(len(data), path)
             yield data
 
-    def _chunks(self, file: Any) -> Any:
-        while size := int(file.readline().split(b";")[0] or b"0", 16):
-            yield from self._slowed(file, size)
+    def _chunks(self, handler: BaseHTTPRequestHandler) -> Any:
+        file = handler.rfile
+        while size := int(_line(file).split(b";")[0], 16):
+            yield from self._slowed(file, size, handler.path)
             file.readline()
         file.readline()
 
-    def _count_up(self, count: int) -> None:
+    def _count_up(self, count: int, path: str) -> None:
         with self._lock:
+            self.uploads[path.partition("?")[0]] += count
             self.received_bytes += count
             received = self.received_bytes
         self._wait(received, count)
@@ -292,6 +299,14 @@ class Proxy:
                 self.bodies[handler.path.partition("?")[0]] += len(data)
             if "/blobs/" in handler.path:
                 self._wait(self.blob_bytes, len(data))
+
+
+def _line(file: Any) -> bytes:
+    """ConnectionError at the end: a request that was cut off is cut off for the registry, too."""
+    line: bytes = file.readline()
+    if not line:
+        raise ConnectionError("the client is gone")
+    return line
 
 
 def _is_gone(connection: socket.socket) -> bool:

@@ -3,7 +3,7 @@
     python killpoints.py CONTROL PYTHON -m berth.cli.engine_main ARGUMENTS...
 
 Nothing in the engine knows of it: Python's audit events tell of file operations and messages with descriptors, SQLite's
-trace of statements; open, os.write, os.fsync, socket.send and sqlite3.connect are wrapped besides. What the engine starts is
+trace of statements; open, os.write, os.pwrite, os.fsync, socket.send, socket.sendall and sqlite3.connect are wrapped besides. What the engine starts is
 another program, without any of this.
 
 CONTROL is a file of three numbers that both sides map: 0, or which turn of counting it is, which kind to kill at (0:
@@ -79,8 +79,10 @@ class Points:
 def _install(points: Points) -> None:
     sys.addaudithook(points.audit)
     os.write = points.before("file", "write", os.write)
+    os.pwrite = points.before("file", "pwrite", os.pwrite)
     os.fsync = points.before("file", "fsync", os.fsync)
     socket.socket.send = points.before("message", "send", socket.socket.send)  # type: ignore[method-assign]
+    socket.socket.sendall = points.before("message", "sendall", socket.socket.sendall)  # type: ignore[method-assign]
     real_open, real_connect = builtins.open, sqlite3.connect
 
     def opened(file: Any, mode: str = "r", *args: Any, **keywords: Any) -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import tarfile
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from dockerd import Dockerd
-from handmade import OCI, OCI_MANIFEST, Handmade, layer, member
+from handmade import OCI, OCI_MANIFEST, Handmade, Made, layer, member
 from harness import BUSYBOX, Engine, status
 from registries import HAVE_DOCKER_REGISTRY, Host, docker_registry
 
@@ -57,6 +58,20 @@ def leftovers(engine: Engine) -> list[str]:
         f"{top}/{name}" for directory in ("layers", "recipes", "pool", "partial", "tmp")
         for top, names, files in os.walk(f"{engine.data}/{directory}") for name in names + files
     ]  # fmt: skip
+
+
+def missing_bytes(engine: Engine, made: Made) -> dict[str, int]:
+    """Of each layer's blob that is neither unpacked nor here in part.
+
+    By the engine's file beside the part: magic, size and size of a chunk, then a count for each chunk.
+    """
+    found = {}
+    for entry, chain in zip(made.manifest["layers"], made.chains, strict=True):
+        counts = Path(f"{engine.data}/partial/{entry['digest'][7:]}.counts")
+        raw = counts.read_bytes() if counts.exists() else b""
+        here = sum(count for (count,) in struct.iter_unpack("<Q", raw[24:]))
+        found[entry["digest"]] = 0 if os.path.exists(f"{engine.data}/layers/{chain[7:]}") else entry["size"] - here
+    return found
 
 
 def busybox() -> bytes:

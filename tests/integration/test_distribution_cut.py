@@ -11,18 +11,19 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from handmade import OCI_INDEX, Handmade, Made, Proxy, digest_of, layer, member
 from harness import Engine, status, wait_until
 from registries import HAVE_DOCKER_REGISTRY, Host, docker_registry
-from test_distribution import MOST_MEMORY_KB, busybox, leftovers, shell, skopeo
+from test_distribution import MOST_MEMORY_KB, busybox, leftovers, missing_bytes, shell, skopeo
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not HAVE_DOCKER_REGISTRY, reason="needs Debian's docker-registry")]
 
 BASE = busybox()
-IN_FLIGHT_BYTES = 512 << 10  # three kills, with a few answers under way each time
+IN_FLIGHT_BYTES = 512 << 10  # of a blob, in sockets
 PATIENCE_S = 60  # for what takes a moment on an idle machine
 
 
@@ -115,32 +116,34 @@ def blob_sizes(made: Made) -> dict[str, int]:
 def test_an_engine_that_is_killed_goes_on_where_it_was(registry: Handmade, proxy: Proxy, cut: Engine) -> None:
     """Nothing comes twice but what was in flight, wherever the pull was: what had reached the engine is on the disk."""
     made = registry.image("cut/killed", "1", [BASE, *(random_layer(f"f{number}", 4 << 20) for number in range(3))])
-    sizes = blob_sizes(made)
-    total, seed = sum(sizes.values()), random.randrange(1 << 30)
+    total, seed = sum(blob_sizes(made).values()), random.randrange(1 << 30)
     stops = sorted(random.Random(seed).sample(range(1 << 16, total - (1 << 16)), 3))
-    for stop in stops:
+    missing = missing_bytes(cut, made)
+    for before, stop in pairwise([0, *stops]):
+        proxy.bodies.clear()
         proxy.reached.clear()
-        proxy.stop_after = stop
+        proxy.stop_after = stop - before
         with started(cut, "pull", f"{proxy.host}/cut/killed:1"):
             assert proxy.reached.wait(PATIENCE_S)
-            wait_until(lambda: _is_here(cut, proxy, sizes), f"bytes on the way (stops {stops}, seed {seed})", PATIENCE_S)
+            wait_until(lambda: _is_here(cut, proxy, made, missing), f"bytes on the way (stops {stops}, seed {seed})", PATIENCE_S)  # noqa: B023
             cut.kill()
         proxy.stop_after = None
+        wait_until(lambda: not proxy.passing, "connections of the killed engine")
+        missing = missing_bytes(cut, made)
         cut.start()
         assert os.listdir(f"{cut.data}/tmp") == []
-    proxy.stop_after = None
+    proxy.bodies.clear()
     cut.docker("pull", f"{proxy.host}/cut/killed:1", timeout=PATIENCE_S)
-    layers = sum(proxy.sent_bytes(digest) for digest in made.blobs)
-    assert layers <= sum(sizes[digest] for digest in made.blobs) + IN_FLIGHT_BYTES, (stops, seed, proxy.bodies)
+    assert {digest: proxy.sent_bytes(digest) for digest in made.blobs} == missing, (stops, seed, proxy.bodies)
     assert shell(cut, f"{proxy.host}/cut/killed:1", "cat /f2 | wc -c") == f"{4 << 20}\n"
     cut.docker("rmi", f"{proxy.host}/cut/killed:1")
     assert leftovers(cut) == []
 
 
-def _is_here(engine: Engine, proxy: Proxy, sizes: dict[str, int]) -> bool:
-    """Whether what the proxy has sent of each blob is on the engine's disk, as a partial blob or unpacked."""
-    here = {f"sha256:{name}": os.stat(f"{engine.data}/partial/{name}").st_size for name in os.listdir(f"{engine.data}/partial") if not name.endswith(".counts")}
-    return all(not 0 < proxy.sent_bytes(digest) < size or here.get(digest, 0) >= proxy.sent_bytes(digest) - IN_FLIGHT_BYTES for digest, size in sizes.items())
+def _is_here(engine: Engine, proxy: Proxy, made: Made, before: dict[str, int]) -> bool:
+    """Whether what the proxy has sent of each blob is on the engine's disk, as a partial blob or unpacked. before: what was missing then."""
+    now = missing_bytes(engine, made)
+    return all(before[digest] - now[digest] >= proxy.sent_bytes(digest) - IN_FLIGHT_BYTES for digest in now)
 
 
 def test_a_client_that_leaves_ends_its_pull(registry: Handmade, proxy: Proxy, cut: Engine) -> None:
@@ -149,7 +152,7 @@ def test_a_client_that_leaves_ends_its_pull(registry: Handmade, proxy: Proxy, cu
     proxy.stop_after = 3 << 20
     with started(cut, "pull", f"{proxy.host}/cut/left:1") as client:
         assert proxy.reached.wait(PATIENCE_S)
-        wait_until(lambda: _is_here(cut, proxy, sizes), "bytes on the way", PATIENCE_S)
+        wait_until(lambda: _is_here(cut, proxy, made, sizes), "bytes on the way", PATIENCE_S)
         client.kill()
         # the registry says nothing meanwhile: the engine has to see by itself that nobody listens
         wait_until(lambda: os.listdir(f"{cut.data}/tmp") == [], "half-unpacked layers", PATIENCE_S)

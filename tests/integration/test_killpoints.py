@@ -292,12 +292,11 @@ VERBS = {
 }  # fmt: skip
 
 
-def _chosen(verb: str, points: list[str]) -> list[tuple[str, int]]:
-    """(kind, occurrence) to kill at."""
+def chosen_points(turn: int, points: list[str]) -> list[tuple[str, int]]:
+    """(kind, occurrence) to kill at. turn: which of the first, the middle and the last is begun with."""
     counts = {kind: sum(point.startswith(f"{kind} ") for point in points) for kind in KINDS[1:]}
     if os.environ.get("BERTH_KILLPOINTS") == "all":
         return [(kind, at) for kind, count in counts.items() for at in range(1, count + 1)]
-    turn = [*VERBS, "mends"].index(verb)
     picks = {kind: (1, (count + 1) // 2, count)[(turn + number) % 3] for number, (kind, count) in enumerate(counts.items())}
     return [(kind, at) for kind, at in picks.items() if at]
 
@@ -315,7 +314,7 @@ def test_killed_within(killed: Killed, verb: str) -> None:
     killed.clean()
     assert points
     hit = 0
-    todo = _chosen(verb, points)
+    todo = chosen_points(list(VERBS).index(verb), points)
     for kind, at in todo:
         chosen.prepare(killed)
         killed.count(kind, at)
@@ -392,7 +391,7 @@ def test_killed_while_it_mends(killed: Killed) -> None:
     killed.forget_points()
     _mended(killed, running)
     hit = 0
-    todo = _chosen("mends", points)
+    todo = chosen_points(len(VERBS), points)
     for kind, at in todo:
         running = _leave_work(killed)
         killed.count(kind, at)

@@ -119,12 +119,17 @@ class Pull:
                     raw, names=[self._name.familiar] if self._name.tag and not self._name.digest else [],
                     digests=[(self._name.familiar_name, top.digest)], sources=self._sources(manifest.layers, diffs),
                 )  # fmt: skip
+                if known is None:  # a pull that was killed may have left those of layers that it had named already
+                    self._drop_partial(manifest)
         except (BerthError, OSError) as error:
             if _is_final(error):
                 self._store.discard_layers(self._kept)
-                self._transfers.unless_busy([layer.digest for layer in manifest.layers], self._store.layout.drop_partial)
+                self._drop_partial(manifest)
             raise
         return Pulled(image, top.digest, new=before != image.id)
+
+    def _drop_partial(self, manifest: Document) -> None:
+        self._transfers.unless_busy([layer.digest for layer in manifest.layers], self._store.layout.drop_partial)
 
     def _identity(self) -> str:
         there = self._store.tagged(self._name.familiar)

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import IO, cast
 
-from berth.errors import BerthError, Cancelled
+from berth.errors import BerthError, Cancelled, Conflict
 from berth.oci.reference import Reference
 from berth.registry import media
 from berth.registry.client.client import RegistryClient
 from berth.registry.documents import Descriptor, digest_of
 from berth.registry.progress import Line, Report, short
+from berth.store import unsent
 from berth.store.compression import Closable, GzipReader
 from berth.store.images import Image, ImageStore, Layer, Source
+from berth.store.unsent import Unsent
 
 
 class Pushed:
@@ -56,6 +58,8 @@ class Push:
             digest = self._client.put_manifest(self._name.repository, self._name.tag, manifest, kind)
             sources = [Source(diff, self._where, d.digest, d.size_bytes, d.media_type) for diff, d in sent.items()]
             self._store.note_pushed(self._image.id, [(self._name.familiar_name, digest)], sources)
+            for diff in sent:
+                unsent.drop(self._store.layout.uploads, diff, self._where)
         return Pushed(digest, len(manifest))
 
     def _send_layers(self, layers: dict[str, Layer], lines: dict[str, Line]) -> dict[str, Descriptor]:
@@ -104,13 +108,28 @@ class Push:
 
         def opened(offset: int) -> IO[bytes]:
             stream = GzipReader(_Counting(self._store.layers.tar(layer.chain, layer.diff), lambda seen: line.advance("Pushing", seen, total)))
-            while offset:
-                offset -= len(stream.read(min(offset, 1 << 20)))
+            while offset and (data := stream.read(min(offset, 1 << 20))):
+                offset -= len(data)
             return cast("IO[bytes]", stream)
 
-        digest, size, _ = self._client.upload(self._name.repository, opened)
+        memory = self._memory(layer)
+        try:
+            digest, size, _ = self._client.upload(self._name.repository, opened, memory=memory)
+            self._store.note_source(Source(layer.diff, self._where, digest, size, media.DOCKER_LAYER))
+            if memory:
+                memory.forget()
+        finally:
+            if memory:
+                memory.close()
         line.say("Pushed")
         return Descriptor(media.DOCKER_LAYER, digest, size)
+
+    def _memory(self, layer: Layer) -> Unsent | None:
+        """None where another push sends the same, which then each does for itself, or where nothing can be noted."""
+        try:
+            return Unsent(self._store.layout.uploads, layer.diff, self._where)
+        except (Conflict, OSError):
+            return None
 
     def _send_config(self) -> Descriptor:
         raw = self._image.raw

@@ -17,7 +17,7 @@ from typing import IO
 
 from berth.errors import Conflict, DataLoss, InvalidParameter, NotFound
 from berth.oci import reference
-from berth.store import bringing
+from berth.store import bringing, unsent
 from berth.store.database import Database, Statement
 from berth.store.layers import LayerStore, Loose
 from berth.store.layout import Layout
@@ -344,6 +344,8 @@ class ImageStore:
             del self._layers[layer.chain]
         diffs = {layer.diff for layer in self._layers.values()}
         self._sources = {key: source for key, source in self._sources.items() if key[0] in diffs}
+        for diff in {layer.diff for layer in layers} - diffs:
+            unsent.drop_all(self.layout.uploads, diff)
 
     # -- bringing in ------------------------------------------------------------------------------
 
@@ -421,12 +423,13 @@ class ImageStore:
             self.layers.hide(layer.chain)
 
     def discard_unused(self) -> int:
-        """Removes every layer that no image uses, and what cut-off pulls have left to go on with -> bytes of files in them."""
+        """Removes every layer that no image uses, and what cut-off pulls and pushes have left to go on with -> bytes of files in them."""
         with self._lock:
             used = self._used()
             unused = [layer for layer in self._layers.values() if layer.chain not in used and layer.chain not in self._held]
             self._hide_unused(unused)
         self.layers.erase()
+        unsent.drop_all(self.layout.uploads)
         return sum(layer.size_bytes for layer in unused) + self.layout.drop_all_partial()
 
     def _used(self) -> set[str]:
@@ -482,6 +485,13 @@ class ImageStore:
             self._digests.update(dict.fromkeys(digests, identity))
             self._sources.update({(source.diff, source.repository): source for source in sources})
             return image
+
+    def note_source(self, source: Source) -> None:
+        """A registry has a layer now; its image may never get there."""
+        with self._lock:
+            if any(layer.diff == source.diff for layer in self._layers.values()):
+                self._database.write_now(*_source_statements([source]))
+                self._sources[(source.diff, source.repository)] = source
 
     def note_pushed(self, identity: str, digests: Sequence[tuple[str, str]], sources: Sequence[Source]) -> None:
         """A registry has the image now: (familiar repository, digest of its manifest), and where its layers are."""
@@ -549,7 +559,7 @@ class ImageStore:
         """Makes disk and database agree after a crash; returns what was mended, in words."""
         unfinished = self.layers.empty_tmp()
         mended = [f"{unfinished} unfinished files in {self.layout.tmp} are removed"] if unfinished else []
-        self.layout.drop_old_partial(_UNUSED_LAYER_S)
+        self.layout.drop_old_transfers(_UNUSED_LAYER_S)
         lost = set(self.layers.mend({layer.chain: layer.diff for layer in self._layers.values()}))
         for image in list(self._images.values()):
             if reason := self._lack(image, lost):

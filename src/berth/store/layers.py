@@ -206,6 +206,8 @@ class LayerStore:
         for name in names:
             path = f"{self._layout.tmp}/{name}"
             self._remove(path, f"{path}.recipe")
+        if names:
+            self._pool.tidy()
         return len(names)
 
     # -- taking out -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
       layers/<chain hex>/     unpacked layers, lower directories of overlayfs
       recipes/, pool/         what belongs to layers: see `layers`
       partial/                blobs that are being fetched, or were when the connection broke: see `partial`
+      uploads/                how far pushes have got that were cut off: see `unsent`
       tmp/                    what is still being written; emptied at start-up
       unwritten/              markers of layers that the disk may not have yet, see `layers`
       aside/                  what no record names although records have been lost: for a person to look at
@@ -26,9 +27,10 @@ class Layout:
         self.recipes = f"{data_root}/recipes"
         self.pool = f"{data_root}/pool"
         self.partial = f"{data_root}/partial"
+        self.uploads = f"{data_root}/uploads"
         self.tmp = f"{data_root}/tmp"
         self.unwritten = f"{data_root}/unwritten"
-        for path in (self.layers, self.recipes, self.pool, self.partial, self.tmp, self.unwritten):
+        for path in (self.layers, self.recipes, self.pool, self.partial, self.uploads, self.tmp, self.unwritten):
             os.makedirs(path, mode=0o700, exist_ok=True)
 
     def layer(self, chain: str) -> str:
@@ -43,10 +45,9 @@ class Layout:
         """Path of what says that a layer may not be on the disk yet."""
         return f"{self.unwritten}/{chain.removeprefix('sha256:')}"
 
-    def drop_old_partial(self, age_s: float) -> None:
-        """Removes what was being fetched and nobody has gone on with for so long."""
-        for name in os.listdir(self.partial):
-            path = f"{self.partial}/{name}"
+    def drop_old_transfers(self, age_s: float) -> None:
+        """Removes what was being fetched or sent and nobody has gone on with for so long."""
+        for path in [f"{directory}/{name}" for directory in (self.partial, self.uploads) for name in os.listdir(directory)]:
             if time.time() - os.stat(path, follow_symlinks=False).st_mtime > age_s:
                 os.unlink(path)
 

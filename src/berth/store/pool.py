@@ -94,6 +94,10 @@ class Pool:
             with suppress(OSError):  # not empty
                 os.rmdir(name, dir_fd=self._fd)
 
+    def tidy(self) -> None:
+        """Removes directories without files, which a killed engine may have left, made for a file or emptied of one."""
+        self._tidy(set(os.listdir(self._fd)))
+
     def release(self, root_fd: int, known_as: str = "") -> None:
         """`drop` for every file of a directory that is about to be removed: a layer, or what is `known_as` this path of one."""
         pending = [known_as]

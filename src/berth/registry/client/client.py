@@ -17,7 +17,7 @@ from berth.registry.client.download import Download, tell
 from berth.registry.client.failures import Refusal, of_pull, of_request
 from berth.registry.client.session import RefusedAnswer, Session
 from berth.registry.client.settings import DOCKER_HUB, Endpoint, Settings
-from berth.registry.client.upload import Source, Upload
+from berth.registry.client.upload import Memory, Source, Upload
 from berth.registry.documents import Descriptor, Document
 from berth.store.partial import Partial
 
@@ -172,11 +172,11 @@ class RegistryClient:
 
     def upload(
         self, repository: str, source: Source, *, digest: str = "", size_bytes: int | None = None, mount_from: str = "",
-        progress: Progress | None = None,
+        progress: Progress | None = None, memory: Memory | None = None,
     ) -> tuple[str, int, bool]:  # fmt: skip
         """Sends a blob -> digest, size, whether another repository's was mounted instead. See upload.Upload."""
         endpoint = self._session.endpoint(pull=False)
-        return Upload(self._session, endpoint, repository, _push_scope(repository), source, progress).run(
+        return Upload(self._session, endpoint, repository, _push_scope(repository), source, progress, memory).run(
             digest=digest, size_bytes=size_bytes, mount_from=mount_from
         )
 
