@@ -35,8 +35,21 @@ class Seen(NamedTuple):
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
     recorder: "Recorder"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, _Handler)
+        self._handlers: list[threading.Thread] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        handler = threading.Thread(target=self.process_request_thread, args=(request, client_address))
+        self._handlers.append(handler)
+        handler.start()
+
+    def await_handlers(self) -> None:
+        """Once the client has ended, each sees the end of its connection and closes it."""
+        while self._handlers:
+            self._handlers.pop().join()
 
     def get_request(self) -> Any:
         return self.socket.accept()[0], ("client", 0)
@@ -84,7 +97,7 @@ class Recorder:
         self.answers: dict[str, tuple[int, Any]] = {}
         self.requests: list[Request] = []
         self._top = tempfile.mkdtemp(prefix="berth-recorder-", dir="/var/tmp")
-        self._server = _Server(f"{self._top}/socket", _Handler)
+        self._server = _Server(f"{self._top}/socket")
         self._server.recorder = self
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self.environ = {"PATH": os.environ["PATH"], "HOME": self._top, "DOCKER_HOST": f"unix://{self._top}/socket", "DOCKER_CONFIG": f"{self._top}/config"}
@@ -104,4 +117,5 @@ class Recorder:
         done = subprocess.run(
             [*command, *words], env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
         )
+        self._server.await_handlers()
         return Seen(done.returncode, done.stdout, done.stderr, self.requests)
