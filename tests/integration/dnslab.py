@@ -114,12 +114,7 @@ class Server:
     def __init__(self, behave: "Callable[[dns.message.Message, bool], bytes | list[bytes] | None]", delay_s: float = 0) -> None:
         self._behave, self._delay_s = behave, delay_s
         self.asked: list[tuple[str, str, bool, int, int]] = []  # name, type, whether over TCP, the client's port, id
-        self._udp, self._tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
-        self._udp.bind(("127.0.0.1", 0))
-        self.port = self._udp.getsockname()[1]
-        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._tcp.bind(("127.0.0.1", self.port))
-        self._tcp.listen(16)
+        self._udp, self._tcp, self.port = _both_sockets()
         self._threads = [threading.Thread(target=target) for target in (self._serve_udp, self._serve_tcp)]
         self._timers: list[threading.Timer] = []
         for thread in self._threads:
@@ -177,6 +172,23 @@ class Server:
                 (length,) = struct.unpack("!H", connection.recv(2))
                 for reply in self._replies(connection.recv(length), True, peer[1]):
                     connection.sendall(struct.pack("!H", len(reply)) + reply)
+
+
+def _both_sockets() -> tuple[socket.socket, socket.socket, int]:
+    """UDP and TCP on one port: what one of them is given may be taken for the other."""
+    while True:
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        udp.bind(("127.0.0.1", 0))
+        port = udp.getsockname()[1]
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tcp.bind(("127.0.0.1", port))
+        except OSError:
+            udp.close()
+            tcp.close()
+            continue
+        tcp.listen(16)
+        return udp, tcp, port
 
 
 def answer(query: dns.message.Message, *records: str, rcode: int = 0, flags: int = 0) -> bytes:

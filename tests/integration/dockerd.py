@@ -37,8 +37,8 @@ def dockerd(*options: str, image: bool = True) -> Iterator[str]:
 class Dockerd:
     """One daemon. `self(*words)` runs Docker's CLI on it. Call finish()."""
 
-    def __init__(self, *options: str, config: "dict | None" = None, image: bool = True) -> None:
-        """config: what daemon.json holds."""
+    def __init__(self, *options: str, config: "dict | None" = None, image: bool = True, wrapper: "tuple[str, ...]" = ()) -> None:
+        """config: what daemon.json holds; wrapper: a command that executes dockerd, in namespaces of its own for example."""
         self.mounts_before = mounts()
         self.top = tempfile.mkdtemp(prefix="berth-dockerd-", dir="/var/tmp")
         self.name = os.path.basename(self.top)
@@ -50,7 +50,7 @@ class Dockerd:
         driver = () if "--storage-driver" in options else ("--storage-driver", "vfs")
         with open(f"{self.top}/log", "w") as log:
             self.process = subprocess.Popen(
-                ["dockerd", "--config-file", f"{self.top}/daemon.json", "--data-root", f"{self.top}/data", "--exec-root", f"{self.top}/exec",
+                [*wrapper, "dockerd", "--config-file", f"{self.top}/daemon.json", "--data-root", f"{self.top}/data", "--exec-root", f"{self.top}/exec",
                  "--host", self.host, "--pidfile", f"{self.top}/pid", "--iptables=false", "--ip6tables=false", "--bridge=none",
                  "--cgroup-parent", f"/{self.name}", *driver, *options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,

@@ -237,6 +237,26 @@ def test_a_slow_server_may_still_answer_while_the_next_is_asked(box: Container, 
         asyncio.run(run(slow, silent))
 
 
+def test_a_server_that_asks_back_makes_no_loop(box: Container, directory: str) -> None:
+    async def run(server: Server) -> None:
+        async with engine(directory) as resolver:
+            await web(resolver, box, upstreams=["127.0.0.11", server.text])
+            found = await asyncio.to_thread(box.dig, "loop.example")
+            assert found.status == "SERVFAIL"
+            assert found.time_s < 5
+            await asyncio.to_thread(wait_until, lambda: len(answers) == 3, "three tries of one question")
+            assert answers == ["SERVFAIL"] * 3
+            assert (await resolver.stats())["forwarded"] == 1
+
+    answers: list[str] = []
+
+    def ask_back(query: dns.message.Message, tcp: bool) -> None:
+        answers.append(box.dig(query.question[0].name.to_text()).status)
+
+    with Server(ask_back) as server:
+        asyncio.run(run(server))
+
+
 # -- who is killed ----------------------------------------------------------------------------------
 
 
@@ -345,7 +365,7 @@ def test_a_resolver_that_will_not_do_is_replaced(directory: str, box: Container,
             monkeypatch.setattr("berth.network.resolving._ANSWER_TIMEOUT_S", 0.3)
             os.kill(pid, signal.SIGSTOP)
         else:
-            monkeypatch.setattr(control, "VERSION", 99)
+            monkeypatch.setattr(control, "VERSION", "99")
         asyncio.run(run(pid))
 
 
@@ -420,7 +440,7 @@ question = dict(v=b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3web\\0\\0\\1\\0\\
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.connect(("127.0.0.11", 53))
 udp.setblocking(False)
-for number in range(30000):
+for number in range(8000):
     data = bytearray(question if number % 3 else chance.randbytes(chance.randrange(0, 300)))
     for _ in range(chance.randrange(0, 6)):
         if data: data[chance.randrange(len(data))] = chance.randrange(256)
@@ -466,7 +486,7 @@ with tcp() as sock:  # what several ask behind each other is answered to the las
                 assert (await asyncio.to_thread(box.dig, "www.example.org")).data == ["192.0.2.1"]
                 sizes.append(int(status(pid)["VmRSS"].split()[0]))
             assert resolver.pid == pid
-            assert (await resolver.stats())["wrong"] > 10000
+            assert (await resolver.stats())["wrong"] > 3000
             assert sizes[2] - sizes[0] < 8 << 10, sizes
             await asyncio.to_thread(wait_until, lambda: len(os.listdir(f"/proc/{pid}/fd")) < 30, "connections that nobody uses", 40)
 

@@ -1,7 +1,8 @@
 """What stands in a container's resolv.conf, hosts and hostname: Docker's texts, made of facts that others gather. Pure.
 
-Kinds of resolv.conf: as the host has it (`--network host`, `none`); on the default bridge, where the host's servers are asked
-directly, so that those on its loopback interface cannot stay; in a network that people made, where berth answers on 127.0.0.11.
+Kinds of resolv.conf: as the host has it (`--network host`); on the default bridge (and with `none`), where the host's servers
+are asked directly, so that those on its loopback interface cannot stay; in a network that people made, where berth answers on
+127.0.0.11.
 docs/network-dns.md says where this differs from Docker.
 """
 
@@ -97,14 +98,14 @@ def wished(host: ResolvConf, wishes: Wishes) -> ResolvConf:
 
 
 def resolv_conf_host(host_text: str, wishes: Wishes) -> str:
-    """For `host` and `none`: the host's file as it is, unless something was wished for."""
+    """For `host`: the host's file as it is, unless something was wished for."""
     if not wishes.names:
         return host_text
     return _text(wished(parse(host_text), wishes), wishes)
 
 
 def resolv_conf_bridge(host: ResolvConf, wishes: Wishes, *, ipv6: bool = False) -> str:
-    """For the default bridge. ipv6: whether the container has addresses to reach such servers from."""
+    """For the default bridge, and for `none`. ipv6: whether the container has addresses to reach such servers from."""
     conf = wished(host, wishes)
     notes = []
     if not wishes.servers:

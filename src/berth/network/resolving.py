@@ -111,7 +111,7 @@ class Resolver:
 
     async def _take_over(self, sock: socket.socket) -> None:
         """Learns what an earlier engine's resolver has; one of another version has to go, as has one that does not answer."""
-        version: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        version: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         channel = Channel(sock, functools.partial(self._told, version), functools.partial(_failed, version))
         channel.send(control.encode("hello", version=control.VERSION))
         pid = channel.peer[0]
@@ -131,14 +131,14 @@ class Resolver:
         if self._sandboxes:
             self._spawn_again()
 
-    def _told(self, version: "asyncio.Future[int]", message: dict, fds: list[int]) -> None:
+    def _told(self, version: "asyncio.Future[str]", message: dict, fds: list[int]) -> None:
         """What an earlier engine's resolver says of itself, up to `end`."""
         if message["op"] == "sandbox" and len(fds) == control.MAX_FDS:
             self._sandboxes[message["id"]] = _Sandbox(fds)
             return
         control.close_all(fds)
         if message["op"] == "end" and not version.done():
-            version.set_result(message["version"])
+            version.set_result(str(message["version"]))
 
     def _spawn(self) -> None:
         if importlib.util.find_spec("dns") is None:
@@ -317,7 +317,7 @@ def _fields(
     }  # fmt: skip
 
 
-def _failed(version: "asyncio.Future[int]") -> None:
+def _failed(version: "asyncio.Future[str]") -> None:
     if not version.done():
         version.set_exception(EOFError())
 

@@ -46,7 +46,7 @@ def kept_key(data: bytes, tcp: bool) -> bytes:
 
 def _records(view: names.View, question: Question) -> list[_Record] | None:
     if question.kind == PTR and (host := names.host_of(view, question.name)):
-        return [(PTR, wire + b"\0")] if (wire := names.to_wire(host)) else []
+        return [(PTR, wire + b"\0")] if (wire := names.as_written(host)) else []
     found = names.find(view, question.name)
     if found is None:
         return None

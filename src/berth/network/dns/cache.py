@@ -27,12 +27,12 @@ class Cache:
         if entry is None:
             return None
         reply, end_s = entry
-        left_s = int(end_s - self._clock())
+        left_s = end_s - self._clock()
         if left_s <= 0:
             self._drop(key)
             return None
         self._entries.move_to_end(key)
-        return reply.aged(left_s)
+        return reply.aged(int(left_s))
 
     def put(self, key: Hashable, reply: Reply) -> None:
         """Nothing where it may not be kept."""

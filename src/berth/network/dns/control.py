@@ -19,9 +19,10 @@ import os
 import socket
 from collections.abc import Sequence
 
+from berth import VERSION as RELEASE
 from berth.linux import sockets
 
-VERSION = 1  # of all other messages: counted up where an earlier resolver would not understand the engine
+VERSION = f"{RELEASE} 1"  # one of another version is replaced: its messages may be others, and it may have faults that are mended
 MAX_MESSAGE_BYTES = 128 * 1024
 MAX_FDS = 2
 SOCKET_NAME = "resolver.sock"

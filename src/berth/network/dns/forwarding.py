@@ -11,7 +11,7 @@ import dns.rcode
 from berth.network import etcfiles
 from berth.network.dns.cache import Cache
 from berth.network.dns.questions import AD, CD, RD, Question, without_records
-from berth.network.dns.replies import Reply, passed_on
+from berth.network.dns.replies import Reply
 from berth.network.dns.upstream import Server, Upstream
 
 log = logging.getLogger("berth.resolver")
@@ -19,7 +19,9 @@ log = logging.getLogger("berth.resolver")
 _MOST_AT_ONCE = 2048
 _FILE, _FILE_AGE_S = "/etc/resolv.conf", 1.0
 
-Deliver = Callable[[bytes | None], None]  # an answer without its id; None for "no server said anything"
+_FAILURE_KEPT_S = 1  # RFC 9520: also what ends a loop through a server that asks us
+
+Deliver = Callable[[bytes], None]  # gets an answer without its id
 
 
 class HostServers:
@@ -65,7 +67,7 @@ class Forwarder:
         elif waiting := self._out.get(key):
             waiting.append(deliver)
         elif len(self._out) >= _MOST_AT_ONCE:
-            deliver(None)
+            deliver(without_records(question, dns.rcode.SERVFAIL))
         else:
             self._out[key] = [deliver]
             self.count += 1
@@ -75,17 +77,14 @@ class Forwarder:
         reply: Reply | None = None
         try:
             reply = await self._upstream.ask(servers, question, flags)
-            if reply:
-                self.cache.put(key, reply)
         except Exception:  # of one question, which must not end all others
             log.exception("a question could not be forwarded")
+        reply = reply or Reply(without_records(question, dns.rcode.SERVFAIL), dns.rcode.SERVFAIL, False)
+        if not reply.is_final:
+            reply.keep_s = _FAILURE_KEPT_S
+        self.cache.put(key, reply)
         for deliver in self._out.pop(key, []):
-            deliver(reply.wire if reply else None)
-
-
-def answer(wire: bytes | None, question: Question, limit_bytes: int) -> bytes:
-    """What a client gets for what was delivered."""
-    return without_records(question, dns.rcode.SERVFAIL) if wire is None else passed_on(wire, question, limit_bytes)
+            deliver(reply.wire)
 
 
 def servers_of(addresses: Sequence[str]) -> tuple[Server, ...]:

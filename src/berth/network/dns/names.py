@@ -13,9 +13,16 @@ _KEPT_MOST_BYTES, _ALL_KEPT_MOST_BYTES, _KEPT_OVERHEAD_BYTES = 4 << 20, 64 << 20
 
 def to_wire(name: str) -> bytes:
     """A name in lower case without the root's label; b'' for one that DNS cannot carry."""
-    labels = [label.encode().lower() for label in name.removesuffix(".").split(".")]
-    wire = b"".join(bytes([len(label)]) + label for label in labels if 0 < len(label) < 64)
-    return wire if all(0 < len(label) < 64 for label in labels) and len(wire) < 255 else b""
+    return as_written(name).lower()
+
+
+def as_written(name: str) -> bytes:
+    """`to_wire` in the name's own case."""
+    labels = [label.encode() for label in name.removesuffix(".").split(".")]
+    if not all(0 < len(label) < 64 for label in labels):
+        return b""
+    wire = b"".join(bytes([len(label)]) + label for label in labels)
+    return wire if len(wire) < 255 else b""
 
 
 def reverse(address: str) -> bytes:

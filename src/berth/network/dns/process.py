@@ -14,6 +14,7 @@ import dns.message
 import dns.rdatatype
 
 from berth.linux import libc, sockets
+from berth.network import etcfiles
 from berth.network.dns import answers, control, forwarding, names, questions
 from berth.network.dns.channel import Channel
 from berth.network.dns.serving import Counts, Sandbox, Surroundings
@@ -184,7 +185,7 @@ class Process:
 
     def _do_set(self, message: dict, fds: list[int]) -> None:
         sandbox = self._sandboxes.get(message["id"])
-        servers = forwarding.servers_of(message["upstreams"])
+        servers = forwarding.servers_of([server for server in message["upstreams"] if server != etcfiles.RESOLVER])  # that is ourselves
         view = self._names.take_view(message["networks"], message["links"])
         if sandbox is None:
             udp_fd, tcp_fd = fds

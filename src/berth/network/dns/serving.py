@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import dns.rcode
 
-from berth.network.dns import answers, forwarding, questions
+from berth.network.dns import answers, forwarding, questions, replies
 from berth.network.dns.names import View
 from berth.network.dns.upstream import Server
 
@@ -150,10 +150,10 @@ class Sandbox:
             return int(dns.rcode.SERVFAIL)
         return None
 
-    def _forwarded_answer(self, identity: bytes, question: questions.Question, limit_bytes: int, send: Send, wire: bytes | None) -> None:
+    def _forwarded_answer(self, identity: bytes, question: questions.Question, limit_bytes: int, send: Send, wire: bytes) -> None:
         self._forwarded -= 1
         if self.is_open:
-            send(identity + forwarding.answer(wire, question, limit_bytes))
+            send(identity + replies.passed_on(wire, question, limit_bytes))
 
     # -- TCP ---------------------------------------------------------------------------------------
 
