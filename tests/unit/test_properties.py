@@ -9,7 +9,7 @@ pytest.importorskip("hypothesis", reason="property tests need hypothesis")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.engine import bundle
+from berth.engine import bundle, mountpoints
 from berth.errors import BerthError
 from berth.linux import cgroup_v2, mount, seccomp, syscall_tables
 from berth.oci import reference
@@ -125,9 +125,10 @@ def test_an_option_is_set_or_cleared_never_both(options: list[str]) -> None:
 @given(st.lists(st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/d", "/proc/x", "/dev/shm/y"]).filter(lambda p: p != "/"), unique=True))
 def test_no_mount_hides_another(places: list[str]) -> None:
     found = [m["destination"] for m in bundle._mounts(
-        {"Binds": [f"/s:{place}" for place in places]}, {},
+        {}, {},
         bundle.Facts(machine="x86_64", bounding=0, apparmor=False, selinux=False, cgroup_version=2, landlock_abi=0, id_maps=None, init="",
-                     shared_pids={}, user=None, directory="/c", devices=[]),  # type: ignore[arg-type]
+                     shared_pids={}, user=None, directory="/c", devices=[],  # type: ignore[arg-type]
+                     mounts=[mountpoints.bind("/s", place, ["rbind"]) for place in places]),
         False,
     )]  # fmt: skip
     for index, place in enumerate(found):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from berth import errors
 from berth.api import compat, shapes, streams
 from berth.api.request import parse_filters
-from berth.engine import listing, logconfig, logs, views
+from berth.engine import listing, logconfig, logs
 from berth.engine.config import with_defaults
 from berth.engine.containers import Container
 from berth.engine.prune import tree_bytes
@@ -75,7 +75,7 @@ class Containers:
         if not exchange.flag("size"):
             exchange.respond_json(service.list_json(found, exchange.version))
             return
-        payloads = [views.summary(c.record, service.image_name(c.record)) for c in found]
+        payloads = [service.summary(c) for c in found]
         for payload, container in zip(payloads, found, strict=True):
             image = self._engine.images.find(container.record.image_id)
             size = await asyncio.to_thread(tree_bytes, f"{service.directory(container)}/upper")
@@ -140,8 +140,7 @@ class Containers:
         container = self._container(exchange)
         if exchange.flag("link"):
             raise errors.Conflict("Conflict, cannot remove the default link name of the container")
-        # v: anonymous volumes go with it; there are none yet.
-        await self._engine.containers.remove(container, force=exchange.flag("force"))
+        await self._engine.containers.remove(container, force=exchange.flag("force"), volumes=exchange.flag("v"))
         exchange.respond(204)
 
     async def container_wait(self, exchange: Exchange) -> None:

@@ -20,6 +20,7 @@ from berth.api.streams import version_numbers
 from berth.api.stubs import Stubs
 from berth.api.system import System
 from berth.api.usage import UsageEndpoints
+from berth.api.volumes import Volumes
 from berth.api.why import Why
 from berth.engine.service import Engine
 from berth.http.body import Disconnected
@@ -48,7 +49,7 @@ class Api:
         self.metrics = ApiMetrics()
         self._routes = [
             (method, pattern.strip("/").split("/"), handler)
-            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), UsageEndpoints(engine), Why(engine), Stubs())
+            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), UsageEndpoints(engine), Volumes(engine), Why(engine), Stubs())
             for method, pattern, handler in group.routes()
         ]
 

@@ -27,8 +27,8 @@ CONFIG: Shape = {
 _MOUNT = {
     "Target": str, "Source": str, "Type": str, "ReadOnly": bool, "Consistency": str,
     "BindOptions": {"Propagation": str, "NonRecursive": bool, "CreateMountpoint": bool, "ReadOnlyNonRecursive": bool,
-                    "ReadOnlyForceRecursive": bool},
-    "VolumeOptions": {"NoCopy": bool, "Labels": _LABELS, "DriverConfig": {"Name": str, "Options": _LABELS}, "Subpath": str},
+                    "ReadOnlyForceRecursive": bool, "IdMap": str},
+    "VolumeOptions": {"NoCopy": bool, "Labels": _LABELS, "DriverConfig": {"Name": str, "Options": _LABELS}, "Subpath": str, "IdMap": str},
     "ImageOptions": {"Subpath": str}, "TmpfsOptions": {"SizeBytes": int, "Mode": int, "Options": [[str]]},
 }  # fmt: skip
 RESOURCES: Shape = {
@@ -58,6 +58,7 @@ _ENDPOINT = {
     "IPAMConfig": {"IPv4Address": str, "IPv6Address": str, "LinkLocalIPs": [str]}, "Links": [str], "MacAddress": str,
     "Aliases": [str], "DriverOpts": _LABELS, "GwPriority": int, "NetworkID": str,
 }  # fmt: skip
+VOLUME_CREATE: Shape = {"Name": str, "Driver": str, "DriverOpts": _LABELS, "Labels": _LABELS, "ClusterVolumeSpec": object}
 CREATE: Shape = CONFIG | {"HostConfig": HOST, "NetworkingConfig": {"EndpointsConfig": {"*": _ENDPOINT}}}
 UPDATE: Shape = RESOURCES | {"RestartPolicy": _RESTART}
 EXEC_CREATE: Shape = {

@@ -33,8 +33,6 @@ _LATER = {
     "POST /build, POST /build/cancel, POST /session, POST /grpc":
         "this version of berth cannot build images yet; build elsewhere and bring the image in with load",
     "POST /networks/create": "this version of berth has the networks none and host only",
-    "POST /volumes/create":
-        "volumes by name are not there yet in this version of berth; use host paths",
     "GET /containers/{id}/checkpoints, POST /containers/{id}/checkpoints, DELETE /containers/{id}/checkpoints/{checkpoint}":
         "checkpoints are not there yet in this version of berth",
 }  # fmt: skip
@@ -48,7 +46,6 @@ class Stubs:
             ("GET", "/plugins", self.plugins),
             ("DELETE", "/networks/{id}", self.network), ("POST", "/networks/{id}/connect", self.network),
             ("POST", "/networks/{id}/disconnect", self.network),
-            ("PUT", "/volumes/{name}", self.volume), ("DELETE", "/volumes/{name}", self.volume),
         ]  # fmt: skip
         found += _all(_OF_MANAGERS, _refusal(errors.Unavailable(_NO_MANAGER)))
         found += _all(_OF_MEMBERS, _refusal(errors.Unavailable(_NO_SWARM)))
@@ -71,9 +68,6 @@ class Stubs:
         if exchange.method == "DELETE":
             raise errors.Forbidden(f"{name} is a pre-defined network and cannot be removed")
         raise errors.Forbidden(f"container cannot be connected to or disconnected from the network {name}: choose it with --network")
-
-    async def volume(self, exchange: Exchange) -> None:
-        raise errors.NotFound(f"get {exchange.parameters['name']}: no such volume")
 
 
 def _refusal(error: errors.BerthError) -> Handler:

@@ -24,7 +24,6 @@ class System:
             ("GET", "/_ping", self.ping), ("HEAD", "/_ping", self.ping),
             ("GET", "/version", self.version), ("GET", "/info", self.info), ("GET", "/events", self.events),
             ("GET", "/networks", self.networks), ("GET", "/networks/{name}", self.network_inspect),
-            ("GET", "/volumes", self.volumes), ("GET", "/volumes/{name}", self.volume_inspect),
         ]  # fmt: skip
 
     async def ping(self, exchange: Exchange) -> None:
@@ -51,13 +50,6 @@ class System:
 
     def _network(self, name: str) -> dict[str, Any]:
         return networks.payload(name, [container.record for container in self._engine.containers.all()], views.ZERO_TIME)
-
-    async def volumes(self, exchange: Exchange) -> None:
-        exchange.respond(200, {"Volumes": [], "Warnings": None})
-
-    async def volume_inspect(self, exchange: Exchange) -> None:
-        """`inspect` of a name that is nothing asks for it here too, and needs a plain no."""
-        raise errors.NotFound(f"get {exchange.parameters['name']}: no such volume")
 
     async def events(self, exchange: Exchange) -> None:
         filters = parse_filters(exchange.query.get("filters", ""))

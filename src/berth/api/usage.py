@@ -63,9 +63,17 @@ class UsageEndpoints:
         exchange.respond(200, {"NetworksDeleted": None})  # none and host stay
 
     async def prune_volumes(self, exchange: Exchange) -> None:
-        prune.check(_filters(exchange), ("all", "label", "label!"))
-        self._pruned("volume")
-        exchange.respond(200, {"VolumesDeleted": None, "SpaceReclaimed": 0})
+        filters = _filters(exchange)
+        wanted = filters.pop("all", [])
+        everything = not is_at_least(exchange, 42)  # before that, there was no difference
+        if wanted and not everything:
+            if len(wanted) > 1 or wanted[0] not in ("0", "1", "false", "true"):
+                raise errors.InvalidParameter(f"invalid filter 'all={wanted}'")
+            everything = wanted[0] in ("1", "true")
+        elif wanted:
+            raise errors.InvalidParameter("invalid filter 'all'")
+        removed, reclaimed = await self._engine.housekeeping.prune_volumes(filters, everything=everything)
+        exchange.respond(200, {"VolumesDeleted": removed, "SpaceReclaimed": reclaimed})
 
     async def prune_builds(self, exchange: Exchange) -> None:
         _filters(exchange)

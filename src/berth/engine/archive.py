@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import IO
 
 from berth import errors
-from berth.engine import bundle, rootfiles, users, views
+from berth.engine import rootfiles, users, views
+from berth.engine.mountpoints import of_record
 from berth.engine.registry import Container
 from berth.engine.rootview import Maps, RootViews
 from berth.linux import libc
@@ -98,11 +99,11 @@ class Archives:
                 raise errors.InvalidParameter(f"{path} is on a file system of the kernel's own: nothing can be copied there")
         finally:
             os.close(fd)
-        within = [m for m in bundle.user_binds(container.record.host) if _is_below(target, m["destination"])]
+        within = [point for point in of_record(container.record) if _is_below(target, point.destination)]
         if not within:
             if container.record.host.get("ReadonlyRootfs"):
                 raise errors.InvalidParameter("container rootfs is marked read-only")
-        elif "ro" in max(within, key=lambda m: len(m["destination"]))["options"]:
+        elif max(within, key=lambda point: len(point.destination)).read_only:
             raise errors.InvalidParameter("mounted volume is marked read-only")
 
     def _owner(self, root: int, container: Container, maps: Maps) -> Ids:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 
-from berth.engine import defaults
+from berth.engine import defaults, mountpoints
 from berth.engine.seccomp_default import default_profile
 from berth.engine.users import ResolvedUser
 from berth.errors import InvalidParameter, NotImplementedHere
@@ -23,13 +23,14 @@ class Facts:
 
     machine: as `uname -m`; bounding: the engine's own capability bounding set, as a mask; apparmor,
     selinux, cgroup_version, landlock_abi: what the kernel has; id_maps: (uid, gid) mappings for a user
-    namespace, or None; init: path of the program for --init; shared_pids: to share namespaces with; own_oom_score: the engine's.
+    namespace, or None; init: path of the program for --init; shared_pids: to share namespaces with; own_oom_score: the engine's; mounts: what
+    the container mounts besides its pseudo file systems, as OCI has it.
     """
 
     def __init__(
         self, *, machine: str, bounding: int, apparmor: bool, selinux: bool, cgroup_version: int, landlock_abi: int,
         id_maps: tuple[list[dict], list[dict]] | None, init: str, shared_pids: dict[str, int], user: ResolvedUser,
-        directory: str, devices: list[dict], own_oom_score: int = 0,
+        directory: str, devices: list[dict], own_oom_score: int = 0, mounts: list[dict] | None = None,
     ) -> None:  # fmt: skip
         self.machine = machine
         self.bounding = bounding
@@ -44,6 +45,7 @@ class Facts:
         self.directory = directory
         self.devices = devices
         self.own_oom_score = own_oom_score
+        self.mounts = mounts or []
 
 
 def specification(identity: str, config: dict, host: dict, facts: Facts) -> dict:
@@ -280,8 +282,7 @@ def _linux(identity: str, host: dict, facts: Facts, privileged: bool, granted: l
     if offsets:
         linux["namespaces"].append({"type": "time"})
         linux["timeOffsets"] = offsets
-    propagations = {p for m in host.get("Mounts") or [] if (p := (m.get("BindOptions") or {}).get("Propagation"))}
-    propagations |= {o for bind in host.get("Binds") or [] for o in bind.split(":")[2:3] for o in o.split(",")}
+    propagations = {option for mount in facts.mounts for option in mount["options"]}
     if propagations & {"shared", "rshared"}:
         linux["rootfsPropagation"] = "shared"
     elif propagations & {"slave", "rslave"}:
@@ -424,76 +425,25 @@ def _mounts(host: dict, config: dict, facts: Facts, privileged: bool) -> list[di
         found["/sys"]["options"] = [o for o in found["/sys"]["options"] if o != "ro"]
     if host.get("IpcMode") == "host":
         # The mqueue file system mounted by default shows the host's queues too: it follows the namespace.
-        found["/dev/shm"] = _bind("/dev/shm", "/dev/shm", ["rbind", *defaults.PLAIN])
+        found["/dev/shm"] = mountpoints.bind("/dev/shm", "/dev/shm", ["rbind", *defaults.PLAIN])
     elif _mode(host, "IpcMode"):
         pid = facts.shared_pids[host["IpcMode"].partition(":")[2]]
-        found["/dev/shm"] = _bind(f"/proc/{pid}/root/dev/shm", "/dev/shm", ["rbind", *defaults.PLAIN])
+        found["/dev/shm"] = mountpoints.bind(f"/proc/{pid}/root/dev/shm", "/dev/shm", ["rbind", *defaults.PLAIN])
     elif host.get("IpcMode") == "none":
         del found["/dev/shm"]  # a private IPC namespace with nothing to share memory through
     for name in ("hostname", "hosts", "resolv.conf"):
-        found[f"/etc/{name}"] = _bind(f"{facts.directory}/{name}", f"/etc/{name}", ["rbind", "rprivate"])
+        found[f"/etc/{name}"] = mountpoints.bind(f"{facts.directory}/{name}", f"/etc/{name}", ["rbind", "rprivate"])
     if host.get("Init") and facts.init:
-        found["/sbin/docker-init"] = _bind(facts.init, "/sbin/docker-init", ["bind", "ro"])
+        found["/sbin/docker-init"] = mountpoints.bind(facts.init, "/sbin/docker-init", ["bind", "ro"])
     for destination, options in (host.get("Tmpfs") or {}).items():
         given = [option for option in options.split(",") if option]
-        found[_clean(destination)] = _tmpfs(_clean(destination), given)
-    for mount in user_binds(host):
-        found[mount["destination"]] = mount
+        found[_clean(destination)] = mountpoints.tmpfs(_clean(destination), given)
+    found |= {mount["destination"]: mount for mount in facts.mounts}
     # Parents before children, or the parent would hide the child; the order of equals is kept.
     return sorted(found.values(), key=lambda m: m["destination"].count("/") if m["destination"] != "/" else 0)
-
-
-def user_binds(host: dict) -> list[dict]:
-    """`-v` and `--mount` of host paths and tmpfs, as OCI mounts."""
-    found = []
-    for text in host.get("Binds") or []:
-        source, destination, options = split_bind(text)
-        read_only = "ro" in options
-        propagation = next((o for o in options if o in PROPAGATIONS), "rprivate")
-        # ro holds for the mounts beneath too: a writable hole in a read-only bind helps nobody.
-        found.append(_bind(source, destination, ["rbind", propagation, *(["ro", "rro"] if read_only else ["rw"])]))
-    for mount in host.get("Mounts") or []:
-        destination = _clean(mount.get("Target") or "")
-        if mount.get("Type") == "tmpfs":
-            tmpfs: dict = mount.get("TmpfsOptions") or {}
-            given = [f"size={tmpfs['SizeBytes']}"] if tmpfs.get("SizeBytes") else []
-            given += [f"mode={tmpfs['Mode']:o}"] if tmpfs.get("Mode") else []
-            given += ["ro"] if mount.get("ReadOnly") else []
-            found.append(_tmpfs(destination, given))
-        else:
-            binding: dict = mount.get("BindOptions") or {}
-            propagation = binding.get("Propagation") or "rprivate"
-            bind = "bind" if binding.get("NonRecursive") else "rbind"
-            access = ["ro"] if mount.get("ReadOnly") else ["rw"]
-            if mount.get("ReadOnly") and bind == "rbind" and not binding.get("ReadOnlyNonRecursive"):
-                access.append("rro")
-            found.append(_bind(mount["Source"], destination, [bind, propagation, *access]))
-    return found
-
-
-PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-BIND_OPTIONS = {  # option -> what it is about: of each kind there can be one
-    **dict.fromkeys(PROPAGATIONS, "propagation"), "ro": "access", "rw": "access", "z": "label", "Z": "label",
-    **dict.fromkeys(("consistent", "cached", "delegated"), "consistency"), "nocopy": "copy",
-}  # fmt: skip
-
-
-def split_bind(text: str) -> tuple[str, str, list[str]]:
-    """`SOURCE:DESTINATION[:OPTIONS]` that mountrules has passed."""
-    source, destination, *options = text.split(":")
-    return _clean(source), _clean(destination), options[0].split(",") if options else []
 
 
 def _clean(path: str) -> str:
     if not path.startswith("/"):
         raise InvalidParameter(f"invalid mount path: {path!r}: mount path must be absolute")
     return os.path.normpath("/" + path.lstrip("/"))
-
-
-def _bind(source: str, destination: str, options: list[str]) -> dict:
-    return {"destination": destination, "type": "bind", "source": source, "options": options}
-
-
-def _tmpfs(destination: str, given: list[str]) -> dict:
-    options = ["nosuid", "nodev", "noexec", *given]
-    return {"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options}

@@ -9,12 +9,15 @@ import secrets
 import socket
 
 from berth import errors
-from berth.engine import bundle, hostfiles, logconfig, names, payload, state, updates, users, validate
+from berth.engine import bundle, logconfig, names, payload, state, updates, users, validate
 from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
+from berth.engine.mounting import insertions
+from berth.engine.mountrules import WantedMount
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
 from berth.engine.state import Record
+from berth.engine.volumerecord import VolumeRecord
 from berth.oci import reference
 
 __all__ = ["Container", "ContainerService", "Host"]
@@ -50,6 +53,7 @@ class ContainerService(Restoring):
         validate.create(config, host, self.host.runtimes)
         host["Runtime"] = host.get("Runtime") or self.host.default_runtime
         self._check_shared(host)
+        mounts = self._wanted_mounts(config, host)
         warnings = self._check_security(identity, config, host)
         if name:
             validate.name(name)
@@ -57,17 +61,31 @@ class ContainerService(Restoring):
             self._check_free(name)
         else:
             name = names.random_name(set(self._by_name))
-        hostfiles.make_bind_sources(host)
-        record = Record(identity, name, image.id, wanted, config, host)
-        container = Container(record)
-        self._by_id[identity] = self._by_name[name] = container
-        try:
-            await self._database.write(("INSERT INTO containers VALUES (?, ?, ?)", (identity, name, record.to_json())))
-        except BaseException:
-            del self._by_id[identity], self._by_name[name]
-            raise
+        container = Container(Record(identity, name, image.id, wanted, config, host))
+        await self._add(container, mounts)
         self.publish(container, "create")
         return container, warnings
+
+    async def _add(self, container: Container, mounts: list[WantedMount]) -> None:
+        """Container and new volumes come into being in one transaction; if the volumes cannot be filled, neither was ever there."""
+        record, inserted = container.record, False
+        made: list[VolumeRecord] = []
+        async with container.lock:
+            try:
+                async with self._settling(mounts) as (points, made):
+                    self._check_free(record.name)  # there may have been a wait
+                    record.mounts = [point.to_dict() for point in points]
+                    self._by_id[record.id] = self._by_name[record.name] = container
+                    inserted = True
+                    insert = ("INSERT INTO containers VALUES (?, ?, ?)", (record.id, record.name, record.to_json()))
+                    await self._database.write(*insertions(made), insert)
+                    await self._volumes.add(made)
+                if await self._populate(container, mounted=False):
+                    await self.save(container)
+            except BaseException:
+                if inserted:
+                    await self._undo_create(container, made)
+                raise
 
     def _check_shared(self, host: dict) -> None:
         for key in ("PidMode", "IpcMode", "NetworkMode"):
@@ -148,8 +166,8 @@ class ContainerService(Restoring):
                 f'"{self._by_name[name].record.id}". You have to remove (or rename) that container to be able to reuse that name.'
             )
 
-    async def remove(self, container: Container, *, force: bool) -> None:
-        """Removes a container that does not run; with force, ends it first."""
+    async def remove(self, container: Container, *, force: bool, volumes: bool = False) -> None:
+        """Removes a container that does not run; with force, ends it first. volumes: its anonymous ones go with it."""
         record = container.record
         for _ in range(_REMOVE_ATTEMPTS):
             if record.active:
@@ -162,7 +180,7 @@ class ContainerService(Restoring):
                 if record.id not in self._by_id or record.status == state.REMOVING:
                     return
                 if not record.active:  # else somebody has started it again
-                    await self._forget(container)
+                    await self._forget(container, with_volumes=volumes or record.auto_remove)
                     return
         raise errors.Conflict(f'cannot remove container "/{record.name}": it is started again and again')
 

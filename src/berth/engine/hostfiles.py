@@ -5,7 +5,7 @@ import os
 import time
 
 from berth import errors
-from berth.engine import bundle, validate
+from berth.engine import validate
 from berth.engine.state import Record
 from berth.store.trees import remove_tree
 
@@ -45,13 +45,8 @@ def booted_ns() -> int:
     return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def make_bind_sources(host: dict) -> None:
+def make_bind_sources(sources: list[str]) -> None:
     """`-v` makes a missing source directory, `--mount` only when told to."""
-    sources = [bundle.split_bind(text)[0] for text in host.get("Binds") or []]
-    sources += [
-        mount["Source"] for mount in host.get("Mounts") or []
-        if mount.get("Type", "bind") == "bind" and (mount.get("BindOptions") or {}).get("CreateMountpoint")
-    ]  # fmt: skip
     for source in sources:
         try:
             os.makedirs(source, exist_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from berth.engine import health, patterns, views
+from berth.engine.mountpoints import of_record
 from berth.engine.state import Record
 from berth.errors import InvalidParameter
 
@@ -75,7 +76,7 @@ def _is_in(record: Record, value: str) -> bool:
 
 
 def _has_volume(record: Record, value: str) -> bool:
-    return any(value in (point["Source"], point["Destination"]) for point in views.mount_points(record))
+    return any(value in (point.name or point.source, point.destination) for point in of_record(record))
 
 
 _TESTS: dict[str, Test] = {

@@ -8,6 +8,7 @@ from berth.engine import health
 from berth.errors import InvalidParameter
 
 _TEXT, _NUMBER, _FLAG, _TEXTS, _MAP, _OBJECTS = "a string", "a number", "true or false", "a list of strings", "an object of strings", "a list of objects"
+_OBJECT, _WORD_LISTS = "an object", "a list of lists of strings"
 
 _CONFIG = {
     _TEXT: "Hostname Domainname User Image WorkingDir StopSignal",
@@ -34,6 +35,12 @@ _MEMBERS = {
     "BlkioWeightDevice": {"Path": _TEXT, "Weight": _NUMBER},
     **{f"BlkioDevice{what}": {"Path": _TEXT, "Rate": _NUMBER} for what in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")},
 }  # fmt: skip
+_MOUNT_OPTIONS = {
+    "BindOptions": {"Propagation": _TEXT, "NonRecursive": _FLAG, "CreateMountpoint": _FLAG, "ReadOnlyNonRecursive": _FLAG,
+                    "ReadOnlyForceRecursive": _FLAG, "IdMap": _TEXT},
+    "VolumeOptions": {"NoCopy": _FLAG, "Labels": _MAP, "Subpath": _TEXT, "DriverConfig": _OBJECT, "IdMap": _TEXT},
+    "TmpfsOptions": {"SizeBytes": _NUMBER, "Mode": _NUMBER, "Options": _WORD_LISTS}, "ImageOptions": {"Subpath": _TEXT},
+}  # fmt: skip
 _HEALTHCHECK = {
     "Test": _TEXTS, **dict.fromkeys(("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries"), _NUMBER),
 }  # fmt: skip
@@ -55,11 +62,17 @@ def check(config: dict, host: dict) -> None:
             for member, kind in members.items():
                 _check(item, member, kind, f"HostConfig.{name}[{index}].{member}")
     for index, mount in enumerate(host.get("Mounts") or []):
-        for name in ("BindOptions", "TmpfsOptions"):
+        for name, members in _MOUNT_OPTIONS.items():
             _check_object(mount, name, f"HostConfig.Mounts[{index}].{name}")
+            for member, kind in members.items():
+                _check(mount.get(name) or {}, member, kind, f"HostConfig.Mounts[{index}].{name}.{member}")
+        driver = (mount.get("VolumeOptions") or {}).get("DriverConfig") or {}
+        for member, kind in {"Name": _TEXT, "Options": _MAP}.items():
+            _check(driver, member, kind, f"HostConfig.Mounts[{index}].VolumeOptions.DriverConfig.{member}")
     for name in _OBJECT_FIELDS:
         _check_object(host, name, f"HostConfig.{name}")
     _check_object(config, "Healthcheck", "Healthcheck")
+    _check_object(config, "Volumes", "Volumes")
     for name, kind in _HEALTHCHECK.items():
         _check(config.get("Healthcheck") or {}, name, kind, f"Healthcheck.{name}")
     for name, kind in _RESTART_POLICY.items():
@@ -92,6 +105,10 @@ def _fits(value: object, kind: str) -> bool:
         return isinstance(value, list) and all(isinstance(item, str) and "\0" not in item for item in value)
     if kind == _OBJECTS:
         return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    if kind == _OBJECT:
+        return isinstance(value, dict)
+    if kind == _WORD_LISTS:
+        return isinstance(value, list) and all(_fits(item, _TEXTS) for item in value)
     return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
@@ -120,7 +137,10 @@ def merged_config(config: dict, image: dict) -> dict:
     check = health.merged(config.get("Healthcheck"), image.get("Healthcheck"))
     if check:
         merged["Healthcheck"] = check
-    for key in ("User", "WorkingDir", "StopSignal", "ExposedPorts", "Volumes"):
+    for key in ("User", "WorkingDir", "StopSignal"):
         if not merged.get(key) and image.get(key):
             merged[key] = image[key]
+    for key in ("ExposedPorts", "Volumes"):
+        if image.get(key):
+            merged[key] = {**image[key], **(merged.get(key) or {})}
     return merged

@@ -5,12 +5,13 @@ import os
 
 from berth import errors
 from berth.engine import bundle, hostfiles, locks, logconfig, rootfiles, users, validate
-from berth.engine.registry import SHORT, Container, Registry
+from berth.engine.mounting import Mounting
+from berth.engine.registry import SHORT, Container
 from berth.engine.state import Record
 from berth.runtime.container import host_id
 
 
-class Preparing(Registry):
+class Preparing(Mounting):
     """What a start needs to know and to write before it asks the launcher."""
 
     def _prepare(self, container: Container) -> tuple[dict, int]:
@@ -38,6 +39,7 @@ class Preparing(Registry):
                     raise errors.Conflict(f"cannot join {key} of container {other.record.id[:SHORT]}: it is not running")
                 shared[mode.partition(":")[2]] = other.record.pid
         facts = self._facts(record.id, host, user, shared)
+        facts.mounts, sources = self._oci_mounts(container, (user.uid, user.gid), facts.id_maps)
         spec = bundle.specification(record.id, record.config, host, facts)
         linux = spec["linux"]
         owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]
@@ -52,7 +54,7 @@ class Preparing(Registry):
         message = {
             "kind": "start", "id": record.id, "bundle": directory, "state_dir": state_dir, "socket": "monitor.sock",
             "rootfs": {"lower": lower, "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
-            "runtime": self.runtime_message(record),
+            "runtime": self.runtime_message(record), "sources": sources,
             "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
             "log": _logged(record, directory),
             "exit_path": exit_path, "seccomp_cache": self._seccomp_cache,

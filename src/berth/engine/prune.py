@@ -1,4 +1,4 @@
-"""What takes room, and giving back what nobody uses: `system df`, `container prune`, `image prune`."""
+"""What takes room, and giving back what nobody uses: `system df`, `container prune`, `image prune`, `volume prune`."""
 
 import asyncio
 import datetime
@@ -8,11 +8,13 @@ import time
 from collections import Counter
 
 from berth import errors
-from berth.engine import imagelist, views
+from berth.engine import imagelist, views, volumerecord
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.images import publish_removed
 from berth.engine.registry import Container
+from berth.engine.volumerecord import VolumeRecord
+from berth.engine.volumes import Volumes
 from berth.store.images import ImageStore
 
 _SPANS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -20,14 +22,16 @@ _SPAN = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
 _SECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]*)?")
 _CONTAINER_FILTERS = ("label", "label!", "until")
 _IMAGE_FILTERS = ("dangling", *_CONTAINER_FILTERS)
+_VOLUME_FILTERS = ("all", "label", "label!")
 Filters = dict[str, list[str]]
 
 
 class Housekeeping:
     """Counts the bytes of containers and images, and removes those that are of no use any more."""
 
-    def __init__(self, containers: ContainerService, images: ImageStore, events: EventBus) -> None:
+    def __init__(self, containers: ContainerService, images: ImageStore, events: EventBus, volumes: Volumes) -> None:
         self._containers = containers
+        self._volumes = volumes
         self._images = images
         self._events = events
 
@@ -39,7 +43,7 @@ class Housekeeping:
         if not kinds or "container" in kinds:
             found["Containers"] = [await self._container_payload(c) for c in self._containers.all()]
         if not kinds or "volume" in kinds:
-            found["Volumes"] = []
+            found["Volumes"] = [await self._volume_payload(volume.record) for volume in self._volumes.all()]
         if not kinds or "build-cache" in kinds:
             found |= {"BuildCache": [], "BuilderSize": 0}
         return found
@@ -54,13 +58,18 @@ class Housekeeping:
         return [{**payload, "Containers": users[payload["Id"]]} for payload in found]
 
     async def _container_payload(self, container: Container) -> dict:
-        payload = views.summary(container.record, self._containers.image_name(container.record))
+        payload = self._containers.summary(container)
         size = await asyncio.to_thread(tree_bytes, f"{self._containers.directory(container)}/upper")
         try:
             image_bytes = self._images.size_bytes(self._images.find(container.record.image_id))
         except errors.NotFound:
             image_bytes = 0
         return {**payload, **({"SizeRw": size} if size else {}), "SizeRootFs": size + image_bytes}
+
+    async def _volume_payload(self, record: VolumeRecord) -> dict:
+        size = await asyncio.to_thread(tree_bytes, self._volumes.mountpoint(record.name))
+        links = len(self._containers.users_of_volume(record.name))
+        return {**volumerecord.payload(record, self._volumes.mountpoint(record.name)), "UsageData": {"RefCount": links, "Size": size}}
 
     # -- pruning ------------------------------------------------------------------------------------
 
@@ -110,6 +119,29 @@ class Housekeeping:
         if not set(filters) - {"dangling"}:  # what pulls that were cut off have left is not labelled, nor of any age
             reclaimed += await asyncio.to_thread(self._images.discard_unused)
         self._events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return removed, reclaimed
+
+    async def prune_volumes(self, filters: Filters, *, everything: bool) -> tuple[list[str], int]:
+        """Removes volumes that no container has -> their names, and bytes. everything: also those that somebody named.
+
+        What has options is left, as Docker does: its files are elsewhere.
+        """
+        check(filters, _VOLUME_FILTERS)
+        removed, reclaimed = [], 0
+        for volume in self._volumes.all():
+            record = volume.record
+            if record.options or not (everything or record.anonymous) or not labels_match(record.labels, filters):
+                continue
+            if self._containers.users_of_volume(record.name):
+                continue
+            size = await asyncio.to_thread(tree_bytes, self._volumes.mountpoint(record.name))
+            try:
+                await self._volumes.remove(record.name)
+            except (errors.Conflict, errors.NotFound):
+                continue  # a container has it now, or somebody was quicker
+            removed.append(record.name)
+            reclaimed += size
+        self._events.publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
         return removed, reclaimed
 
 

@@ -3,6 +3,7 @@
 `ContainerService` (containers.py) is made of layers, each in a module of its own and knowing only those above it:
 
     Registry          finding, saving, telling
+      Mounting        what it mounts, from its making to its end
       Preparing       a record -> the bundle and the launcher's message
         Running       start, stop, kill, restart policies, what becomes of a monitor
           Restoring   what an earlier engine left
@@ -23,10 +24,13 @@ from berth.engine import bundle, networks, views
 from berth.engine.events import EventBus
 from berth.engine.execbase import ExecBase
 from berth.engine.monitors import Launcher, MonitorConnection
+from berth.engine.mountpoints import IMAGE, of_record
 from berth.engine.shown import Shown, with_field
 from berth.engine.state import Record
 from berth.engine.tasks import Tasks
+from berth.engine.volumes import Volumes
 from berth.linux import cgroup
+from berth.runtime.container import host_id
 from berth.store.database import Database
 from berth.store.images import ImageStore
 
@@ -49,6 +53,7 @@ class Container:
         self.ended: asyncio.Event = asyncio.Event()
         self.exit_waiters: list[asyncio.Future[int]] = []
         self.removed_waiters: list[asyncio.Future[int]] = []
+        self.holds_mounts = False  # it runs or is being started: its volumes are in use
         self.execs: list[str] = []
         self.exec_base: ExecBase | None = None
         self.shown = Shown()
@@ -73,12 +78,18 @@ class Host:
         self.remap = remap
         self.default_runtime = default_runtime
 
+    @property
+    def root_owner(self) -> tuple[int, int]:
+        """Who root of a container is on the host."""
+        return (host_id(self.remap[0]), host_id(self.remap[1])) if self.remap else (0, 0)
+
+
 class Registry:
     """All containers of one data root, by id and name."""
 
     def __init__(
         self, *, data_root: str, exec_root: str, host: Host, database: Database, images: ImageStore,
-        launcher: Launcher, events: EventBus, tasks: Tasks,
+        launcher: Launcher, events: EventBus, tasks: Tasks, volumes: Volumes,
     ) -> None:  # fmt: skip
         self._data = f"{data_root}/containers"
         self._exec = f"{exec_root}/containers"
@@ -90,6 +101,7 @@ class Registry:
         self._launcher = launcher
         self._events = events
         self._tasks = tasks
+        self._volumes = volumes
         for path in (self._data, self._exec):
             os.makedirs(path, mode=0o711, exist_ok=True)
         self._by_id: dict[str, Container] = {}
@@ -137,7 +149,9 @@ class Registry:
         found: dict[str, str] = {}
         for container in sorted(self._by_id.values(), key=lambda c: c.record.running):
             kind = "running" if container.record.running else "stopped"
-            found[container.record.image_id] = f"{kind} container {container.record.id[:SHORT]}"
+            mounted = [point.source for point in of_record(container.record) if point.kind == IMAGE]
+            for image in (*mounted, container.record.image_id):
+                found[image] = f"{kind} container {container.record.id[:SHORT]}"
         return found
 
     def inspect(self, container: Container) -> dict:
@@ -148,7 +162,8 @@ class Registry:
         except errors.NotFound:
             lower = ""
         return views.inspect(
-            container.record, directory=self.directory(container), lower=lower, execs=container.execs, platform="linux", apparmor=profile
+            container.record, directory=self.directory(container), lower=lower, execs=container.execs, platform="linux", apparmor=profile,
+            volume_path=self._volumes.mountpoint,
         )
 
     def inspect_json(self, container: Container, version: str) -> bytes:
@@ -165,9 +180,19 @@ class Registry:
             image = record.image_name, record.image_id
             if (name := names.get(image)) is None:
                 name = names[image] = self.image_name(record)
-            entry = container.shown.json("entry", (record.changes, version, name), partial(_entry, record, name))
+            entry = container.shown.json("entry", (record.changes, version, name), partial(self._entry, record, name))
             found.append(with_field(entry, "Status", views.status_text(record)))
         return b"[%b]" % b", ".join(found)
+
+    def summary(self, container: Container) -> dict:
+        """An element of GET /containers/json."""
+        return views.summary(container.record, self.image_name(container.record), self._volumes.mountpoint)
+
+    def _entry(self, record: Record, image_name: str) -> dict:
+        """A list's entry without what tells a time."""
+        found = views.summary(record, image_name, self._volumes.mountpoint)
+        del found["Status"]
+        return found
 
     def image_name(self, record: Record) -> str:
         """What `ps` shows: the name given, unless it means another image by now."""
@@ -207,10 +232,3 @@ class Registry:
         """`connect` or `disconnect` of the network that the container is in while it runs; as Docker, also for `none`."""
         if found := networks.event(container.record):
             self._events.publish("network", action, *found)
-
-
-def _entry(record: Record, image_name: str) -> dict:
-    """A list's entry without what tells a time."""
-    found = views.summary(record, image_name)
-    del found["Status"]
-    return found

@@ -6,7 +6,7 @@ import os
 import time
 
 from berth import errors
-from berth.engine import health, hostfiles, locks, restarts, state, updates
+from berth.engine import health, hostfiles, locks, mountrules, restarts, state, updates
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
 from berth.engine.running import Running
@@ -31,6 +31,8 @@ class Restoring(Running):
         for identity, name, text in self._database.read("SELECT id, name, record FROM containers"):
             try:
                 container = Container(Record.from_json(text))
+                if container.record.mounts is None:
+                    container.record.mounts = [point.to_dict() for point in mountrules.of_old_record(container.record.host)]
             except ValueError as error:
                 mended.append(f"container {identity[:SHORT]} ({name}) is dropped: its record is damaged ({error})")
                 self._database.write_now(("DELETE FROM containers WHERE id = ?", (identity,)))

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from berth import errors
-from berth.engine import bundle, hostfiles, state
+from berth.engine import hostfiles, state
 from berth.engine.containers import ContainerService
 from berth.engine.monitors import Launcher
 from berth.engine.registry import Container
@@ -124,16 +124,14 @@ class RootViews:
         rootfs = {"lower": lower, "upper": upper or self.upper(container), "work": work, "base": directory, "read_only": read_only}
         message = {
             "kind": "view", "target": f"{directory}/rootfs", "uid_mappings": maps[0], "gid_mappings": maps[1], "rootfs": rootfs,
-            "binds": [
-                (m["source"], m["destination"], "ro" in m["options"]) for m in bundle.user_binds(container.record.host)
-                if m["type"] == "bind" and binds
-            ],
+            "binds": self._containers.mounts_to_view(container) if binds else [],
         }  # fmt: skip
-        root = await self._ask(message, [])
-        try:
-            yield root
-        finally:
-            os.close(root)
+        async with self._containers.volumes_held(container) if binds else AsyncExitStack():
+            root = await self._ask(message, [])
+            try:
+                yield root
+            finally:
+                os.close(root)
 
     async def _ask(self, message: dict, fds: list[int]) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

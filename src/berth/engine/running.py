@@ -55,8 +55,10 @@ class Running(Preparing):
         # The last run's monitor still takes the cgroup and the mount down.
         await container.monitor_gone.wait()
         try:
+            await self._hold_mounts(container)
             connection, report = await self._launch(container)
         except errors.BerthError as error:
+            self._release_mounts(container, tell=False)
             await asyncio.to_thread(self._clear_start, container)
             await self._start_failed(container, error)
             raise
@@ -71,6 +73,7 @@ class Running(Preparing):
         container.monitor_gone.clear()
         await self.save(container)
         self.publish_network(container, "connect")
+        self._publish_mounts(container)
         self.publish(container, "start")
         self._tasks.spawn(self._watch(container, connection))
         self._tell_running(container)
@@ -204,6 +207,7 @@ class Running(Preparing):
         ran_s = max(0, record.finished_ns - record.started_ns) // 1_000_000_000
         self.publish(container, "die", {"exitCode": str(record.exit_code), "execDuration": str(ran_s)})
         self.publish_network(container, "disconnect")
+        self._release_mounts(container)
         if record.auto_remove:
             await self._forget(container)
         else:
@@ -402,12 +406,12 @@ class Running(Preparing):
         future.add_done_callback(lambda done: waiters.remove(done) if done in waiters else None)
         return future
 
-    async def _forget(self, container: Container) -> None:
-        """Takes a container out of database and memory; its files go when its monitor has gone."""
+    async def _forget(self, container: Container, *, with_volumes: bool = True) -> None:
+        """Takes a container out of database and memory; its files go when its monitor has gone. with_volumes: anonymous ones, too."""
         record = container.record
         self._removed.append(record.remnant())
         record.move(state.REMOVING)
-        await self._database.write(("DELETE FROM containers WHERE id = ?", (record.id,)))
+        left = await self._delete(container, with_volumes=with_volumes)
         self._by_id.pop(record.id, None)
         if self._by_name.get(record.name) is container:
             del self._by_name[record.name]
@@ -416,11 +420,11 @@ class Running(Preparing):
             sock.close()
         _resolve(container.removed_waiters, record.exit_code)
         _resolve(container.exit_waiters, record.exit_code)  # one that was never started
-        self._tasks.spawn(self._remove_files(container))
+        self._tasks.spawn(self._remove_files(container, left))
 
-    async def _remove_files(self, container: Container) -> None:
+    async def _remove_files(self, container: Container, more: list[str]) -> None:
         await container.monitor_gone.wait()
-        await asyncio.to_thread(hostfiles.remove_directories, [self.directory(container), self.state_directory(container)])
+        await asyncio.to_thread(hostfiles.remove_directories, [*more, self.directory(container), self.state_directory(container)])
 
 
 def _await_end(pid: int) -> None:

@@ -27,6 +27,7 @@ from berth.engine.prune import Housekeeping
 from berth.engine.rootview import RootViews
 from berth.engine.stats import Usage
 from berth.engine.tasks import Tasks
+from berth.engine.volumes import Volumes
 from berth.engine.why_facts import WhyService
 from berth.store.database import Database
 from berth.store.images import ImageStore
@@ -55,14 +56,17 @@ class Engine:
         self.database = Database(f"{options.data_root}/berth.db")
         self.events = EventBus()
         self.images = ImageStore(Layout(options.data_root), self.database)
+        self.volumes = Volumes(options.data_root, self.database, self.events, self.host.root_owner)
         self.containers = ContainerService(
             data_root=options.data_root, exec_root=options.exec_root, host=self.host, database=self.database,
-            images=self.images, launcher=self.launcher, events=self.events, tasks=tasks,
+            images=self.images, launcher=self.launcher, events=self.events, tasks=tasks, volumes=self.volumes,
         )  # fmt: skip
         cache = f"{options.data_root}/cache/seccomp"
+        self.volumes.users, self.volumes.is_used_now = self.containers.users_of_volume, self.containers.is_volume_used_now
         self.roots = RootViews(self.containers, self.images, self.launcher)
+        self.containers.view_image = self.roots.image
         self.archives = Archives(self.roots)
-        self.housekeeping = Housekeeping(self.containers, self.images, self.events)
+        self.housekeeping = Housekeeping(self.containers, self.images, self.events, self.volumes)
         self.usage = Usage(self.containers)
         self.commits = Commits(self.containers, self.roots, self.images, self.events)
         self.execs = ExecService(self.containers, self.launcher, tasks, cache)
@@ -90,7 +94,9 @@ class Engine:
     async def bring_up(self) -> None:
         """Makes disk, database and what runs agree."""
         mended = [*self.database.mended, *await asyncio.to_thread(self.images.reconcile)]
+        mended += await asyncio.to_thread(self.volumes.load)
         mended += await self.containers.restore()
+        await self.volumes.settle()
         for text in mended:
             log.warning("mended after an unclean end: %s", text)
 
@@ -156,7 +162,7 @@ class Engine:
             "Driver": "overlay2",
             "DriverStatus": [["Backing Filesystem", _filesystem(self.options.data_root)], ["Supports d_type", "true"],
                              ["Using metacopy", "false"], ["Native Overlay Diff", "true"], ["userxattr", "false"]],
-            "Plugins": {"Volume": [], "Network": ["host", "null"], "Authorization": None, "Log": list(logconfig.DRIVERS)},
+            "Plugins": {"Volume": ["local"], "Network": ["host", "null"], "Authorization": None, "Log": list(logconfig.DRIVERS)},
             "MemoryLimit": "memory" in have, "SwapLimit": "memory" in have, "CpuCfsPeriod": "cpu" in have,
             "CpuCfsQuota": "cpu" in have, "CPUShares": "cpu" in have, "CPUSet": "cpuset" in have, "PidsLimit": "pids" in have,
             "IPv4Forwarding": True, "Debug": self.options.log_level == "debug", "NFd": len(os.listdir("/proc/self/fd")),

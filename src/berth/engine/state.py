@@ -63,6 +63,7 @@ class Record:
         self.error = ""
         self.oom_killed = False
         self._set_later_fields()
+        self.mounts: list | None = []  # see mountpoints.py; None: of a version that kept none
 
     def _set_later_fields(self) -> None:
         """Fields that records written by an earlier version do not have."""
@@ -111,6 +112,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> "Record":
         record = cls.__new__(cls)
+        record.mounts = None
         record._set_later_fields()
         record.__dict__.update(json.loads(text))
         return record

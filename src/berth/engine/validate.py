@@ -10,7 +10,7 @@ import signal
 import socket
 import stat as modes
 
-from berth.engine import defaults, health, logconfig, mountrules, restarts
+from berth.engine import defaults, health, logconfig, restarts
 from berth.errors import InvalidParameter, NotImplementedHere
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -48,7 +48,6 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
     _namespaces(host)
     _words(config, host)
     limits(host)
-    mountrules.check(host)
     for device in host.get("Devices") or []:
         device_entries(device)
     if host.get("Runtime") and host["Runtime"] not in runtimes:
@@ -108,8 +107,6 @@ def _networks(host: dict) -> None:
 
 
 def _later_issues(config: dict, host: dict) -> None:
-    if host.get("VolumesFrom") or host.get("VolumeDriver"):
-        raise NotImplementedHere("volumes by name are not there yet in this version of berth; use host paths")
     if host.get("DeviceRequests"):
         raise NotImplementedHere("--gpus and other device requests are not there yet in this version of berth; use --device")
     if host.get("StorageOpt"):

@@ -4,9 +4,9 @@ Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, Ima
 """
 
 import time
+from collections.abc import Callable
 
-from berth.engine import defaults, events, health, logconfig, networks, state
-from berth.engine.bundle import PROPAGATIONS, user_binds
+from berth.engine import defaults, events, health, logconfig, mountpoints, networks, state
 from berth.engine.state import Record
 from berth.errors import InvalidParameter
 from berth.models.units import duration
@@ -76,14 +76,14 @@ def command_of(record: Record) -> list[str]:
     return [*(record.config.get("Entrypoint") or []), *(record.config.get("Cmd") or [])]
 
 
-def summary(record: Record, image_name: str) -> dict:
-    """An element of GET /containers/json."""
+def summary(record: Record, image_name: str, volume_path: Callable[[str], str]) -> dict:
+    """An element of GET /containers/json. volume_path: where the files of a volume are."""
     return {
         "Id": record.id, "Names": [f"/{record.name}"], "Image": image_name, "ImageID": record.image_id,
         "Command": " ".join(f"'{word}'" if " " in word else word for word in command_of(record)), "Created": record.created_ns // 1_000_000_000, "Ports": [],
         "Labels": record.config.get("Labels") or {}, "State": record.status, "Status": status_text(record),
         "HostConfig": {"NetworkMode": network_mode(record)},
-        "NetworkSettings": {"Networks": networks.endpoint(record)}, "Mounts": mount_points(record),
+        "NetworkSettings": {"Networks": networks.endpoint(record)}, "Mounts": mount_points(record, volume_path),
     }  # fmt: skip
 
 
@@ -92,26 +92,17 @@ def network_mode(record: Record) -> str:
     return record.host.get("NetworkMode") or "default"
 
 
-def mount_points(record: Record) -> list[dict]:
+def mount_points(record: Record, volume_path: Callable[[str], str]) -> list[dict]:
     """Docker's MountPoint list."""
-    found = []
-    for mount in user_binds(record.host):
-        read_write = "ro" not in mount["options"]
-        if mount["type"] == "tmpfs":
-            found.append({
-                "Type": "tmpfs", "Source": "", "Destination": mount["destination"], "Mode": "", "RW": read_write,
-                "Propagation": "",
-            })  # fmt: skip
-        else:
-            propagation = next((option for option in mount["options"] if option in PROPAGATIONS), "")
-            found.append({
-                "Type": "bind", "Source": mount["source"], "Destination": mount["destination"],
-                "Mode": "" if read_write else "ro", "RW": read_write, "Propagation": propagation,
-            })  # fmt: skip
-    return found
+    return [
+        mountpoints.payload(point, volume_path(point.name) if point.kind == mountpoints.VOLUME else point.source)
+        for point in mountpoints.of_record(record)
+    ]  # fmt: skip
 
 
-def inspect(record: Record, *, directory: str, lower: str, execs: list[str], platform: str, apparmor: str) -> dict:
+def inspect(
+    record: Record, *, directory: str, lower: str, execs: list[str], platform: str, apparmor: str, volume_path: Callable[[str], str]
+) -> dict:  # fmt: skip
     """GET /containers/{id}/json."""
     command = command_of(record)
     host = {**_HOST_DEFAULTS, **{key: value for key, value in record.host.items() if value is not None}}
@@ -131,7 +122,7 @@ def inspect(record: Record, *, directory: str, lower: str, execs: list[str], pla
         "GraphDriver": {"Name": "overlay2", "Data": {
             "LowerDir": lower, "MergedDir": f"{directory}/rootfs", "UpperDir": f"{directory}/upper", "WorkDir": f"{directory}/work",
         }},
-        "Mounts": mount_points(record), "Config": {**_CONFIG_DEFAULTS, **record.config},
+        "Mounts": mount_points(record, volume_path), "Config": {**_CONFIG_DEFAULTS, **record.config},
         "NetworkSettings": {
             "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": False,
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,

@@ -22,17 +22,17 @@ MACHINE = os.uname().machine
 # Calls added since Linux 5.1 have one number on every architecture.
 _COMMON = {
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
-    "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442,
+    "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442, "quotactl_fd": 443,
     "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
 }  # fmt: skip
 _NUMBERS = {
     "x86_64": {
         "clone": 56, "pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "capget": 125, "capset": 126,
-        "sched_setattr": 314, "ioprio_set": 251, "set_mempolicy": 238,
+        "sched_setattr": 314, "ioprio_set": 251, "set_mempolicy": 238, "renameat2": 316,
     },
     "aarch64": {
         "clone": 220, "pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "capget": 90, "capset": 91,
-        "sched_setattr": 274, "ioprio_set": 30, "set_mempolicy": 237,
+        "sched_setattr": 274, "ioprio_set": 30, "set_mempolicy": 237, "renameat2": 276,
     },
 }  # fmt: skip
 
@@ -409,6 +409,21 @@ def openat2(dirfd: int, path: str | bytes, flags: int, resolve: int, mode: int =
         if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
             break
     return _check(result, "openat2", dirfd, path, hex(flags))
+
+
+def quotactl_fd(fd: int, command: int, identity: int, data: bytearray) -> None:
+    """quotactl_fd(2); data: the structure that the command takes or fills"""
+    buffer = (ctypes.c_char * len(data)).from_buffer(data)
+    _check(_syscall("quotactl_fd", fd, command, identity, ctypes.byref(buffer)), "quotactl_fd", fd, hex(command), identity)
+
+
+RENAME_NOREPLACE = 1
+
+
+def renameat2(from_dirfd: int, from_path: str | bytes, to_dirfd: int, to_path: str | bytes, flags: int) -> None:
+    """renameat2(2)"""
+    result = _syscall("renameat2", from_dirfd, ctypes.c_char_p(_path(from_path)), to_dirfd, ctypes.c_char_p(_path(to_path)), flags)
+    _check(result, "renameat2", from_dirfd, from_path, to_dirfd, to_path, flags)
 
 
 def filesystem_type(fd: int) -> int:

@@ -294,6 +294,20 @@ def mount_overlay(lower: list[str], upper: str, work: str, target: str, options:
         os.close(tree)
 
 
+def plain(text: str) -> str:
+    """A path of mountinfo, in which space, tab, line break and backslash are octal."""
+    for written, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(written, character)
+    return text
+
+
+def mount_points() -> dict[str, str]:
+    """Where something is mounted in this process's mount namespace -> the type of what is on top there."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        found = [line.split(" ") for line in file]
+    return {plain(fields[4]): fields[fields.index("-") + 1] for fields in found}
+
+
 def is_directory(fd: int) -> bool:
     """Whether an O_PATH descriptor is open on a directory."""
     return stat.S_ISDIR(os.fstat(fd).st_mode)

@@ -8,10 +8,9 @@ Source: OCI runtime specification, config.md#mounts; mount_setattr(2); mount(2).
 
 import errno
 import os
-import stat
 
 from berth.errors import InvalidSpec, NotImplementedHere
-from berth.linux import confine, libc, mount
+from berth.linux import confine, copying, libc, mount
 from berth.runtime import operations
 from berth.runtime.plan import IdMapped, Plan
 
@@ -19,9 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from berth.runtime.context import Context
 
-_CHUNK = 1 << 20
-# What a tmpfs or a user namespace cannot hold is left behind; nobody could have used it there.
-_XATTR_REFUSED = (errno.EOPNOTSUPP, errno.EPERM)
 # statvfs(3) and mount(2) have the same numbers for these; all of them can be locked (mount_namespaces(7)).
 _LOCKABLE = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC | mount.MS_NOATIME | mount.MS_NODIRATIME
 
@@ -158,7 +154,7 @@ def mount_copied(
         if os.path.sameopenfile(below, top):
             raise InvalidSpec(f"mounts: {destination}: option tmpcopyup: nothing was mounted there")
         try:
-            _Copy(top).directory(below, top, "", keep_mode)
+            copying.Copy(top).directory(below, top, "", keep_mode)
         except OSError as error:
             raise InvalidSpec(
                 f"mounts: {destination}: option tmpcopyup: {os.strerror(error.errno or 0)}"
@@ -170,108 +166,6 @@ def mount_copied(
         os.close(below)
         if top >= 0:
             os.close(top)
-
-
-class _Copy:
-    """Copies a directory into an empty one that nobody else has, entry by entry through descriptors.
-
-    The source is the image's: a link in it is copied as a link and never followed, and another file
-    system that is mounted in it is not entered.
-    """
-
-    __slots__ = ("_made", "_top")
-
-    def __init__(self, top: int) -> None:
-        self._top = top
-        self._made: dict[tuple[int, int], str] = {}  # files with several names: device and inode -> path below top
-
-    def directory(self, source: int, target: int, path: str, whole: bool) -> None:
-        """`whole`: mode and owner too, and not only what is inside."""
-        reader = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=source)
-        try:
-            names = os.listdir(reader)
-            for name in names:
-                self._entry(reader, target, name, f"{path}/{name}" if path else name)
-            if whole:
-                _copy_attributes(source, target, os.fstat(source))
-        finally:
-            os.close(reader)
-
-    def _entry(self, source: int, target: int, name: str, path: str) -> None:
-        flags = os.O_PATH | os.O_NOFOLLOW
-        try:
-            fd = libc.openat2(source, name, flags, libc.RESOLVE_BENEATH | libc.RESOLVE_NO_XDEV)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            os.mkdir(name, 0o755, dir_fd=target)  # another file system is mounted there
-            return
-        try:
-            found = os.fstat(fd)
-            same = self._made.get((found.st_dev, found.st_ino))
-            if same is not None:
-                os.link(same, name, src_dir_fd=self._top, dst_dir_fd=target, follow_symlinks=False)
-                return
-            if not self._make(fd, found, source, target, name, path):
-                return
-            if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-                self._made[found.st_dev, found.st_ino] = path
-        finally:
-            os.close(fd)
-
-    def _make(self, fd: int, found: os.stat_result, source: int, target: int, name: str, path: str) -> bool:
-        """Whether there is a copy now."""
-        kind = stat.S_IFMT(found.st_mode)
-        if kind == stat.S_IFDIR:
-            os.mkdir(name, 0o700, dir_fd=target)
-        elif kind == stat.S_IFLNK:
-            os.symlink(os.readlink("", dir_fd=fd), name, dir_fd=target)
-        elif kind == stat.S_IFREG:
-            self._contents(fd, target, name)
-        else:
-            try:
-                os.mknod(name, kind | 0o600, found.st_rdev, dir_fd=target)
-            except PermissionError:
-                return False  # a device, in a user namespace: nobody could open it on such a tmpfs
-        copy = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
-        try:
-            if kind == stat.S_IFDIR:
-                self.directory(fd, copy, path, True)
-            else:
-                _copy_attributes(fd, copy, found)
-        finally:
-            os.close(copy)
-        return True
-
-    @staticmethod
-    def _contents(fd: int, target: int, name: str) -> None:
-        # The descriptor is known to be on a regular file, so opening it anew cannot wait or follow anything.
-        reader = os.open(mount.fd_path(fd), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
-            try:
-                while os.sendfile(writer, reader, None, _CHUNK):
-                    pass
-            finally:
-                os.close(writer)
-        finally:
-            os.close(reader)
-
-
-def _copy_attributes(source: int, target: int, found: os.stat_result) -> None:
-    """Owner, mode, extended attributes and times; through /proc/self/fd, as neither descriptor is open for reading."""
-    at = mount.fd_path(target)
-    os.chown(at, found.st_uid, found.st_gid)  # of the link itself where it is one: a magic link is followed once
-    if not stat.S_ISLNK(found.st_mode):
-        os.chmod(at, stat.S_IMODE(found.st_mode))  # after chown, which clears set-user-id
-    came_from = mount.fd_path(source)
-    for name in os.listxattr(came_from):
-        try:
-            os.setxattr(at, name, os.getxattr(came_from, name))
-        except OSError as error:
-            if error.errno not in _XATTR_REFUSED:
-                raise
-    os.utime(at, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 # -- without pivot_root ------------------------------------------------------------------------------------
@@ -290,7 +184,7 @@ def move_root(context: "Context") -> None:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         found = [line.split(" ") for line in file]
     for fields in reversed(found):
-        top, at, fstype = fields[3], _plain(fields[4]), fields[fields.index("-") + 1]
+        top, at, fstype = fields[3], mount.plain(fields[4]), fields[fields.index("-") + 1]
         if fstype in ("proc", "sysfs") and top == "/" and not f"{at}/".startswith(f"{root}/"):
             _hide(at)
     libc.move_mount(context.root_fd, "", libc.AT_FDCWD, "/", libc.MOVE_MOUNT_F_EMPTY_PATH)
@@ -309,13 +203,6 @@ def _hide(at: str) -> None:
         if error.errno not in (errno.EINVAL, errno.EPERM):
             raise
         libc.mount("tmpfs", at, "tmpfs", mount.MS_RDONLY, "size=0k,nr_inodes=2")
-
-
-def _plain(text: str) -> str:
-    """A path of mountinfo, in which space, tab, line break and backslash are octal."""
-    for written, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(written, character)
-    return text
 
 
 operations.OPERATIONS.update({

@@ -1,0 +1,176 @@
+"""The mounts of containers: settled when one is made, there while it runs, let go of when it ends.
+
+A layer of the container service (registry.py). Which volumes are whose follows from the containers' records alone.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from berth import errors
+from berth.engine import copyup, hostfiles, mountrules, state
+from berth.engine.idmaps import Maps
+from berth.engine.mountpoints import IMAGE, VOLUME, MountPoint, oci_mount, of_record
+from berth.engine.mountrules import WantedMount
+from berth.engine.registry import Container, Registry
+from berth.engine.tasks import to_its_end
+from berth.engine.volumerecord import VolumeRecord
+from berth.engine.volumes import insertion
+from berth.store.database import Statement
+
+ViewImage = Callable[[Container], AbstractAsyncContextManager[int]]
+
+
+class Mounting(Registry):
+    """What containers have mounted. view_image: the root of a container's image as a descriptor; set by whoever makes views."""
+
+    view_image: ViewImage
+
+    # -- when a container is made -------------------------------------------------------------------------
+
+    def _wanted_mounts(self, config: dict[str, Any], host: dict[str, Any]) -> list[WantedMount]:
+        """What a request asks for, checked as far as words go."""
+        inherited = mountrules.inherited(host.get("VolumesFrom") or [], lambda name: of_record(self.find(name).record))
+        wanted = mountrules.wanted(host, config.get("Volumes"), inherited)
+        found = [self._with_image(each) if each.point.kind == IMAGE and not each.point.source else each for each in wanted]
+        hostfiles.make_bind_sources([each.point.source for each in found if each.make_source])
+        return found
+
+    def _with_image(self, wanted: WantedMount) -> WantedMount:
+        try:
+            image = self._images.find(wanted.point.name)
+        except errors.NotFound as error:
+            raise errors.InvalidParameter(f"mount at {wanted.point.destination}: {error}") from None  # clients pull on "not found"
+        return replace(wanted, point=replace(wanted.point, source=image.id))
+
+    @asynccontextmanager
+    async def _settling(self, wanted: list[WantedMount]) -> AsyncIterator[tuple[list[MountPoint], list[VolumeRecord]]]:
+        """The mounts, and records of volumes that are to be made; none that is named goes away meanwhile."""
+        async with AsyncExitStack() as stack:
+            if any(each.point.kind == VOLUME for each in wanted):
+                await stack.enter_async_context(self._volumes.lock)
+            made: dict[str, VolumeRecord] = {}
+            yield [self._settled(each, made) for each in wanted], list(made.values())
+
+    def _settled(self, wanted: WantedMount, made: dict[str, VolumeRecord]) -> MountPoint:
+        point = wanted.point
+        if point.kind != VOLUME or point.name in made:
+            return point
+        record = self._volumes.drafted(point.name, wanted.driver, wanted.labels, wanted.options)
+        if record:
+            made[record.name] = record
+            point = replace(point, name=record.name)
+        return point
+
+    async def _populate(self, container: Container, *, mounted: bool) -> bool:
+        """Copies what the image has into volumes that are empty; whether the record is another now.
+
+        mounted: into those with a file system of their own, too, which may be empty each time they are mounted.
+        """
+        points = of_record(container.record)
+        todo = [point for point in points if point.copy and (mounted or not self._volumes.find(point.name).record.has_filesystem)]
+        layers = self._images.lower_directories(self._images.find(container.record.image_id)) if todo else []
+        todo = [point for point in todo if copyup.may_have(layers, point.destination)]
+        if not todo:
+            return False
+        async with self.view_image(container) as root:
+            for point in todo:
+                async with self._volumes.find(point.name).lock:
+                    await to_its_end(lambda point=point: self._copy(root, point))  # type: ignore[misc]
+        once = {point.destination for point in todo if not self._volumes.find(point.name).record.has_filesystem}
+        container.record.mounts = [(replace(point, copy=False) if point.destination in once else point).to_dict() for point in points]
+        return bool(once)
+
+    def _copy(self, root: int, point: MountPoint) -> None:
+        content = copyup.open_content(root, point.destination)
+        if content >= 0:
+            copyup.populate(self._volumes.mountpoint(point.name), content)
+
+    # -- while it runs --------------------------------------------------------------------------------------
+
+    def _volumes_of(self, container: Container) -> list[str]:
+        return [point.name for point in of_record(container.record) if point.kind == VOLUME]
+
+    async def _hold_mounts(self, container: Container) -> None:
+        """Before a start: all that it mounts is in its place. `_release_mounts` follows, whatever becomes of it."""
+        container.holds_mounts = True
+        names = self._volumes_of(container)
+        await self._volumes.mount(names)
+        if names and await self._populate(container, mounted=True):
+            await self.save(container)
+
+    def _oci_mounts(self, container: Container, user: tuple[int, int], id_maps: Maps | None) -> tuple[list[dict], list[dict]]:
+        """What the runtime mounts, and sources that the starter makes for it first (runtime/sources.py)."""
+        mounts: list[dict] = []
+        sources: list[dict] = []
+        for point in of_record(container.record):
+            source = self._volumes.mountpoint(point.name) if point.kind == VOLUME else point.source
+            mounts.append(oci_mount(point, source))
+        return mounts, sources
+
+    def _publish_mounts(self, container: Container) -> None:
+        for point in of_record(container.record):
+            if point.kind == VOLUME:
+                self._volumes.publish_use(point.name, "mount", {
+                    "container": container.record.id, "destination": point.destination, "propagation": point.propagation,
+                    "read/write": "false" if point.read_only else "true",
+                })  # fmt: skip
+
+    def _release_mounts(self, container: Container, *, tell: bool = True) -> None:
+        """It has ended: volumes that nobody else uses are let go of. tell: whether it had them."""
+        container.holds_mounts = False
+        names = self._volumes_of(container)
+        for name in names if tell else ():
+            self._volumes.publish_use(name, "unmount", {"container": container.record.id})
+        if any(self._volumes.has(name) and self._volumes.find(name).record.has_filesystem for name in names):
+            self._tasks.spawn(self._volumes.unmount_idle(names))
+
+    def volumes_held(self, container: Container) -> AbstractAsyncContextManager[None]:
+        """Its volumes in their places, for who looks into it while it does not run."""
+        return self._volumes.held(self._volumes_of(container))
+
+    def mounts_to_view(self, container: Container) -> list[tuple[str, str, bool]]:
+        """(source, destination, read-only) of what is mounted in it from the host."""
+        mounts, _ = self._oci_mounts(container, (0, 0), None)
+        return [(m["source"], m["destination"], "ro" in m["options"]) for m in mounts if m["type"] == "bind"]
+
+    def users_of_volume(self, name: str) -> list[str]:
+        """Ids of the containers that have it in their records."""
+        return [c.record.id for c in self._by_id.values() if name in self._volumes_of(c)]
+
+    def is_volume_used_now(self, name: str) -> bool:
+        """Whether a container that runs, or is being started, has it mounted."""
+        return any((c.holds_mounts or c.record.running) and name in self._volumes_of(c) for c in self._by_id.values())
+
+    # -- in the end -------------------------------------------------------------------------------------------
+
+    async def _delete(self, container: Container, *, with_volumes: bool) -> list[str]:
+        """Takes its record out of the database, with_volumes: and those of anonymous volumes that no other container has.
+
+        Returns directories that are to be removed.
+        """
+        statement: Statement = ("DELETE FROM containers WHERE id = ?", (container.record.id,))
+        own = {point.name for point in of_record(container.record) if point.anonymous} if with_volumes else set()
+        if not own:
+            await self._database.write(statement)
+            return []
+        async with self._volumes.lock:
+            alone = sorted(name for name in own if self._volumes.has(name) and self.users_of_volume(name) == [container.record.id])
+            return await self._volumes.remove_with(alone, statement)
+
+    async def _undo_create(self, container: Container, made: list[VolumeRecord]) -> None:
+        """A create that failed half-way: neither the container nor the volumes that it brought were ever there."""
+        record = container.record
+        record.move(state.REMOVING)
+        async with self._volumes.lock:
+            del self._by_id[record.id], self._by_name[record.name]
+            names = [r.name for r in made if self._volumes.has(r.name) and not self.users_of_volume(r.name)]
+            paths = await self._volumes.remove_with(names, ("DELETE FROM containers WHERE id = ?", (record.id,)))
+        await to_its_end(lambda: hostfiles.remove_directories([*paths, self.directory(container)]))
+
+
+def insertions(records: list[VolumeRecord]) -> list[Statement]:
+    """Those that make volumes, for the transaction that makes their container."""
+    return [insertion(record) for record in records]
+
