@@ -76,7 +76,8 @@ def _adjust_read_only(mounts: list[dict[str, Any]]) -> None:
         if mount.get("Type") == "bind":
             if (mount.get("BindOptions") or {}).get("ReadOnlyForceRecursive"):
                 raise errors.InvalidParameter("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
-            mount["BindOptions"] = {**(mount.get("BindOptions") or {}), "ReadOnlyNonRecursive": True}
+            if mount.get("ReadOnly"):
+                mount["BindOptions"] = {**(mount.get("BindOptions") or {}), "ReadOnlyNonRecursive": True}
 
 
 # -- answers --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def chooser(filters: Filters, is_used: Callable[[str], bool]) -> Callable[[Volum
             raise InvalidParameter(f"invalid filter '{key}'")
     for value in filters.get("dangling", []):
         if value not in _TRUE + _FALSE:
-            raise InvalidParameter(f"invalid filter 'dangling={filters['dangling']}'")
+            raise InvalidParameter(f"invalid filter 'dangling=[{' '.join(filters['dangling'])}]'")
     names = [patterns.compiled(text) for text in filters.get("name", [])]
     dangling = {value in _TRUE for value in filters.get("dangling", [])}
     drivers, labels = filters.get("driver", []), filters.get("label", [])
