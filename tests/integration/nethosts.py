@@ -4,7 +4,10 @@ import contextlib
 import json
 import os
 import secrets
+import select
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -97,3 +100,72 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30) 
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.02)
+
+
+class Echo:
+    """Answers on a port, TCP (as HTTP) and UDP, IPv4 and IPv6, with the address that it is asked from. Close it."""
+
+    def __init__(self, host: Host, port: int) -> None:
+        self.sockets: list[socket.socket] = []
+        self.end, self.other_end = socket.socketpair()
+        with host.inside():
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                sock = socket.socket(socket.AF_INET6, kind)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                sock.bind(("::", port))
+                self.sockets.append(sock)
+        self.sockets[0].listen(128)
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.end.close()
+        self.thread.join()
+        for sock in (*self.sockets, self.other_end):
+            sock.close()
+
+    def _serve(self) -> None:
+        tcp, udp = self.sockets
+        while True:
+            for ready in select.select([tcp, udp, self.other_end], [], [])[0]:
+                if ready is self.other_end:
+                    return
+                if ready is udp:
+                    data, peer = udp.recvfrom(65536)
+                    udp.sendto(f"{_plain(peer)} {len(data)}".encode(), peer)
+                else:
+                    connection, peer = tcp.accept()
+                    with connection:
+                        connection.settimeout(5)
+                        with contextlib.suppress(OSError):
+                            connection.recv(65536)
+                            connection.sendall(f"HTTP/1.0 200 OK\r\n\r\n{_plain(peer)}".encode())
+
+
+def _plain(peer: tuple) -> str:
+    return peer[0].removeprefix("::ffff:")
+
+
+def ask(host: Host, address: str, port: int, *, wait_s: int = 5) -> str:
+    """What an Echo answers over TCP; "" if there is no answer, "refused" if that is the answer."""
+    text = f"[{address}]" if ":" in address else address
+    answer = host.run("curl", "-sS", "-g", "-m", str(wait_s), f"http://{text}:{port}/", check=False)
+    return "refused" if "refused" in answer or "Couldn't connect" in answer else "" if "timed out" in answer or "timeout" in answer else answer
+
+
+def ask_udp(host: Host, address: str, port: int, *, size: int = 1, wait_s: float = 5, source_port: int = 0) -> str:
+    """What an Echo answers over UDP: the address it saw and how many bytes came; "" if there is no answer."""
+    with host.inside():
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.settimeout(wait_s)
+        if source_port:
+            sock.bind(("", source_port))
+        try:
+            sock.sendto(b"x" * size, (address, port))
+            return sock.recv(1000).decode()
+        except TimeoutError:
+            return ""
+        except ConnectionRefusedError:
+            return "refused"

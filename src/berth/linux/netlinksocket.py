@@ -67,16 +67,34 @@ class NetlinkSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def do(self, *requests: Request) -> None:
-        """All of them in order, in one system call; raises the first refusal after the last one was tried."""
+    @property
+    def port(self) -> int:
+        """Its address, which messages that it causes carry."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
+    def set_option(self, level: int, option: int, value: int) -> None:
+        self._socket.setsockopt(level, option, value)
+
+    def join(self, group: int) -> None:
+        """Hears what the kernel tells everybody in a multicast group: `receive`."""
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def do(self, *requests: Request, answered: int = -1) -> None:
+        """All of them in order, in one system call; raises the first refusal after the last one was tried.
+
+        answered: the position of the one whose answer ends it.
+        """
         if not requests:
             return
-        first = self._send(requests)
-        last = first + len(requests) - 1
+        answered %= len(requests)
+        first = self._send(requests, answered)
+        last = first + answered
         refusal: Refused | None = None
-        while data := self._receive():
+        while data := self.receive():
             sequence, answer, _, flags = _head(data)
-            if answer != _ERROR or not first <= sequence <= last:
+            if answer != _ERROR or not first <= sequence < first + len(requests):
                 continue  # a leftover
             request = requests[sequence - first]
             number = -int.from_bytes(data[HEADER.size : HEADER.size + 4], "little", signed=True)
@@ -98,10 +116,10 @@ class NetlinkSocket:
         return found
 
     def _ask(self, request: Request) -> "tuple[list[bytes], bool]":
-        sequence = self._send((request,))
+        sequence = self._send((request,), 0)
         found: list[bytes] = []
         whole = True
-        while data := self._receive():
+        while data := self.receive():
             while len(data) >= HEADER.size:
                 answered, answer, length, flags = _head(data)
                 if length < HEADER.size:
@@ -117,20 +135,20 @@ class NetlinkSocket:
                 data = data[-(-length // 4) * 4 :]
         return found, whole
 
-    def _send(self, requests: "tuple[Request, ...]") -> int:
-        """Returns the first one's sequence number. Only the last one's success is answered; every failure is."""
+    def _send(self, requests: "tuple[Request, ...]", answered: int) -> int:
+        """Returns the first one's sequence number. Only one's success is answered; every failure is."""
         first = self._sequence + 1
         self._sequence += len(requests)
         parts = []
         for sequence, request in enumerate(requests, first):
-            flags = request.flags | REQUEST | (ACK if sequence == self._sequence else 0)
+            flags = request.flags | REQUEST | (ACK if sequence == first + answered else 0)
             parts.append(HEADER.pack(HEADER.size + len(request.body), request.kind, flags, sequence & 0xFFFFFFFF, 0))
             parts.append(request.body)
         self._socket.send(b"".join(parts))
         return first
 
-    def _receive(self) -> bytes:
-        """The next datagram, b'' if there is none."""
+    def receive(self) -> bytes:
+        """The next datagram, b'' if there is none. ENOBUFS: some were lost."""
         try:
             return self._socket.recv(_RECEIVE_BYTES, _MSG_DONTWAIT)
         except BlockingIOError:

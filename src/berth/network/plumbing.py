@@ -16,35 +16,31 @@ Nothing here waits; one attachment is two system calls' worth of messages. `rout
 import errno
 import hashlib
 import re
-from pathlib import Path
 
 from berth.errors import BerthError, Conflict, Forbidden, InvalidParameter, NotFound, NotImplementedHere, SystemFailure
 from berth.linux import rtrequests as rt
 from berth.linux.netlinksocket import Refused, Request
 from berth.linux.rtnetlink import Link, Route
+from berth.network import sysctl
 from berth.network.model import BRIDGE, IPVLAN, MACVLAN, Address, Attachment, Network
 
-_SYSCTL = Path("/proc/sys/net")
 _MARK = "berth"
 _VLAN = re.compile(r"(?P<parent>.+)\.(?P<number>[0-9]{1,4})")
 _DUMMY_PREFIX = {MACVLAN: "dm-", IPVLAN: "di-"}  # Docker's names
-_PROTOCOL_RA = 9  # rtnetlink.h: a route that a router advertised
 
 
-def ensure(route: Route, network: Network) -> list[str]:
-    """Makes what the network needs of the host, or mends it. Returns what a person should know of what was changed besides.
+def ensure(route: Route, network: Network) -> None:
+    """Makes what the network needs of the host, or mends it. That the host forwards is firewall.py's.
 
     Raises Conflict, Forbidden, InvalidParameter, NotFound, NotImplementedHere or SystemFailure.
     """
     try:
         if network.driver == BRIDGE:
             _ensure_bridge(route, network)
-            return [] if network.internal else _forward(route, network)
-        if network.driver in _DUMMY_PREFIX:
+        elif network.driver in _DUMMY_PREFIX:
             _ensure_parent(route, network)
     except Refused as error:
         raise _failure(error, network) from None
-    return []
 
 
 def remove(route: Route, network: Network) -> None:
@@ -128,10 +124,10 @@ def _ensure_bridge(route: Route, network: Network) -> None:
             "remove it, or give the network another name with com.docker.network.bridge.name"
         )
     if _owners(bridge):  # a person's own bridge keeps its settings
-        _set(f"ipv6/conf/{name}/disable_ipv6", "0" if network.has_ipv6 else "1")
-        _set(f"ipv6/conf/{name}/accept_ra", "0")
+        sysctl.write(f"ipv6/conf/{name}/disable_ipv6", "0" if network.has_ipv6 else "1")
+        sysctl.write(f"ipv6/conf/{name}/accept_ra", "0")
     elif network.has_ipv6:
-        _set(f"ipv6/conf/{name}/disable_ipv6", "0")
+        sysctl.write(f"ipv6/conf/{name}/disable_ipv6", "0")
     # What comes from 127.0.0.1 may leave by the bridge: a published port is reached from loopback.
     changes = [rt.set_ipv4(bridge.index, {rt.ROUTE_LOCALNET: 1})]
     if network.mtu not in (0, bridge.mtu):
@@ -164,9 +160,12 @@ def _take_back(route: Route, network: Network, bridge: Link) -> list[Request]:
     return changes
 
 
-def _mac(network_id: str) -> str:
-    """Always the same for a network: a bridge without one of its own changes it with its ports, and containers remember it."""
-    digest = hashlib.sha256(network_id.encode()).digest()
+def _mac(what: str) -> str:
+    """Always the same for a bridge: one without an address of its own changes it with its ports, and containers remember it.
+
+    What the kernel chooses by itself, systemd's udev changes a moment later (MACAddressPolicy).
+    """
+    digest = hashlib.sha256(what.encode()).digest()
     return bytes((0x02, 0x42, *digest[:4])).hex(":")
 
 
@@ -180,7 +179,7 @@ def _add_pair(host: Route, inside_netns_fd: int, network: Network, attachment: A
     outside = attachment.outside
     requests = [
         rt.add_veth(
-            outside, attachment.name, peer_namespace_fd=inside_netns_fd, peer_mac=attachment.mac,
+            outside, attachment.name, peer_namespace_fd=inside_netns_fd, mac=_mac(outside), peer_mac=attachment.mac,
             mtu=network.mtu or bridge.mtu, master=bridge.index,
         ),
         # The host speaks to the container as the bridge. An address of its own would cost packets for every container.
@@ -314,49 +313,6 @@ def _option(network: Network, key: str, known: dict[str, int], default: str) -> 
 
 def _kind(link: Link) -> str:
     return f"a {link.kind}" if link.kind else "a network card"
-
-
-def _forward(route: Route, network: Network) -> list[str]:
-    """Lets the host pass packets on, which it must for containers to reach others. What was changed, in words."""
-    notes = []
-    if _read("ipv4/ip_forward") == "0":
-        _set("ipv4/ip_forward", "1", needed_for=network)
-        notes.append("net.ipv4.ip_forward was off; it is on now, so that containers reach other networks")
-    if network.has_ipv6 and _read("ipv6/conf/all/forwarding") == "0":
-        notes += _keep_advertised_routes(route)
-        _set("ipv6/conf/all/forwarding", "1", needed_for=network)
-        notes.append("net.ipv6.conf.all.forwarding was off; it is on now, so that containers reach other networks")
-    return notes
-
-
-def _keep_advertised_routes(route: Route) -> list[str]:
-    """A host that forwards believes no router's advertisement unless told to (accept_ra 2): it would lose its own default route."""
-    notes = []
-    for index in {entry.index for entry in route.routes() if entry.version == 6 and entry.protocol == _PROTOCOL_RA}:
-        link = route.find(index)
-        if link and _read(f"ipv6/conf/{link.name}/accept_ra") == "1":
-            _set(f"ipv6/conf/{link.name}/accept_ra", "2")
-            notes.append(f"net.ipv6.conf.{link.name}.accept_ra is 2 now, so that the host keeps the routes its router advertises")
-    return notes
-
-
-def _read(name: str) -> str:
-    """A setting's value, "" where the kernel has none."""
-    try:
-        return (_SYSCTL / name).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _set(name: str, value: str, needed_for: Network | None = None) -> None:
-    if _read(name) in (value, ""):
-        return
-    try:
-        (_SYSCTL / name).write_text(value)
-    except OSError as error:
-        if needed_for:
-            setting = "net." + name.replace("/", ".")
-            raise Forbidden(f"network {needed_for.name}: {setting} cannot be set to {value} ({error.strerror}); run: sysctl -w {setting}={value}") from None
 
 
 def _failure(error: Refused, network: Network, attachment: Attachment | None = None) -> BerthError:

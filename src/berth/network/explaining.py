@@ -1,0 +1,110 @@
+"""Words for `berth info`: which of the host's rules decide on published ports and on what containers send, and what to do."""
+
+from berth.linux import nftmessages as nft
+from berth.linux.netlinksocket import Refused
+from berth.linux.nftables import Chain, Nftables
+from berth.network import sysctl
+from berth.network.model import Names
+
+_LEGACY = {"ip": ("/proc/net/ip_tables_names", "iptables-legacy"), "ip6": ("/proc/net/ip6_tables_names", "ip6tables-legacy")}
+_FAMILIES = {"ip": ("inet", "ip"), "ip6": ("inet", "ip6")}
+_SHOWN = 4  # interfaces that a line names
+
+
+def lines(netfilter: Nftables, names: Names, mode: str, lacks_loop: str, guarded: frozenset[str], bridges: list[str]) -> list[str]:
+    """One line each; those that begin with WARNING keep something from working or from being safe."""
+    try:
+        others = [chain for chain in netfilter.chains() if chain.hook and not _is_berths(chain, names)]
+    except Refused as error:
+        return [f"WARNING: the host's packet rules cannot be read: {error.strerror}"]
+    return [
+        *_on_ports(others, mode, lacks_loop), *_on_forwarding(netfilter, others, bridges), *_on_legacy(bridges), *_on_settings(guarded),
+    ]  # fmt: skip
+
+
+def _on_ports(others: list[Chain], mode: str, lacks_loop: str) -> list[str]:
+    if mode == "direct":
+        warning = f"WARNING: published ports cannot be checked: {lacks_loop}; " if lacks_loop else ""
+        return [f"{warning}Published ports: direct: reachable from everywhere, whatever the host's firewall says of INPUT"]
+    found = [chain for chain in others if chain.hook == "input" and chain.kind == "filter" and chain.family in ("inet", "ip", "ip6")]
+    deciding = [_name(chain) for chain in found if chain.drops or chain.rules]
+    if not deciding:
+        return ["Published ports: checked: no firewall has rules for INPUT, so all of them are reachable"]
+    return ["Published ports: checked: reachable as far as these let in what is meant for the host's port: " + "; ".join(deciding)]
+
+
+def _on_forwarding(netfilter: Nftables, others: list[Chain], bridges: list[str]) -> list[str]:
+    """Chains that would drop what containers send. One that names every bridge is thought to let it pass."""
+    found = []
+    for chain in others:
+        if chain.hook != "forward" or chain.kind != "filter" or not (chain.drops or chain.table == "firewalld"):
+            continue
+        missing = [bridge for bridge in bridges if not _mentions(netfilter, chain, bridge)]
+        if missing:
+            found.append(
+                f"WARNING: {_name(chain)} refuses what containers send to others and get from them, which berth's rules cannot change; "
+                f"add: {_remedy(others, netfilter, chain, missing[:_SHOWN])}"
+            )
+    return found
+
+
+def _remedy(others: list[Chain], netfilter: Nftables, chain: Chain, bridges: list[str]) -> str:
+    if chain.table == "firewalld":
+        add = "; ".join(f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}" for bridge in bridges)
+        return f"{add}; firewall-cmd --reload"
+    known = {found.name for found in netfilter.chains() if (found.family, found.table) == (chain.family, chain.table)}
+    if "ufw-before-forward" in known:
+        return "; ".join(f"ufw route allow in on {bridge}; ufw route allow out on {bridge}" for bridge in bridges)
+    if (chain.name, chain.table) == ("FORWARD", "filter") and chain.family in _FAMILIES:  # of iptables-nft
+        program = "iptables" if chain.family == "ip" else "ip6tables"
+        at = "DOCKER-USER" if "DOCKER-USER" in known else "FORWARD"
+        return "; ".join(f"{program} -I {at} -i {bridge} -j ACCEPT; {program} -I {at} -o {bridge} -j ACCEPT" for bridge in bridges)
+    start = f"nft insert rule {chain.family} {chain.table} {chain.name}"
+    return "; ".join(f"{start} iifname {bridge} accept; {start} oifname {bridge} accept" for bridge in bridges)
+
+
+def _on_legacy(bridges: list[str]) -> list[str]:
+    """Rules of iptables' older half: nftables does not show them, but they decide too."""
+    found = []
+    for path, program in _LEGACY.values():
+        try:
+            with open(path) as file:
+                tables = file.read().split()
+        except OSError:
+            continue
+        if "filter" in tables:
+            rules = f"; {program} -I FORWARD -i {bridges[0]} -j ACCEPT; {program} -I FORWARD -o {bridges[0]} -j ACCEPT" if bridges else ""
+            found.append(
+                f"{program} has rules too (see: {program} -S): its INPUT decides on published ports, "
+                f"and a FORWARD that drops keeps containers from reaching others; then add{rules.removeprefix(';') or ' rules for their bridges'}"
+            )
+    return found
+
+
+def _on_settings(guarded: frozenset[str]) -> list[str]:
+    found = []
+    for family, name in (("ip", "net.ipv4.ip_forward"), ("ip6", "net.ipv6.conf.all.forwarding")):
+        if family in guarded:
+            found.append(
+                f"{name} was off until berth set it; what is not from or to a bridge or a pair of interfaces is not forwarded. "
+                f"To forward everything: sysctl -w {name}=1 before the engine starts"
+            )
+    for name, command in (("bridge-nf-call-iptables", "iptables"), ("bridge-nf-call-ip6tables", "ip6tables")):
+        if sysctl.read(f"bridge/{name}") == "1":
+            found.append(f"net.bridge.{name} is on: what containers of one network send each other goes through {command}' FORWARD rules too")
+    return found
+
+
+def _mentions(netfilter: Nftables, chain: Chain, interface: str) -> bool:
+    """Whether a rule of the chain's table has the interface's name; what else it says is not read."""
+    return any(nft.name_bytes(interface) in rule for rule in netfilter.rules(chain.family, chain.table))
+
+
+def _is_berths(chain: Chain, names: Names) -> bool:
+    """Of this engine, or of another one beside it."""
+    return chain.table == names.table or (chain.table.startswith("berth-") and chain.family in _FAMILIES)
+
+
+def _name(chain: Chain) -> str:
+    policy = "drop" if chain.drops else "accept"
+    return f"table {chain.family} {chain.table}, chain {chain.name} (priority {chain.priority}, policy {policy}, {chain.rules} rules)"

@@ -1,0 +1,320 @@
+"""Networks and published ports as tables of nftables: what must hold, and how to get there from what does. Pure.
+
+docs/network-firewall.md draws how a packet goes. One table in each family that is used, of one name; nothing outside of it.
+Tables are described as `Chain` and `Set` objects and compared: where only elements of sets differ, only these are changed.
+"""
+
+from dataclasses import dataclass, field
+
+from berth.errors import InvalidParameter
+from berth.linux import nftmessages as nft
+from berth.linux.netlinksocket import Request
+from berth.network.model import BRIDGE, Address, Names, Network, PublishedPort, Range
+
+_RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
+_AFTER_EVERYBODY = 2000  # in the input hook: what any firewall refuses does not come here
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_VERSIONS = {"ip": 4, "ip6": 6}
+GUARD = "guard"  # name of a chain
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """The way from the host to itself by which connections to published ports come in (firewall.py). index: of its near end."""
+
+    inside: str
+    index: int
+    neighbours: dict[str, bytes]  # address of the far end by family
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    rules: tuple[tuple[bytes, ...], ...]
+    hook: str = ""
+    kind: str = "filter"
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """elements: by what makes each of them one, so that no key is in twice; the value is the element as the kernel takes it."""
+
+    key: tuple[nft.Field, ...]
+    data: tuple[nft.Field, ...] = ()
+    verdicts: bool = False
+    intervals: bool = False
+    elements: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        return self.key, self.data, self.verdicts, self.intervals
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    family: str
+    name: str
+    sets: dict[str, Set]
+    chains: dict[str, Chain]
+
+
+def tables(names: Names, networks: list[Network], ports: list[PublishedPort], loop: Loop | None, *, guarded: frozenset[str] = frozenset()) -> list[Table]:
+    """What must be there. loop: None for ports that are led to containers before the host's firewall sees them ("direct").
+
+    guarded: families in which the host forwards nothing but containers' packets. InvalidParameter for a port of two families.
+    """
+    bridges = [network for network in networks if network.driver == BRIDGE]
+    for port in ports:
+        if port.host_address.version != port.address.version:
+            raise InvalidParameter(f"port {port.host_port} of {port.host_address} cannot lead to {port.address}: one is IPv4, the other IPv6")
+    found = []
+    for family, version in _VERSIONS.items():
+        own_ports = [port for port in ports if port.address.version == version]
+        if own_ports or any(subnet.network.version == version for network in bridges for subnet in network.subnets):
+            found.append(_table(family, names, bridges, own_ports, loop, family in guarded))
+    return found
+
+
+def replacement(names: Names, wanted: list[Table], present: set[str]) -> list[Request]:
+    """Puts all of it in, in place of what may be there. present: families that have a table of the name now."""
+    requests = []
+    for family in sorted(present | {table.family for table in wanted}):
+        requests += [nft.add_table(family, names.table), nft.delete_table(family, names.table)]
+    for table in wanted:
+        requests += _creation(table)
+    return requests
+
+
+def difference(old: list[Table], new: list[Table]) -> list[Request] | None:
+    """From one to the other by elements alone; None if that is not enough."""
+    if [(table.family, table.chains, _shapes(table)) for table in old] != [(table.family, table.chains, _shapes(table)) for table in new]:
+        return None
+    requests: list[Request] = []
+    for before, after in zip(old, new, strict=True):
+        for name, was in before.sets.items():
+            now = after.sets[name].elements
+            gone = [element for key, element in was.elements.items() if now.get(key) != element]
+            come = [element for key, element in now.items() if was.elements.get(key) != element]
+            requests += nft.delete_elements(before.family, before.name, name, gone)
+            requests += nft.add_elements(before.family, before.name, name, come)
+    return requests
+
+
+# -- the table of one family --------------------------------------------------------------------
+
+
+def _table(family: str, names: Names, networks: list[Network], ports: list[PublishedPort], loop: Loop | None, guarded: bool) -> Table:
+    address = nft.IPV4_ADDRESS if family == "ip" else nft.IPV6_ADDRESS
+    bridges = [network.interface for network in networks]
+    sets = {
+        "bridges": _names(bridges),
+        "internal": _names([network.interface for network in networks if network.internal]),
+        "within": Set((nft.NAME, nft.NAME), elements=_elements([nft.name_bytes(name) * 2 for name in bridges])),
+        "sources": _sources(family, networks),
+        "ports": Set((nft.PROTOCOL, address, nft.PORT), (address, nft.PORT), elements=_targets([port for port in ports if not _is_any(port)])),
+        "any-ports": Set((nft.PROTOCOL, nft.PORT), (address, nft.PORT), elements=_targets([port for port in ports if _is_any(port)])),
+    }
+    chains = {
+        "published": _published(family, address),
+        **{f"from-{network.interface}": _from(network) for network in networks},
+        "prerouting": _prerouting(loop),
+        "output": Chain(((_go("published"),),), "output", "nat", _DSTNAT),
+        "postrouting": _postrouting(family),
+        "forward": _forward(guarded),
+    }
+    if guarded:
+        chains[GUARD] = _guard()
+    if family == "ip":
+        chains["raw"] = _raw()
+    if loop:
+        from_outside = [port for port in ports if not port.host_address.is_loopback]
+        sets["checked"] = Set((nft.PROTOCOL, address, nft.PORT), elements=_keys([port for port in from_outside if not _is_any(port)]))
+        sets["any-checked"] = Set((nft.PROTOCOL, nft.PORT), elements=_keys([port for port in from_outside if _is_any(port)]))
+        chains["around"] = _around(family, loop)
+        chains["input"] = _input(family, address)
+    return Table(family, names.table, sets, chains)
+
+
+def _published(family: str, address: nft.Field) -> Chain:
+    """Leads what is meant for a published port to its container."""
+    result_port = nft.register_after(address)
+    specific = (*_destination(family, address), nft.lookup("ports", into=1), nft.dnat(family, 1, result_port))
+    any_address = (*_to_this_host(), *_protocol_and_port(), nft.lookup("any-ports", into=1), nft.dnat(family, 1, result_port))
+    return Chain((specific, any_address))
+
+
+def _from(network: Network) -> Chain:
+    """How packets of a network leave, by their sources. A container that reaches one beside it by a published port must get its answers here."""
+    own = (nft.meta(nft.OIFNAME), nft.equals(nft.name_bytes(network.interface)))
+    rules = [(*own, *_was_led(), nft.masquerade()), (*own, nft.verdict(nft.RETURN))]
+    if network.masquerade:
+        rules.append((nft.masquerade(),))
+    return Chain(tuple(rules))
+
+
+def _prerouting(loop: Loop | None) -> Chain:
+    if loop is None:
+        return Chain(((_go("published"),),), "prerouting", "nat", _DSTNAT)
+    from_containers = (nft.meta(nft.IIFNAME), nft.lookup("bridges"), _go("published"))
+    around = (nft.meta(nft.IIFNAME), nft.equals(nft.name_bytes(loop.inside)), _go("published"))
+    return Chain((from_containers, around), "prerouting", "nat", _DSTNAT)
+
+
+def _postrouting(family: str) -> Chain:
+    """From loopback to a published port: the container must see an address that it can answer to."""
+    loopback = (nft.payload(nft.NETWORK, 12, 1), nft.equals(b"\x7f")) if family == "ip" else (nft.payload(nft.NETWORK, 8, 16), nft.equals(bytes(15) + b"\1"))
+    source = nft.payload(nft.NETWORK, 12, 4) if family == "ip" else nft.payload(nft.NETWORK, 8, 16)
+    return Chain(
+        ((*loopback, nft.meta(nft.OIFNAME), nft.lookup("bridges"), nft.masquerade()), (source, nft.lookup("sources", into=0))),
+        "postrouting", "nat", _SRCNAT,
+    )  # fmt: skip
+
+
+def _forward(guarded: bool) -> Chain:
+    """What may pass between containers and others. It accepts for this table alone: other tables may refuse what it accepts."""
+    came, leaves, accept, drop = nft.meta(nft.IIFNAME), nft.meta(nft.OIFNAME), nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
+    ours = (nft.lookup("bridges"),)
+    rules: list[tuple[bytes, ...]] = [
+        (nft.conntrack(nft.CT_STATE), nft.any_bit(nft.ESTABLISHED | nft.RELATED), accept),
+        (came, nft.meta(nft.OIFNAME, 2), nft.lookup("within"), accept),
+        (came, nft.lookup("internal"), drop),
+        (leaves, nft.lookup("internal"), drop),
+        # Connection tracking does not know it, so it would leave with an address that means nothing outside.
+        (came, *ours, nft.conntrack(nft.CT_STATE), nft.any_bit(nft.INVALID), drop),
+        (leaves, *ours, *_was_led(), accept),
+        (leaves, *ours, drop),
+    ]
+    if guarded:
+        rules.append((nft.verdict(nft.GOTO, GUARD),))
+    return Chain(tuple(rules), "forward", "filter", _FILTER)
+
+
+def _guard() -> Chain:
+    """Forwarding is on because of containers alone: the host must not be a router for others. That there is this chain says so.
+
+    Other software that came later and found it on has bridges or pairs of interfaces too; hardware and tunnels have neither.
+    """
+    passing = [(nft.meta(key), nft.equals(nft.name_bytes(kind)), nft.verdict(nft.ACCEPT)) for kind in ("bridge", "veth") for key in (nft.IIFKIND, nft.OIFKIND)]
+    return Chain((*passing, (nft.verdict(nft.DROP),)))
+
+
+def _raw() -> Chain:
+    """Bridges let 127.0.0.0/8 pass, for what the host sends; what a container sends must not reach the host's loopback (CVE-2020-8558)."""
+    came = (nft.meta(nft.IIFNAME), nft.lookup("bridges"))
+    return Chain(
+        tuple((*came, nft.payload(nft.NETWORK, offset, 1), nft.equals(b"\x7f"), nft.verdict(nft.DROP)) for offset in (12, 16)),
+        "prerouting", "filter", _RAW,
+    )  # fmt: skip
+
+
+def _input(family: str, address: nft.Field) -> Chain:
+    """What every firewall has let in: the first packet of a connection to a published port is sent around."""
+    new = (nft.conntrack(nft.CT_STATE), nft.any_bit(nft.NEW))
+    around = nft.verdict(nft.GOTO, "around")
+    return Chain(
+        (
+            (*new, *_destination(family, address), nft.lookup("checked"), around),
+            (*new, *_to_this_host(), *_protocol_and_port(), nft.lookup("any-checked"), around),
+        ),
+        "input", "filter", _AFTER_EVERYBODY,
+    )  # fmt: skip
+
+
+def _around(family: str, loop: Loop) -> Chain:
+    link = nft.host_order(loop.index)
+    after = nft.register_after(nft.IPV4_ADDRESS if family == "ip" else nft.IPV6_ADDRESS)
+    send = (nft.immediate(loop.neighbours[family], 1), nft.immediate(link, after), nft.duplicate(1, after))
+    return Chain((send, (nft.verdict(nft.DROP),)))
+
+
+def _creation(table: Table) -> list[Request]:
+    """Each thing after what it names."""
+    own = (table.family, table.name)
+    requests = [nft.add_table(*own)]
+    for number, (name, kept) in enumerate(table.sets.items(), 1):
+        requests.append(nft.add_set(*own, name, number, kept.key, data=kept.data, verdicts=kept.verdicts, intervals=kept.intervals))
+    for name, chain in table.chains.items():
+        requests.append(nft.add_chain(*own, name, hook=chain.hook, kind=chain.kind, priority=chain.priority))
+    for name, kept in table.sets.items():
+        requests += nft.add_elements(*own, name, list(kept.elements.values()))
+    for name, chain in table.chains.items():
+        requests += [nft.add_rule(*own, name, *rule) for rule in chain.rules]
+    return requests
+
+
+# -- parts of rules -----------------------------------------------------------------------------
+
+
+def _go(chain: str) -> bytes:
+    return nft.verdict(nft.JUMP, chain)
+
+
+def _was_led() -> tuple[bytes, ...]:
+    """Whether the connection's destination was changed."""
+    return nft.conntrack(nft.CT_STATUS), nft.any_bit(nft.STATUS_DNAT)
+
+
+def _to_this_host() -> tuple[bytes, ...]:
+    return nft.address_type(), nft.equals(nft.host_order(nft.ADDRESS_LOCAL))
+
+
+def _destination(family: str, address: nft.Field) -> tuple[bytes, ...]:
+    """Loads protocol, address and port, as in sets of them."""
+    offset = 16 if family == "ip" else 24
+    port = nft.payload(nft.TRANSPORT, 2, 2, nft.register_after(nft.PROTOCOL, address))
+    return nft.meta(nft.L4PROTO), nft.payload(nft.NETWORK, offset, address[1], nft.register_after(nft.PROTOCOL)), port
+
+
+def _protocol_and_port() -> tuple[bytes, ...]:
+    return nft.meta(nft.L4PROTO), nft.payload(nft.TRANSPORT, 2, 2, nft.register_after(nft.PROTOCOL))
+
+
+# -- sets ---------------------------------------------------------------------------------------
+
+
+def _shapes(table: Table) -> list[tuple[str, tuple[object, ...]]]:
+    return [(name, kept.shape) for name, kept in table.sets.items()]
+
+
+def _names(names: list[str]) -> Set:
+    return Set((nft.NAME,), elements=_elements([nft.name_bytes(name) for name in names]))
+
+
+def _elements(keys: list[bytes]) -> dict[bytes, bytes]:
+    return {key: nft.element(key) for key in keys}
+
+
+def _sources(family: str, networks: list[Network]) -> Set:
+    elements = {}
+    for network in networks:
+        for subnet in network.subnets:
+            if subnet.network.version == _VERSIONS[family]:
+                first, after = _edges(subnet.network)
+                elements[first] = nft.interval(first, after, nft.decision(nft.GOTO, f"from-{network.interface}"))
+    address = nft.IPV4_ADDRESS if family == "ip" else nft.IPV6_ADDRESS
+    return Set((address,), verdicts=True, intervals=True, elements=elements)
+
+
+def _edges(subnet: Range) -> tuple[bytes, bytes]:
+    """The first address of a subnet, and the one after its last: b"" if there is none."""
+    size = subnet.max_prefixlen // 8
+    after = int(subnet.broadcast_address) + 1
+    return subnet.network_address.packed, b"" if after >> 8 * size else after.to_bytes(size, "big")
+
+
+def _targets(ports: list[PublishedPort]) -> dict[bytes, bytes]:
+    return {_key(port): nft.element(_key(port), nft.value(nft.concatenation(port.address.packed, port.port.to_bytes(2, "big")))) for port in ports}
+
+
+def _keys(ports: list[PublishedPort]) -> dict[bytes, bytes]:
+    return _elements([_key(port) for port in ports])
+
+
+def _key(port: PublishedPort) -> bytes:
+    address = () if _is_any(port) else (port.host_address.packed,)
+    return nft.concatenation(bytes((_PROTOCOLS[port.protocol],)), *address, port.host_port.to_bytes(2, "big"))
+
+
+def _is_any(port: PublishedPort) -> bool:
+    address: Address = port.host_address
+    return address.is_unspecified
