@@ -134,10 +134,45 @@ def test_from_the_host_by_each_of_its_addresses(world: World) -> None:
     assert ask(world.host, "127.7.7.7", 8080) == "10.9.0.1"
     assert ask(world.host, "192.0.2.1", 8080) == "192.0.2.1"
     assert ask(world.host, "10.9.0.1", 8080) == "10.9.0.1"
-    assert ask(world.host, "::1", 8080) == "fd00:9::1"
     assert ask(world.host, "2001:db8:1::1", 8080) == "2001:db8:1::1"
     assert ask_udp(world.host, "127.0.0.1", 8080) == "10.9.0.1 1"
-    assert ask_udp(world.host, "::1", 8080) == "fd00:9::1 1"
+
+
+@pytest.mark.parametrize("setting", ["0", "1"])
+def test_from_ipv6_loopback(worlds: Callable[..., World], setting: str) -> None:
+    """Where the kernel cannot do it, at least nobody waits: clients of `localhost` go on to 127.0.0.1."""
+    world = worlds(networks=(WEB,))
+    if not has_bridge_netfilter(world.host, setting):
+        pytest.skip("the module br_netfilter is not there")
+    world.echo(world.container("one", WEB, 2), 80)
+    world.publish(*BOTH)
+    assert ask(world.host, "::1", 8080) == ("fd00:9::1" if setting == "0" else "refused")
+    assert ask(world.host, "localhost", 8080) in ("fd00:9::1", "10.9.0.1")
+    assert ask(world.host, "2001:db8:1::1", 8080) == "2001:db8:1::1"
+
+
+def has_bridge_netfilter(host: Host, setting: str) -> bool:
+    """Sets whether packets that bridges pass go through the rules of IP."""
+    try:
+        for name in ("iptables", "ip6tables"):
+            host.sysctl(f"net/bridge/bridge-nf-call-{name}", setting)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("setting", ["0", "1"])
+def test_from_containers_whatever_bridges_do(worlds: Callable[..., World], setting: str) -> None:
+    world = worlds(networks=(WEB,))
+    if not has_bridge_netfilter(world.host, setting):
+        pytest.skip("the module br_netfilter is not there")
+    one, two = world.container("one", WEB, 2), world.container("two", WEB, 3)
+    world.echo(one, 80)
+    world.publish(*BOTH)
+    for container in (one, two):
+        assert ask(container, "192.0.2.1", 8080) == "10.9.0.1"
+        assert ask(container, "2001:db8:1::1", 8080) == "fd00:9::1"
+        assert ask_udp(container, "10.9.0.1", 8080) == "10.9.0.1 1"
 
 
 def test_from_containers(world: World) -> None:
@@ -310,16 +345,14 @@ def test_the_rules_of_others_stay_and_ours_go(worlds: Callable[..., World]) -> N
 
 def settle(world: World) -> float | None:
     """As the engine does it: waits for the descriptor."""
-    delay = None
-    while select.select([world.firewall], [], [], 5 if delay is None else 0)[0]:
-        delay = world.do(world.firewall.on_readable)  # type: ignore[assignment]
-        if not select.select([world.firewall], [], [], 0.1)[0]:
-            break
+    delay, wait_s = None, 5.0
+    while select.select([world.firewall], [], [], wait_s)[0]:
+        delay, wait_s = world.do(world.firewall.on_readable) or delay, 0.1  # type: ignore[assignment]
     return delay
 
 
 @pytest.mark.parametrize("blow", [
-    "flush ruleset", "delete table ip berth", "flush table ip berth", "flush set ip berth any-ports", "delete rule ip6 berth input handle HANDLE",
+    "flush ruleset", "delete table ip berth", "flush table ip berth", "flush map ip berth any-ports", "delete rule ip6 berth input handle HANDLE",
 ])  # fmt: skip
 def test_what_somebody_takes_away_comes_back(worlds: Callable[..., World], blow: str) -> None:
     world = worlds()
@@ -347,13 +380,14 @@ def test_a_change_while_the_rules_are_away(worlds: Callable[..., World]) -> None
 
 def test_no_endless_fight(worlds: Callable[..., World]) -> None:
     world = worlds()
-    delays = []
-    for _ in range(8):
+    settle(world)
+    delays: list[float | None] = []
+    while not any(delays):
         world.host.nft("flush ruleset")
         delays.append(settle(world))
-    assert delays[0] is None
-    assert delays[-1] is not None
-    assert 0 < delays[-1] <= 10
+        assert len(delays) < 10
+    assert delays[:4] == [None] * 4
+    assert 0 < (delays[-1] or 0) <= 10
     assert "table ip berth" not in world.host.ruleset()
 
 
@@ -392,7 +426,6 @@ def test_what_a_killed_engine_left_is_taken_over(worlds: Callable[..., World]) -
 def test_two_engines_on_one_host(worlds: Callable[..., World]) -> None:
     world = worlds(networks=(WEB,))
     world.echo(world.container("one", WEB, 2), 80)
-    world.echo(world.container("three", DB, 2), 80) if False else None
     with world.host.inside():
         other = firewall.Firewall(Names.of("abc123"))
         plumbing.ensure(world.host.route, DB)
@@ -412,7 +445,7 @@ def test_two_engines_on_one_host(worlds: Callable[..., World]) -> None:
 def test_two_families_in_one_port(worlds: Callable[..., World]) -> None:
     world = worlds()
     before = world.host.ruleset()
-    with pytest.raises(errors.InvalidParameter, match="port 8080 of :: cannot lead to 10.9.0.2: one is IPv4, the other IPv6"):
+    with pytest.raises(errors.InvalidParameter, match=r"port 8080 of :: cannot lead to 10\.9\.0\.2: one is IPv4, the other IPv6"):
         world.publish(published(on="::"))
     assert world.host.ruleset() == before
 
@@ -445,7 +478,7 @@ def test_forwarding_is_for_containers_alone(worlds: Callable[..., World]) -> Non
         world.host.ip("link set mv1 up")
         other.ip("route add default via 203.0.113.1")
         world.client.ip("route add 203.0.113.0/24 via 198.51.100.1")
-        assert world.host.sysctl("net/ipv4/ip_forward") == "1"
+        world.host.sysctl("net/ipv4/conf/all/arp_ignore", "1")  # eth0 does not answer for mv0
         assert world.host.sysctl("net/ipv6/conf/all/forwarding") == "1"
         other.ping("203.0.113.1")
         assert "100% packet loss" in world.client.ping("203.0.113.2", wait_s=1, check=False)

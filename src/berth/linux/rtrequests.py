@@ -32,7 +32,8 @@ FORWARDING, RP_FILTER, ROUTE_LOCALNET = 1, 8, 26  # IPV4_DEVCONF_*
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
-TABLE_MAIN, _PROTOCOL_BOOT, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST, _ONLINK = 254, 3, 0, 253, 1, 4
+TABLE_MAIN, _TABLE_LOCAL, _PROTOCOL_BOOT, _SCOPE_GLOBAL, _SCOPE_LINK, _SCOPE_HOST, _UNICAST, _LOCAL, _ONLINK = 254, 255, 3, 0, 253, 254, 1, 2, 4
+_LAST_METRIC = 1 << 20  # routes that are there go first
 _NDA_DST, _NDA_ADDRESS, _NUD_PERMANENT = 1, 2, 0x80
 
 
@@ -149,6 +150,14 @@ def add_route(destination: str, *, gateway: str = "", index: int = 0, on_link: b
     """destination: a subnet, 0.0.0.0/0 or ::/0 for the default. on_link: the gateway is reached by `index`, whatever the routes say."""
     flags = CREATE | (REPLACE if replace else EXCL)
     return Request(NEWROUTE, flags, _route(destination, gateway, index, on_link, metric), f"add route {destination} via {gateway or index}")
+
+
+def add_local_route(destination: str, index: int) -> Request:
+    """What comes in by a link for these addresses is for this host; nothing if it is so already."""
+    family, prefix_length, packed = _split(destination)
+    head = ROUTE_HEADER.pack(family, prefix_length, 0, 0, _TABLE_LOCAL, _PROTOCOL_BOOT, _SCOPE_HOST, _LOCAL, 0)
+    body = head + attribute(RTA_DST, packed) + _u32(RTA_OIF, index) + _u32(RTA_PRIORITY, _LAST_METRIC)
+    return Request(NEWROUTE, CREATE | EXCL, body, f"add route local {destination} dev {index}", (errno.EEXIST,))
 
 
 def delete_route(destination: str, *, gateway: str = "", index: int = 0, metric: int = 0, missing_ok: bool = False) -> Request:

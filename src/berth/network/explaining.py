@@ -1,6 +1,5 @@
 """Words for `berth info`: which of the host's rules decide on published ports and on what containers send, and what to do."""
 
-from berth.linux import nftmessages as nft
 from berth.linux.netlinksocket import Refused
 from berth.linux.nftables import Chain, Nftables
 from berth.network import sysctl
@@ -89,15 +88,15 @@ def _on_settings(guarded: frozenset[str]) -> list[str]:
                 f"{name} was off until berth set it; what is not from or to a bridge or a pair of interfaces is not forwarded. "
                 f"To forward everything: sysctl -w {name}=1 before the engine starts"
             )
-    for name, command in (("bridge-nf-call-iptables", "iptables"), ("bridge-nf-call-ip6tables", "ip6tables")):
+    for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
         if sysctl.read(f"bridge/{name}") == "1":
-            found.append(f"net.bridge.{name} is on: what containers of one network send each other goes through {command}' FORWARD rules too")
+            found.append(f"net.bridge.{name} is on: what containers of one network send each other passes the FORWARD chains too")
     return found
 
 
 def _mentions(netfilter: Nftables, chain: Chain, interface: str) -> bool:
     """Whether a rule of the chain's table has the interface's name; what else it says is not read."""
-    return any(nft.name_bytes(interface) in rule for rule in netfilter.rules(chain.family, chain.table))
+    return any(interface.encode() + b"\0" in rule for rule in netfilter.rules(chain.family, chain.table))
 
 
 def _is_berths(chain: Chain, names: Names) -> bool:

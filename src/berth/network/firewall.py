@@ -18,7 +18,7 @@ from berth.linux import nftables
 from berth.linux import nftmessages as nft
 from berth.linux.netlinksocket import Refused, Request
 from berth.linux.rtnetlink import Route
-from berth.network import explaining, forwarding, loop, ruleset
+from berth.network import explaining, forwarding, loop, ruleset, sysctl
 from berth.network.model import BRIDGE, Names, Network, PublishedPort
 
 _DELETIONS = {nft.DELTABLE, nft.DELCHAIN, nft.DELRULE, nft.DELSET, nft.DELSETELEM}
@@ -134,7 +134,7 @@ class Firewall:
     def _change(self, networks: list[Network], ports: dict[tuple[object, ...], PublishedPort]) -> None:
         """By as little as will do."""
         if self._tables and self._has_loop(networks, ports):
-            wanted = ruleset.tables(self._names, networks, list(ports.values()), self._loop, guarded=self._guarded)
+            wanted = self._wanted(networks, ports)
             requests = ruleset.difference(self._tables, wanted)
             if requests is not None and self._try(requests):
                 self._networks, self._ports, self._tables = networks, ports, wanted
@@ -153,7 +153,7 @@ class Firewall:
         """All of it, in one transaction."""
         if self._needs_loop(ports):
             self._loop = loop.ensure(self._route, self._names, six=_uses_ipv6(networks, ports))
-        wanted = ruleset.tables(self._names, networks, list(ports.values()), self._loop, guarded=self._guarded)
+        wanted = self._wanted(networks, ports)
         try:
             self._nft.commit(*ruleset.replacement(self._names, wanted, self._present()))
         except Refused as error:
@@ -186,6 +186,12 @@ class Firewall:
             loop.remove(self._route, self._names)
         except Refused as error:
             raise SystemFailure(f"the interface {self._names.loop_out} cannot be removed: {error.strerror}") from None
+
+    def _wanted(self, networks: list[Network], ports: dict[tuple[object, ...], PublishedPort]) -> list[ruleset.Table]:
+        # With this setting answers reach the host's IPv6 with ::1 in them already, which drops what comes from outside to ::1.
+        # Then the kernel refuses connections to [::1] at once, and clients go on to 127.0.0.1.
+        loopback6 = sysctl.read("bridge/bridge-nf-call-ip6tables") != "1"
+        return ruleset.tables(self._names, networks, list(ports.values()), self._loop, guarded=self._guarded, loopback6=loopback6)
 
     @property
     def _is_direct(self) -> bool:

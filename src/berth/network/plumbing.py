@@ -135,6 +135,8 @@ def _ensure_bridge(route: Route, network: Network) -> None:
     changes += _address_changes(route, network, bridge)
     if not bridge.is_up:
         changes.append(rt.set_link(bridge.index, up=True))
+    if network.has_ipv6:  # the same for ::1: answers from containers come in by the bridge
+        changes.append(rt.add_local_route("::1/128", bridge.index))
     if is_new:
         changes += _take_back(route, network, bridge)
     route.do(*changes)
@@ -186,8 +188,10 @@ def _add_pair(host: Route, inside_netns_fd: int, network: Network, attachment: A
         rt.no_link_local(outside),
         rt.set_link(outside, up=True, alias=f"{_MARK} {network.id}"),
     ]  # fmt: skip
-    if not network.icc:
-        requests.append(rt.set_bridge_port(outside, isolated=True))
+    hairpin = any(sysctl.read(f"bridge/bridge-nf-call-{program}") == "1" for program in ("iptables", "ip6tables"))
+    if hairpin or not network.icc:
+        # With those settings a packet that a container sends to its own published port does not leave the bridge.
+        requests.append(rt.set_bridge_port(outside, hairpin=hairpin, isolated=not network.icc))
     try:
         host.do(*requests)
     except Refused as error:

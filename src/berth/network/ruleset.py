@@ -15,6 +15,7 @@ _RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
 _AFTER_EVERYBODY = 2000  # in the input hook: what any firewall refuses does not come here
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _VERSIONS = {"ip": 4, "ip6": 6}
+_LOOPBACK6 = bytes(15) + b"\1"
 GUARD = "guard"  # name of a chain
 
 
@@ -58,10 +59,14 @@ class Table:
     chains: dict[str, Chain]
 
 
-def tables(names: Names, networks: list[Network], ports: list[PublishedPort], loop: Loop | None, *, guarded: frozenset[str] = frozenset()) -> list[Table]:
+def tables(
+    names: Names, networks: list[Network], ports: list[PublishedPort], loop: Loop | None, *,
+    guarded: frozenset[str] = frozenset(), loopback6: bool = True,
+) -> list[Table]:  # fmt: skip
     """What must be there. loop: None for ports that are led to containers before the host's firewall sees them ("direct").
 
-    guarded: families in which the host forwards nothing but containers' packets. InvalidParameter for a port of two families.
+    guarded: families in which the host forwards nothing but containers' packets. loopback6: whether ports are led from ::1.
+    InvalidParameter for a port of two families.
     """
     bridges = [network for network in networks if network.driver == BRIDGE]
     for port in ports:
@@ -71,7 +76,7 @@ def tables(names: Names, networks: list[Network], ports: list[PublishedPort], lo
     for family, version in _VERSIONS.items():
         own_ports = [port for port in ports if port.address.version == version]
         if own_ports or any(subnet.network.version == version for network in bridges for subnet in network.subnets):
-            found.append(_table(family, names, bridges, own_ports, loop, family in guarded))
+            found.append(_table(family, names, bridges, own_ports, loop, family in guarded, loopback6))
     return found
 
 
@@ -103,7 +108,7 @@ def difference(old: list[Table], new: list[Table]) -> list[Request] | None:
 # -- the table of one family --------------------------------------------------------------------
 
 
-def _table(family: str, names: Names, networks: list[Network], ports: list[PublishedPort], loop: Loop | None, guarded: bool) -> Table:
+def _table(family: str, names: Names, networks: list[Network], ports: list[PublishedPort], loop: Loop | None, guarded: bool, loopback6: bool) -> Table:
     address = nft.IPV4_ADDRESS if family == "ip" else nft.IPV6_ADDRESS
     bridges = [network.interface for network in networks]
     sets = {
@@ -118,7 +123,7 @@ def _table(family: str, names: Names, networks: list[Network], ports: list[Publi
         "published": _published(family, address),
         **{f"from-{network.interface}": _from(network) for network in networks},
         "prerouting": _prerouting(loop),
-        "output": Chain(((_go("published"),),), "output", "nat", _DSTNAT),
+        "output": _output(leave_loopback=family == "ip6" and not loopback6),
         "postrouting": _postrouting(family),
         "forward": _forward(guarded),
     }
@@ -160,9 +165,15 @@ def _prerouting(loop: Loop | None) -> Chain:
     return Chain((from_containers, around), "prerouting", "nat", _DSTNAT)
 
 
+def _output(*, leave_loopback: bool) -> Chain:
+    """What the host itself sends."""
+    to_loopback = (nft.payload(nft.NETWORK, 24, 16), nft.equals(_LOOPBACK6), nft.verdict(nft.RETURN))
+    return Chain(((to_loopback,) if leave_loopback else ()) + ((_go("published"),),), "output", "nat", _DSTNAT)
+
+
 def _postrouting(family: str) -> Chain:
     """From loopback to a published port: the container must see an address that it can answer to."""
-    loopback = (nft.payload(nft.NETWORK, 12, 1), nft.equals(b"\x7f")) if family == "ip" else (nft.payload(nft.NETWORK, 8, 16), nft.equals(bytes(15) + b"\1"))
+    loopback = (nft.payload(nft.NETWORK, 12, 1), nft.equals(b"\x7f")) if family == "ip" else (nft.payload(nft.NETWORK, 8, 16), nft.equals(_LOOPBACK6))
     source = nft.payload(nft.NETWORK, 12, 4) if family == "ip" else nft.payload(nft.NETWORK, 8, 16)
     return Chain(
         ((*loopback, nft.meta(nft.OIFNAME), nft.lookup("bridges"), nft.masquerade()), (source, nft.lookup("sources", into=0))),
@@ -209,7 +220,7 @@ def _raw() -> Chain:
 
 def _input(family: str, address: nft.Field) -> Chain:
     """What every firewall has let in: the first packet of a connection to a published port is sent around."""
-    new = (nft.conntrack(nft.CT_STATE), nft.any_bit(nft.NEW))
+    new = (nft.meta(nft.IIFNAME), nft.differs(nft.name_bytes("lo")), nft.conntrack(nft.CT_STATE), nft.any_bit(nft.NEW))
     around = nft.verdict(nft.GOTO, "around")
     return Chain(
         (
