@@ -32,12 +32,18 @@ _LONG_NAME = "aservicewithalongname"  # as many questions as its letters have ca
 
 def sockets() -> tuple[int, int, int]:
     """UDP and listening TCP descriptors and their port."""
-    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
-    udp.bind(("127.0.0.1", 0))
-    port = udp.getsockname()[1]
-    tcp.bind(("127.0.0.1", port))
-    tcp.listen(64)
-    return udp.detach(), tcp.detach(), port
+    while True:
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        udp.bind(("127.0.0.1", 0))
+        port = udp.getsockname()[1]
+        try:
+            tcp.bind(("127.0.0.1", port))
+        except OSError:  # TCP has that port in use
+            udp.close()
+            tcp.close()
+            continue
+        tcp.listen(64)
+        return udp.detach(), tcp.detach(), port
 
 
 def message(name: str, kind: int) -> bytes:

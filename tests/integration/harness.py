@@ -63,7 +63,8 @@ class Engine:
     def launcher(self) -> int:
         """The pid of the launcher: the engine's child of that name."""
         assert self.process
-        return next(pid for pid in children(self.process.pid) if comm(pid) in ("berth-launcher", "memfd:berth", "python", "3"))
+        names = ("berth-launcher", "memfd:berth", "python", "3")
+        return next(pid for pid in children(self.process.pid) if comm(pid) in names and "resolver.py" not in read(f"/proc/{pid}/cmdline"))
 
     def halt_helpers(self) -> list[int]:
         """SIGSTOP to the launcher and the monitors that wait, so that nothing is begun; their pids, for `resume`."""
@@ -143,8 +144,8 @@ class Engine:
         launchers = set(children(self.process.pid))
         found = []
         for pid in all_pids() - own:
-            if but_engine and (pid in launchers or comm(pid) == "berth-spare"):
-                continue  # the launcher keeps one monitor ready
+            if but_engine and (pid in launchers or comm(pid) in ("berth-spare", "berth-resolver")):
+                continue  # the launcher keeps one monitor ready; a resolver stays as long as its engine or the one after that
             text = read(f"/proc/{pid}/cmdline") + read(f"/proc/{pid}/mountinfo") + read(f"/proc/{pid}/environ")
             if self.top in text or (launchers and parent(pid) in launchers):
                 found.append(f"{pid} {comm(pid)}")

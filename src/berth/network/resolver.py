@@ -23,9 +23,12 @@ def command(python: str, socket_fd: int, exec_root: str) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Entry point; what it needs is imported here, as the engine imports this module."""
+    from berth.linux import libc
+
+    libc.set_process_name(NAME)  # first: the rest takes a while
     from berth.network.dns import process
 
-    return process.main(NAME, int(argv[1]), argv[2])
+    return process.main(int(argv[1]), argv[2])
 
 
 if __name__ == "__main__":

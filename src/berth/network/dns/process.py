@@ -22,9 +22,8 @@ from berth.network.dns.serving import Counts, Sandbox, Surroundings
 log = logging.getLogger("berth.resolver")
 
 
-def main(name: str, engine_fd: int, exec_root: str) -> int:
-    """Runs until nobody needs it."""
-    libc.set_process_name(name)
+def main(engine_fd: int, exec_root: str) -> int:
+    """Runs until nobody needs it. engine_fd: a connection to the engine."""
     os.set_inheritable(engine_fd, False)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.raiseExceptions = False  # the engine's log may be gone

@@ -202,8 +202,9 @@ class _Connection(asyncio.Protocol):
     def __init__(self, among: "set[_Connection]", ask: Callable[[bytes, Send], bool]) -> None:
         self._among, self._ask = among, ask
         self._transport: asyncio.Transport | None = None
-        self._data = b""
-        self._due, self._is_full, self._has_ended = 0, False, False
+        self._data = bytearray()
+        self._due = 0  # answers
+        self._is_full = self._has_ended = self._is_awaited = False
         self.active_s = time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -240,7 +241,7 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client may say that it asks no more before it has read the answers."""
         self._has_ended = True
-        return self._due > 0
+        return not self._is_done
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -251,24 +252,47 @@ class _Connection(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Asks what has come in whole; reads on only if more can be asked."""
-        at = 0
-        while self._transport and self._due < _MOST_AT_ONCE and not self._is_full and len(self._data) >= at + 2:
+        """Asks what has come in whole, a few at a time; reads on only if more can be asked."""
+        at, left = 0, _ROUND // _SLOW_COST
+        while self._transport and left and self._due < _MOST_AT_ONCE and not self._is_full and len(self._data) >= at + 2:
             (length,) = struct.unpack_from("!H", self._data, at)
-            message = self._data[at + 2 : at + 2 + length]
+            message = bytes(self._data[at + 2 : at + 2 + length])
             if len(message) < length:
                 break
             at += 2 + length
+            left -= 1
             self._due += 1
             if not self._ask(message, self._send):
                 self.abort()
                 return
-        self._data = self._data[at:]
-        if self._transport and not self._transport.is_closing():
-            if self._due >= _MOST_AT_ONCE or self._is_full:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
+        del self._data[:at]
+        if self._transport is None or self._close_if_done():
+            return
+        if left and self._due < _MOST_AT_ONCE and not self._is_full and not self._has_ended:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+        if not left:
+            self._go_on_later()  # after others had their turn
+
+    def _go_on_later(self) -> None:
+        if not self._is_awaited:
+            self._is_awaited = True
+            asyncio.get_running_loop().call_soon(self._go_on_now)
+
+    def _go_on_now(self) -> None:
+        self._is_awaited = False
+        self._go_on()
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether nothing more is to be said: what is left is no whole question, and will not be."""
+        return self._has_ended and self._due == 0 and (len(self._data) < 2 or len(self._data) < 2 + int.from_bytes(self._data[:2]))
+
+    def _close_if_done(self) -> bool:
+        if (is_done := self._is_done) and self._transport:
+            self._transport.close()
+        return is_done
 
     def _send(self, answer: bytes) -> None:
         was_many = self._due >= _MOST_AT_ONCE
@@ -276,7 +300,5 @@ class _Connection(asyncio.Protocol):
         self.active_s = time.monotonic()
         if self._transport:
             self._transport.write(struct.pack("!H", len(answer)) + answer)
-            if self._has_ended and self._due == 0:
-                self._transport.close()
-            elif was_many:
-                asyncio.get_running_loop().call_soon(self._go_on)
+            if not self._close_if_done() and was_many:
+                self._go_on_later()
