@@ -116,13 +116,17 @@ class Handmade:
     def image(
         self, repository: str, tag: str, tars: list[bytes], *, compression: "str | list[str]" = "gzip", oci: bool = True,
         config: dict | None = None, diffs: list[str] | None = None, blobs: list[bytes] | None = None, platform: str = "linux/amd64",
-        descriptors: Callable[[int, dict], dict] = lambda index, descriptor: descriptor,
+        descriptors: Callable[[int, dict], dict] = lambda index, descriptor: descriptor, absent: tuple[str, ...] | list[str] = (),
     ) -> Made:  # fmt: skip
-        """diffs: what the configuration says instead of the truth; blobs: what is uploaded instead; descriptors: may change each."""
+        """diffs: what the configuration says instead of the truth; blobs: what is uploaded instead; descriptors: may change each.
+
+        absent: digests of blobs that are not uploaded.
+        """
         how = [compression] * len(tars) if isinstance(compression, str) else compression
         data = blobs or [compress(tar, one) for tar, one in zip(tars, how, strict=True)]
         for one in set(data):
-            self.blob(repository, one)
+            if digest_of(one) not in absent:
+                self.blob(repository, one)
         real = diffs or [digest_of(tar) for tar in tars]
         system, architecture, *variant = platform.split("/")
         document = {

@@ -295,13 +295,33 @@ def test_cancelling_ends_a_download_that_stalls(registry: FakeRegistry, tmp_path
     assert isinstance(failures[0], Cancelled)
 
 
-def test_foreign_layers_come_from_their_own_address(registry: FakeRegistry, tmp_path: Path) -> None:
+FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+
+
+@pytest.mark.parametrize("act", [error(404, "BLOB_UNKNOWN"), error(401, "UNAUTHORIZED"), answer(503), hang_up])
+def test_foreign_layers_come_from_their_own_address(registry: FakeRegistry, tmp_path: Path, act: fake_registry.Act) -> None:
+    """The first that has it, whatever the registry and the others answer."""
     digest = registry.add_blob(RANDOM)
-    registry.rule("GET", f"/v2/a/b/blobs/{digest}", error(404, "BLOB_UNKNOWN"))
-    foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
-    with client_of(registry.host) as client, pytest.raises(NotFound):
-        fetch(client, tmp_path, digest, len(RANDOM), media_type=foreign, urls=[f"http://{registry.host}/elsewhere/blobs/{digest}"])
-    assert registry.asked("GET", "/elsewhere/") == []  # only over TLS
+    registry.rule("GET", f"/v2/a/b/blobs/{digest}", act)
+    with FakeRegistry() as site:
+        site.add_blob(RANDOM)
+        site.rule("GET", "^/blobs/", of_blob(cut=100_000), times=1)
+        urls = ["ftp://x/y", "http://user@[", "http://127.0.0.1:1/none", f"http://{site.host}/no/blobs/sha256:0", f"http://{site.host}/blobs/{digest}"]
+        with client_of(registry.host, ALICE) as client:
+            assert fetch(client, tmp_path, digest, len(RANDOM), media_type=FOREIGN, urls=urls) == RANDOM
+        assert overlaps(site.sent[digest]) == []
+        assert all("authorization" not in request.headers for request in site.requests)
+
+
+def test_a_foreign_layer_that_is_nowhere(registry: FakeRegistry, tmp_path: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    with client_of(registry.host) as client:
+        for urls in ([], ["http://127.0.0.1:1/none", f"http://{registry.host}/blobs/{digest}"]):
+            with pytest.raises(NotFound, match="blob unknown"):
+                fetch(client, tmp_path, digest, 10, media_type=FOREIGN, urls=urls)
+        registry.rule("GET", "/elsewhere/", answer(503))
+        with pytest.raises(Unavailable, match="tried 3 times"):
+            fetch(client, tmp_path, digest, 10, media_type=FOREIGN, urls=[f"http://{registry.host}/elsewhere/", f"http://{registry.host}/blobs/{digest}"])
 
 
 # -- trying again --------------------------------------------------------------------------------------------

@@ -127,6 +127,19 @@ def test_no_password_to_a_token_server_without_tls(registry: FakeRegistry, tmp_p
     assert registry.asked("GET", "/token") == []
 
 
+def test_no_foreign_layer_without_tls_where_the_registry_has_it(registry: FakeRegistry, tmp_path: Path, tls: str) -> None:
+    """A manifest must not make the engine ask whoever listens around it."""
+    data = bytes(1000)
+    digest = registry.add_blob(data)
+    registry.rule("GET", f"/v2/a/b/blobs/{digest}", answer(404))
+    foreign = Descriptor(media.DOCKER_FOREIGN[0], digest, len(data), urls=["http://169.254.169.254/latest", f"https://{NAME}/other/blobs/{digest}"])
+    partial = Partial(str(tmp_path), digest, len(data))
+    with client_of(NAME, registry, certs_d=trust(tmp_path, tls, NAME)) as client:
+        client.download("a/b", foreign, partial)
+    partial.discard()
+    assert [request.target for request in registry.asked("GET", "")] == [f"/v2/a/b/blobs/{digest}", f"/other/blobs/{digest}"]
+
+
 # -- registries without TLS -----------------------------------------------------------------------------------------
 
 

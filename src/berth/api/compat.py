@@ -122,9 +122,9 @@ def info(version: str, found: dict[str, Any]) -> dict[str, Any]:
     if before(version, 49):
         for name in ("ContainerdCommit", "RuncCommit", "InitCommit"):
             found[name] = {**found[name], "Expected": found[name]["ID"]}
-    if before(version, 47):
-        empty: dict[str, list[str]] = {"AllowNondistributableArtifactsCIDRs": [], "AllowNondistributableArtifactsHostnames": []}
-        found["RegistryConfig"] = {**empty, **found["RegistryConfig"]}
+    if not before(version, 47):
+        hidden = ("AllowNondistributableArtifactsCIDRs", "AllowNondistributableArtifactsHostnames")
+        found["RegistryConfig"] = {key: value for key, value in found["RegistryConfig"].items() if key not in hidden}
     if before(version, 25):
         found["ExecutionDriver"] = "<not supported>"
         found["SecurityOptions"] = [option.partition(",")[0].removeprefix("name=") for option in found["SecurityOptions"]]

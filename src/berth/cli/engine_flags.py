@@ -4,6 +4,7 @@ from berth.cli.flags import Flag, Syntax
 
 FLAGS: "tuple[Flag, ...]" = (
     ("add-runtime", "", "list", "NAME=PATH", "Register another OCI runtime"),
+    ("allow-nondistributable-artifacts", "", "list", "HOST", "Registry that is sent foreign layers, too"),
     ("cgroup-parent", "", "string", "PATH", "Parent of the containers' cgroups"),
     ("config-file", "", "string", "FILE", "Configuration in JSON (default /etc/berth/daemon.json, where it is there)"),
     ("data-root", "", "string", "DIR", "Where images and containers are kept (default /var/lib/berth)"),

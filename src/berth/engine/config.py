@@ -130,6 +130,7 @@ KEYS: dict[str, Check] = {
     "default-cgroupns-mode": check.one_of("private", "host"), "log-driver": check.string, "log-opts": check.string_map,
     "seccomp-profile": check.seccomp_profile, "dns": check.addresses, "dns-opts": check.strings, "dns-search": check.strings,
     "registry-mirrors": check.mirrors, "insecure-registries": check.insecure_registries,
+    "allow-nondistributable-artifacts": check.registries,
     "max-concurrent-downloads": check.whole_number, "max-concurrent-uploads": check.whole_number,
     "max-download-attempts": check.positive_number,
 }  # fmt: skip

@@ -27,7 +27,6 @@ IDLE: dict[str, tuple[Check, str]] = {
     "host-gateway-ips": (check.addresses, _NETWORK), "default-address-pools": (check.a_list, _NETWORK),
     "default-network-opts": (check.an_object, _NETWORK),
     **dict.fromkeys(("http-proxy", "https-proxy", "no-proxy"), (check.string, _PULL)), "proxies": (check.string_map, _PULL),
-    "allow-nondistributable-artifacts": (check.strings, _PULL),
     "builder": (check.an_object, _BUILD), "cdi-spec-dirs": (check.strings, "berth has no CDI devices"),
     "node-generic-resources": (check.strings, _SWARM), "swarm-default-advertise-addr": (check.string, _SWARM),
     **dict.fromkeys(

@@ -226,9 +226,15 @@ def _mirror(text: str) -> str:
 def insecure_registries(value: object) -> list[str]:
     """HOST[:PORT], or a network."""
     for item in strings(value):
-        host = item.partition("/")[0]
         if "://" in item:
             raise Mistake(f"has {json.dumps(item)}: insecure registry should not contain '://'")
+    return registries(value)
+
+
+def registries(value: object) -> list[str]:
+    """The same, of registries that something else is said of."""
+    for item in strings(value):
+        host = item.partition("/")[0]
         if not item or item.startswith("-") or item.endswith("-") or ("/" in item and not _is_network(item)):
             raise Mistake(f"has {json.dumps(item)}: expected host, host:port or a network such as 10.0.0.0/8")
         port = host.rpartition(":")[2] if host.count(":") == 1 else ""
@@ -243,6 +249,15 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def foreign_info(registries: list[str]) -> dict[str, list[str]]:
+    """What `RegistryConfig` had up to version 1.46, of registries that are sent foreign layers."""
+    networks = [item for item in registries if _is_network(item) and "/" in item]
+    return {
+        "AllowNondistributableArtifactsCIDRs": networks,
+        "AllowNondistributableArtifactsHostnames": [item for item in registries if item not in networks],
+    }  # fmt: skip
 
 
 def registry_info(mirror_urls: list[str], insecure: list[str]) -> dict[str, Any]:

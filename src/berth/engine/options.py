@@ -23,7 +23,7 @@ class Options:
         tlsverify: bool = False, tlscacert: str = "", tlscert: str = "", tlskey: str = "", labels: list[str] | None = None,
         metrics_addr: str = "", live_restore: bool = True, shutdown_timeout_s: int = 15,
         container_defaults: dict[str, Any] | None = None, log_format: str = "text", seccomp_profile: str = "builtin",
-        registry_mirrors: list[str] | None = None, insecure_registries: list[str] | None = None,
+        registry_mirrors: list[str] | None = None, insecure_registries: list[str] | None = None, foreign_registries: list[str] | None = None,
         max_concurrent_downloads: int = 3, max_concurrent_uploads: int = 5, max_download_attempts: int = 5,
     ) -> None:  # fmt: skip
         self.data_root = os.path.abspath(data_root)
@@ -51,6 +51,7 @@ class Options:
         self.seccomp_profile = seccomp_profile
         self.registry_mirrors = registry_mirrors or []
         self.insecure_registries = insecure_registries or []
+        self.foreign_registries = foreign_registries or []
         self.max_concurrent_downloads = max_concurrent_downloads
         self.max_concurrent_uploads = max_concurrent_uploads
         self.max_download_attempts = max_download_attempts
@@ -67,6 +68,7 @@ class Options:
     def reload_attributes(self) -> dict[str, str]:
         """Of the event `daemon reload`, named and written as dockerd's."""
         return {
+            "allow-nondistributable-artifacts": _json(self.foreign_registries),
             "debug": _json(self.log_level == "debug"), "default-ipc-mode": self.container_defaults.get("IpcMode", "private"),
             "default-runtime": self.default_runtime, "default-shm-size": str(self.container_defaults.get("ShmSize", 64 << 20)),
             "insecure-registries": _json(self.insecure_registries), "labels": _json(self.labels),
@@ -79,7 +81,7 @@ class Options:
 
 _LIVE = frozenset((
     "log_level", "labels", "default_runtime", "add_runtime", "live_restore", "shutdown_timeout_s", "container_defaults",
-    "seccomp_profile", "registry_mirrors", "insecure_registries", "max_concurrent_downloads", "max_concurrent_uploads",
+    "seccomp_profile", "registry_mirrors", "insecure_registries", "foreign_registries", "max_concurrent_downloads", "max_concurrent_uploads",
     "max_download_attempts",
 ))  # fmt: skip
 
@@ -96,7 +98,7 @@ def from_settings(settings: dict[str, Any]) -> Options:
         "tlsverify": "tlsverify", "tlscacert": "tlscacert", "tlscert": "tlscert", "tlskey": "tlskey", "labels": "labels",
         "metrics-addr": "metrics_addr", "live-restore": "live_restore", "shutdown-timeout": "shutdown_timeout_s",
         "log-format": "log_format", "registry-mirrors": "registry_mirrors", "insecure-registries": "insecure_registries",
-        "max-concurrent-downloads": "max_concurrent_downloads", "max-concurrent-uploads": "max_concurrent_uploads",
+        "allow-nondistributable-artifacts": "foreign_registries", "max-concurrent-downloads": "max_concurrent_downloads", "max-concurrent-uploads": "max_concurrent_uploads",
         "max-download-attempts": "max_download_attempts",
     }  # fmt: skip
     values = {known[key]: value for key, value in settings.items() if key in known}

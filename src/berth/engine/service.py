@@ -15,7 +15,7 @@ from berth.engine import logconfig, views
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
-from berth.engine.config_values import LOG_LEVELS, registry_info
+from berth.engine.config_values import LOG_LEVELS, foreign_info, registry_info
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
@@ -172,7 +172,9 @@ class Engine:
             "NEventsListener": self.events.listeners, "KernelVersion": platform.release(), "OperatingSystem": os_release("PRETTY_NAME") or "Linux",
             "OSVersion": os_release("VERSION_ID"),
             "OSType": "linux", "Architecture": self.host.machine, "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": registry_info(self.options.registry_mirrors, self.options.insecure_registries),
+            "RegistryConfig": {
+                **registry_info(self.options.registry_mirrors, self.options.insecure_registries), **foreign_info(self.options.foreign_registries),
+            },
             "NCPU": os.cpu_count() or 1, "MemTotal": memory_kib * 1024, "GenericResources": None,
             "DockerRootDir": self.options.data_root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
             "Name": platform.node(), "Labels": self.options.labels, "ExperimentalBuild": False, "ServerVersion": VERSION,

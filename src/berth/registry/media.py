@@ -11,15 +11,17 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_SCHEMA_1 = ("application/vnd.docker.distribution.manifest.v1+json", "application/vnd.docker.distribution.manifest.v1+prettyjws")
 
 DOCKER_LAYERS = (DOCKER_LAYER, "application/vnd.docker.image.rootfs.diff.tar")
+DOCKER_FOREIGN = ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "application/vnd.docker.image.rootfs.foreign.diff.tar")
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
 ACCEPTED = (DOCKER_MANIFEST, DOCKER_LIST, OCI_INDEX, OCI_MANIFEST)
 
-_LAYER_STARTS = ("application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar")
-_FOREIGN_STARTS = ("application/vnd.oci.image.layer.nondistributable.v1.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar")
+_LAYER_STARTS = (OCI_LAYER, DOCKER_LAYERS[1])
+_FOREIGN_STARTS = (OCI_FOREIGN, DOCKER_FOREIGN[1])
 
 
 def is_layer(media_type: str) -> bool:
@@ -29,7 +31,10 @@ def is_layer(media_type: str) -> bool:
 
 def oci_layer(media_type: str) -> str:
     """OCI's name for a kind of layer."""
-    return {DOCKER_LAYER: f"{OCI_LAYER}+gzip", DOCKER_LAYERS[1]: OCI_LAYER}.get(media_type, media_type)
+    names = {
+        DOCKER_LAYER: f"{OCI_LAYER}+gzip", DOCKER_LAYERS[1]: OCI_LAYER, DOCKER_FOREIGN[0]: f"{OCI_FOREIGN}+gzip", DOCKER_FOREIGN[1]: OCI_FOREIGN,
+    }  # fmt: skip
+    return names.get(media_type, media_type)
 
 
 def is_foreign(media_type: str) -> bool:

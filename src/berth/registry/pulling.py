@@ -18,6 +18,7 @@ from berth.registry.client.client import RegistryClient
 from berth.registry.documents import Descriptor, Document
 from berth.registry.progress import Line, Report, short
 from berth.store.compression import open_stream
+from berth.store.foreign import Foreign
 from berth.store.images import Image, ImageStore, Layer, Source
 from berth.store.layers import Loose
 from berth.store.naming import chain_id, checked_config
@@ -264,6 +265,8 @@ class Pull:
             line.advance("Extracting", layer.size_bytes, layer.size_bytes)
             with self._lock:
                 self._compared.add(layer.digest)
+            if media.is_foreign(layer.media_type) and layer.urls:
+                self._store.foreign.keep(Foreign(diff, layer.digest, layer.size_bytes, layer.media_type, layer.urls))
             self._keep(loose, parent)
             partial.discard()
         except BaseException as error:

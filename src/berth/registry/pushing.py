@@ -56,7 +56,7 @@ class Push:
             config = self._send_config()
             manifest, kind = manifest_of(config, [sent[layer.diff] for layer in layers])
             digest = self._client.put_manifest(self._name.repository, self._name.tag, manifest, kind)
-            sources = [Source(diff, self._where, d.digest, d.size_bytes, d.media_type) for diff, d in sent.items()]
+            sources = [Source(diff, self._where, d.digest, d.size_bytes, d.media_type) for diff, d in sent.items() if not d.urls]
             self._store.note_pushed(self._image.id, [(self._name.familiar_name, digest)], sources)
             for diff in sent:
                 unsent.drop(self._store.layout.uploads, diff, self._where)
@@ -78,6 +78,10 @@ class Push:
     def _send_layer(self, layer: Layer, line: Line) -> Descriptor:
         if self._cancelled.is_set():
             raise Cancelled("the push was cancelled")
+        foreign = self._store.foreign.of(layer.diff)
+        if foreign and not self._client.settings.takes_foreign(self._name.registry):
+            line.say("Skipped foreign layer")
+            return Descriptor(foreign.media_type, foreign.digest, foreign.size_bytes, urls=foreign.urls)
         sources = [source for source in self._store.sources_of(layer.diff) if source.repository.startswith(f"{self._name.registry}/")]
         for source in sources:
             if source.repository == self._where:
@@ -141,7 +145,7 @@ class Push:
 
 def manifest_of(config: Descriptor, layers: list[Descriptor]) -> tuple[bytes, str]:
     """The manifest as Docker writes it, byte for byte, and its media type: OCI's where a layer has a form that Docker has no name for."""
-    oci = any(layer.media_type not in media.DOCKER_LAYERS for layer in layers)
+    oci = any(layer.media_type not in (*media.DOCKER_LAYERS, *media.DOCKER_FOREIGN) for layer in layers)
     kind = media.OCI_MANIFEST if oci else media.DOCKER_MANIFEST
     document = {
         "schemaVersion": 2, "mediaType": kind, "config": _entry(config, media.OCI_CONFIG if oci else media.DOCKER_CONFIG),
@@ -151,7 +155,8 @@ def manifest_of(config: Descriptor, layers: list[Descriptor]) -> tuple[bytes, st
 
 
 def _entry(descriptor: Descriptor, media_type: str) -> dict[str, object]:
-    return {"mediaType": media_type, "size": descriptor.size_bytes, "digest": descriptor.digest}
+    entry: dict[str, object] = {"mediaType": media_type, "size": descriptor.size_bytes, "digest": descriptor.digest}
+    return {**entry, "urls": descriptor.urls} if descriptor.urls else entry
 
 
 class _Counting:

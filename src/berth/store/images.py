@@ -19,6 +19,7 @@ from berth.errors import Conflict, DataLoss, InvalidParameter, NotFound
 from berth.oci import reference
 from berth.store import bringing, unsent
 from berth.store.database import Database, Statement
+from berth.store.foreign import ForeignLayers
 from berth.store.layers import LayerStore, Loose
 from berth.store.layout import Layout
 from berth.store.naming import chain_id, checked_config, familiar, tag_name
@@ -74,6 +75,7 @@ class ImageStore:
     def __init__(self, layout: Layout, database: Database, limits: Limits | None = None) -> None:
         self.layout = layout
         self.layers = LayerStore(layout, limits)
+        self.foreign = ForeignLayers(database)
         self._database = database
         self._lock = threading.RLock()
         self._syncing: threading.Timer | None = None
@@ -346,6 +348,8 @@ class ImageStore:
         self._sources = {key: source for key, source in self._sources.items() if key[0] in diffs}
         for diff in {layer.diff for layer in layers} - diffs:
             unsent.drop_all(self.layout.uploads, diff)
+        if layers:
+            self.foreign.keep_only(diffs)
 
     # -- bringing in ------------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ TEXTS: "dict[str, Text]" = {
                 ("Defaults of containers", "default-runtime add-runtime cgroup-parent default-cgroupns-mode default-ipc-mode "
                                            "default-shm-size default-ulimit dns dns-opt dns-search exec-opt init init-path "
                                            "no-new-privileges seccomp-profile userns-remap log-driver log-opt"),
-                ("Registries", "insecure-registry registry-mirror max-concurrent-downloads max-concurrent-uploads max-download-attempts"),
+                ("Registries", "insecure-registry registry-mirror allow-nondistributable-artifacts max-concurrent-downloads max-concurrent-uploads max-download-attempts"),
                 ("The engine's own log", "debug log-level log-format")),
     ),
     "oci": Text(

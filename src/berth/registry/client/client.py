@@ -146,11 +146,18 @@ class RegistryClient:
 
         A foreign layer is asked of the registry first, then of the descriptor's own URLs.
         """
-        targets = [_blob(repository, descriptor.digest)]
-        if media.is_foreign(descriptor.media_type):
-            targets += [url for url in descriptor.urls if url.startswith("https://")]
+
+        def fetch(endpoint: Endpoint) -> None:
+            targets = [_blob(repository, descriptor.digest)]
+            if media.is_foreign(descriptor.media_type):
+                # a manifest that came over TLS must not make us ask the machines around us, which listen without
+                safe = endpoint.verify and endpoint.scheme == "https"
+                schemes = ("https://",) if safe else ("https://", "http://")
+                targets += [url for url in descriptor.urls if url.lower().startswith(schemes)]
+            Download(self._session, endpoint, targets, _pull_scope(repository), partial, progress).run()
+
         try:
-            self._first(lambda endpoint: Download(self._session, endpoint, targets, _pull_scope(repository), partial, progress).run())
+            self._first(fetch)
         except BaseException as error:
             tell(partial, error)
             raise

@@ -110,29 +110,34 @@ class Download:
     def _ask(self, start: int, end: int) -> Answer:
         whole = start == 0 and end == self._partial.size_bytes
         headers = {} if whole else {"Range": f"bytes={start}-{end - 1}"}
-        for index, target in enumerate(self._targets):
-            last = index + 1 == len(self._targets)
+        broken: _Broken | None = None
+        failure: BerthError | None = None
+        for target in self._targets:
             try:
                 answer = self._session.once("GET", self._endpoint, target, scope=self._scope, headers=headers)
             except Interrupted as error:
-                raise _Broken(str(error), error.wait_s) from None
+                broken = _Broken(str(error), error.wait_s)
+                continue
             except RefusedAnswer as refused:
-                if last:
-                    raise of_request(refused.refusal) from None
+                failure = of_request(refused.refusal)
+                continue
+            except Cancelled:
+                raise
+            except BerthError as error:  # nobody there, or no address to ask
+                failure = error
                 continue
             if answer.status in (200, 206):
                 self._check_span(answer, start, end)
                 return answer
             if answer.status in RETRIED:
                 wait_s = retry_after_s(answer.header("Retry-After"))
-                words = answer.refusal().words
-                raise _Broken(words, wait_s)
+                broken = _Broken(answer.refusal().words, wait_s)
+                continue
             if answer.status == 416:
                 raise self._other_size(answer, "less than was asked for")
-            refusal = answer.refusal()
-            if last:
-                raise of_request(refusal)
-        raise AssertionError("no target")
+            failure = of_request(answer.refusal())
+        assert broken or failure
+        raise broken or failure or AssertionError  # what may pass is asked for again, whoever else has refused
 
     def _check_span(self, answer: Answer, start: int, end: int) -> None:
         """A registry may send less than was asked, but not something else."""

@@ -28,16 +28,20 @@ class Endpoint:
 
 
 class Settings:
-    """What daemon.json and the environment say. insecure: host[:port] or networks, of registries without (checked) TLS."""
+    """What daemon.json and the environment say.
+
+    insecure: host[:port] or networks, of registries without (checked) TLS; foreign: the same, of those that are sent foreign layers.
+    """
 
     def __init__(
         self, *, mirrors: list[str] | None = None, insecure: list[str] | None = None, max_downloads: int = 3, max_uploads: int = 5,
         attempts: int = 5, timeout_s: float = 30.0, back_off_s: float = 0.5, slowest_bytes_s: int = 1024,
         certificate_directories: tuple[str, ...] = CERTIFICATE_DIRECTORIES, environment: dict[str, str] | None = None, agent: str = "berth",
+        foreign: list[str] | None = None,
     ) -> None:  # fmt: skip
         self.mirrors = [_mirror(text) for text in mirrors or []]
-        self.insecure = list(insecure or [])
-        self._networks = [network for text in self.insecure if (network := _network(text))]
+        self._insecure = _Registries(insecure or [])
+        self._foreign = _Registries(foreign or [])
         self.max_downloads = max_downloads
         self.max_uploads = max_uploads
         self.attempts = attempts
@@ -58,14 +62,12 @@ class Settings:
 
     def is_insecure(self, registry: str) -> bool:
         """Named in `insecure-registries`, or on this machine's loopback, as with Docker."""
-        host = registry.rpartition(":")[0] if registry.rpartition(":")[2].isdigit() else registry
-        if registry in self.insecure or host in self.insecure or host == "localhost":
-            return True
-        try:
-            address = ipaddress.ip_address(host.strip("[]"))
-        except ValueError:
-            return False
-        return address.is_loopback or any(address in network for network in self._networks)
+        host = _bare(registry)
+        return host == "localhost" or _is_loopback(host.strip("[]")) or self._insecure.have(registry)
+
+    def takes_foreign(self, registry: str) -> bool:
+        """Whether layers that must not be handed on may be pushed there: `allow-nondistributable-artifacts`."""
+        return self._foreign.have(registry)
 
     def proxy(self, scheme: str, host: str) -> str:
         """The proxy's URL for a request, or ''; HTTPS_PROXY, HTTP_PROXY and NO_PROXY in either case, as Go reads them."""
@@ -105,6 +107,23 @@ class Settings:
                     raise InvalidParameter(f"{directory}/{name} has no {key} beside it; a client certificate needs its key")
                 pairs.append((f"{directory}/{name}", f"{directory}/{key}"))
         return authorities, pairs
+
+
+class _Registries:
+    """`host`, `host:port` and networks, as daemon.json lists them."""
+
+    def __init__(self, entries: list[str]) -> None:
+        self._names = set(entries)
+        self._networks = [network for text in entries if (network := _network(text))]
+
+    def have(self, registry: str) -> bool:
+        host = _bare(registry)
+        return bool({registry, host} & self._names) or any(_within(host.strip("[]"), network) for network in self._networks)
+
+
+def _bare(registry: str) -> str:
+    """Without the port."""
+    return registry.rpartition(":")[0] if registry.rpartition(":")[2].isdigit() else registry
 
 
 def _mirror(text: str) -> Endpoint:
