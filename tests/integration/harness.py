@@ -21,12 +21,15 @@ class Engine:
     """One engine process with roots of its own below a temporary directory."""
 
     def __init__(
-        self, options: tuple[str, ...] = (), wrapper: tuple[str, ...] = (), *, hosts: bool = False, pass_fds: tuple[int, ...] = ()
-    ) -> None:
-        """hosts: whether the options name addresses, so that the unix socket must be named too."""
+        self, options: tuple[str, ...] = (), wrapper: tuple[str, ...] = (), *, hosts: bool = False, pass_fds: tuple[int, ...] = (),
+        bridge: bool = False,
+    ) -> None:  # fmt: skip
+        """hosts: whether the options name addresses, so that the unix socket must be named too; bridge: whether it has the
+        default network: one that runs in the machine's own network namespace leaves its interfaces and rules alone."""
         self.top = tempfile.mkdtemp(prefix="berth-test-", dir="/var/tmp")
         self.data, self.exec = f"{self.top}/data", f"{self.top}/exec"
         self.options = (*options, "-H", f"unix://{self.exec}/berth.sock") if hosts else options
+        self.options += () if bridge else ("--bridge", "none")
         self.wrapper, self.pass_fds = wrapper, pass_fds
         self.mounts_before = mounts()
         self.seen_ids: set[str] = set()
@@ -144,8 +147,8 @@ class Engine:
         launchers = set(children(self.process.pid))
         found = []
         for pid in all_pids() - own:
-            if but_engine and (pid in launchers or comm(pid) in ("berth-spare", "berth-resolver")):
-                continue  # the launcher keeps one monitor ready; a resolver stays as long as its engine or the one after that
+            if but_engine and (pid in launchers or comm(pid) in ("berth-spare", "berth-plumber", "berth-resolver")):
+                continue  # what waits for the next container
             text = read(f"/proc/{pid}/cmdline") + read(f"/proc/{pid}/mountinfo") + read(f"/proc/{pid}/environ")
             if self.top in text or (launchers and parent(pid) in launchers):
                 found.append(f"{pid} {comm(pid)}")

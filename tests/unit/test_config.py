@@ -94,9 +94,10 @@ def test_every_key_of_dockerds_is_known(key: str) -> None:
 
 
 def test_what_is_said_in_vain() -> None:
-    read = settings({"iptables": False, "mtu": 1400, "experimental": True, "debug": True, "oom-score-adjust": 0, "selinux-enabled": False})
+    read = settings({"iptables": False, "network-diagnostic-port": 1400, "experimental": True, "debug": True, "oom-score-adjust": 0, "selinux-enabled": False})
     assert config_other.notes(read) == [
-        "iptables has no effect: berth has no networks of its own yet", "mtu has no effect: berth has no networks of its own yet",
+        "iptables has no effect: berth's rules are a table of its own in nftables, which touches nobody else's; see published-ports",
+        "network-diagnostic-port has no effect: berth is in no swarm",
         "experimental has no effect: berth has no experimental features to switch on",
     ]  # fmt: skip
 

@@ -434,7 +434,6 @@ def test_requests_that_contradict_themselves(config: dict, host: dict, message: 
 @pytest.mark.parametrize(
     ("config", "host"),
     [
-        ({}, {"NetworkMode": "mine"}), ({}, {"PublishAllPorts": True}), ({}, {"PortBindings": {"80/tcp": [{}]}}), ({}, {"Links": ["x"]}),
         ({}, {"DeviceRequests": [{}]}), ({}, {"StorageOpt": {"size": "1"}}),
     ],
 )  # fmt: skip

@@ -104,9 +104,9 @@ def image_summaries(version: str, found: list[dict[str, Any]]) -> list[dict[str,
     return [{**image, "VirtualSize": image["Size"]} for image in found] if before(version, 44) else found
 
 
-def networks(version: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The elements of GET /networks, which since 1.28 do not say who is in them."""
-    return found if before(version, 28) else [{**network, "Containers": {}} for network in found]
+def network(version: str, found: dict[str, Any]) -> dict[str, Any]:
+    """GET /networks/{id}, and the elements of GET /networks."""
+    return {key: value for key, value in found.items() if key != "EnableIPv4"} if before(version, 48) else found
 
 
 def disk_usage(version: str, found: dict[str, Any]) -> dict[str, Any]:

@@ -54,10 +54,7 @@ class Containers:
         host, networks = config.get("HostConfig") or {}, (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
         compat.adjust_create(exchange.version, config, host, networks, has_v1=self._engine.host.hosts.version == 1)
         host = with_defaults(host, self._engine.options.container_defaults)
-        for name in networks:
-            if name not in ("default", "none", "host", host.get("NetworkMode")):
-                raise errors.NotImplementedHere(f"network {name!r}: this version of berth has the networks none and host")
-        container, warnings = await self._engine.containers.create(exchange.query.get("name", ""), config, host)
+        container, warnings = await self._engine.containers.create(exchange.query.get("name", ""), config, host, networks)
         exchange.respond(201, {"Id": container.record.id, "Warnings": warnings})
 
     async def container_list(self, exchange: Exchange) -> None:

@@ -16,6 +16,7 @@ from berth.api.execs import Execs
 from berth.api.files import Files
 from berth.api.images import Images
 from berth.api.metrics import ApiMetrics
+from berth.api.networks import Networks
 from berth.api.streams import version_numbers
 from berth.api.stubs import Stubs
 from berth.api.system import System
@@ -49,7 +50,10 @@ class Api:
         self.metrics = ApiMetrics()
         self._routes = [
             (method, pattern.strip("/").split("/"), handler)
-            for group in (System(engine), Containers(engine), Execs(engine), Images(engine), Files(engine), UsageEndpoints(engine), Volumes(engine), Why(engine), Stubs())
+            for group in (
+                System(engine), Containers(engine), Execs(engine), Images(engine), Networks(engine), Files(engine), UsageEndpoints(engine),
+                Volumes(engine), Why(engine), Stubs(),
+            )
             for method, pattern, handler in group.routes()
         ]
 

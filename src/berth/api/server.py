@@ -67,7 +67,7 @@ async def serve(options: Options, ready_fd: int, reread: Callable[[], tuple[Opti
             for path in [*(listener.path for listener in listeners), pidfile]:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-            engine.take_down()
+            await engine.take_down()
         for task in asyncio.all_tasks():
             if task is not asyncio.current_task():
                 task.cancel()

@@ -59,8 +59,17 @@ _ENDPOINT = {
     "Aliases": [str], "DriverOpts": _LABELS, "GwPriority": int, "NetworkID": str,
 }  # fmt: skip
 VOLUME_CREATE: Shape = {"Name": str, "Driver": str, "DriverOpts": _LABELS, "Labels": _LABELS, "ClusterVolumeSpec": object}
+_IPAM_CONFIG = {"Subnet": str, "IPRange": str, "Gateway": str, "AuxiliaryAddresses": _LABELS, "AuxAddress": _LABELS}
+NETWORK_CREATE: Shape = {
+    "Name": str, "CheckDuplicate": bool, "Driver": str, "Scope": str, "Internal": bool, "Attachable": bool, "Ingress": bool,
+    "ConfigOnly": bool, "ConfigFrom": {"Network": str}, "IPAM": {"Driver": str, "Config": [_IPAM_CONFIG], "Options": _LABELS},
+    "EnableIPv4": bool, "EnableIPv6": bool, "Options": _LABELS, "Labels": _LABELS,
+}  # fmt: skip
+NETWORK_CONNECT: Shape = {"Container": str, "EndpointConfig": _ENDPOINT}
+NETWORK_DISCONNECT: Shape = {"Container": str, "Force": bool}
 CREATE: Shape = CONFIG | {"HostConfig": HOST, "NetworkingConfig": {"EndpointsConfig": {"*": _ENDPOINT}}}
-UPDATE: Shape = RESOURCES | {"RestartPolicy": _RESTART}
+_PORT_CHANGE = {"HostIp": str, "HostPort": str, "ContainerPort": object, "Protocol": str}
+UPDATE: Shape = RESOURCES | {"RestartPolicy": _RESTART, "PublishAdd": [_PORT_CHANGE], "PublishRemove": [_PORT_CHANGE]}
 EXEC_CREATE: Shape = {
     "AttachStdin": bool, "AttachStdout": bool, "AttachStderr": bool, "ConsoleSize": _SIZE, "DetachKeys": str, "Tty": bool,
     "Env": [str], "Cmd": [str], "Privileged": bool, "User": str, "WorkingDir": str,

@@ -6,7 +6,6 @@ group is asked last, so that a group which serves one of these paths takes it fr
 
 from berth import errors
 from berth.api.request import parse_filters
-from berth.engine import networks
 from berth.http.exchange import Exchange, Handler
 from berth.http.routing import Route
 
@@ -32,7 +31,6 @@ _LATER = {
     "POST /plugins/pull, POST /plugins/create, GET /plugins/privileges": "plugins are not there in this version of berth",
     "POST /build, POST /build/cancel, POST /session, POST /grpc":
         "this version of berth cannot build images yet; build elsewhere and bring the image in with load",
-    "POST /networks/create": "this version of berth has the networks none and host only",
     "GET /containers/{id}/checkpoints, POST /containers/{id}/checkpoints, DELETE /containers/{id}/checkpoints/{checkpoint}":
         "checkpoints are not there yet in this version of berth",
 }  # fmt: skip
@@ -44,8 +42,6 @@ class Stubs:
     def routes(self) -> list[Route]:
         found: list[Route] = [
             ("GET", "/plugins", self.plugins),
-            ("DELETE", "/networks/{id}", self.network), ("POST", "/networks/{id}/connect", self.network),
-            ("POST", "/networks/{id}/disconnect", self.network),
         ]  # fmt: skip
         found += _all(_OF_MANAGERS, _refusal(errors.Unavailable(_NO_MANAGER)))
         found += _all(_OF_MEMBERS, _refusal(errors.Unavailable(_NO_SWARM)))
@@ -60,14 +56,6 @@ class Stubs:
 
     async def plugin(self, exchange: Exchange) -> None:
         raise errors.NotFound(f'plugin "{exchange.parameters["name"]}" not found')
-
-    async def network(self, exchange: Exchange) -> None:
-        name = networks.find(exchange.parameters["id"])
-        if not name:
-            raise errors.NotFound(f"network {exchange.parameters['id']} not found")
-        if exchange.method == "DELETE":
-            raise errors.Forbidden(f"{name} is a pre-defined network and cannot be removed")
-        raise errors.Forbidden(f"container cannot be connected to or disconnected from the network {name}: choose it with --network")
 
 
 def _refusal(error: errors.BerthError) -> Handler:

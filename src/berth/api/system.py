@@ -1,13 +1,12 @@
-"""System endpoints: ping, version, info, events, and what networks and volumes there are."""
+"""System endpoints: ping, version, info, events, and what volumes there are."""
 
 import asyncio
 import time
-from typing import Any
 
 from berth import errors
 from berth.api import compat
 from berth.api.request import parse_filters
-from berth.engine import events, networks, views
+from berth.engine import events
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -23,7 +22,6 @@ class System:
         return [
             ("GET", "/_ping", self.ping), ("HEAD", "/_ping", self.ping),
             ("GET", "/version", self.version), ("GET", "/info", self.info), ("GET", "/events", self.events),
-            ("GET", "/networks", self.networks), ("GET", "/networks/{name}", self.network_inspect),
         ]  # fmt: skip
 
     async def ping(self, exchange: Exchange) -> None:
@@ -34,22 +32,6 @@ class System:
 
     async def info(self, exchange: Exchange) -> None:
         exchange.respond(200, compat.info(exchange.version, self._engine.info()))
-
-    async def networks(self, exchange: Exchange) -> None:
-        found = [self._network(name) for name in networks.chosen(parse_filters(exchange.query.get("filters", "")))]
-        exchange.respond(200, compat.networks(exchange.version, found))
-
-    async def network_inspect(self, exchange: Exchange) -> None:
-        if not exchange.parameters["name"]:  # `/networks/` is another name of the list
-            await self.networks(exchange)
-            return
-        name = networks.find(exchange.parameters["name"])
-        if not name:
-            raise errors.NotFound(f"network {exchange.parameters['name']} not found")
-        exchange.respond(200, self._network(name))
-
-    def _network(self, name: str) -> dict[str, Any]:
-        return networks.payload(name, [container.record for container in self._engine.containers.all()], views.ZERO_TIME)
 
     async def events(self, exchange: Exchange) -> None:
         filters = parse_filters(exchange.query.get("filters", ""))

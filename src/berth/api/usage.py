@@ -6,7 +6,6 @@ from berth import errors
 from berth.api import compat
 from berth.api.request import parse_filters
 from berth.api.streams import is_at_least
-from berth.engine import prune
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -25,7 +24,7 @@ class UsageEndpoints:
             ("GET", "/containers/{id...}/top", self.top), ("GET", "/containers/{id...}/stats", self.stats),
             ("GET", "/system/df", self.disk_usage),
             ("POST", "/containers/prune", self.prune_containers), ("POST", "/images/prune", self.prune_images),
-            ("POST", "/networks/prune", self.prune_networks), ("POST", "/volumes/prune", self.prune_volumes),
+            ("POST", "/volumes/prune", self.prune_volumes),
             ("POST", "/build/prune", self.prune_builds),
         ]  # fmt: skip
 
@@ -56,11 +55,6 @@ class UsageEndpoints:
     async def prune_images(self, exchange: Exchange) -> None:
         removed, reclaimed = await self._engine.housekeeping.prune_images(_filters(exchange))
         exchange.respond(200, {"ImagesDeleted": removed or None, "SpaceReclaimed": reclaimed})
-
-    async def prune_networks(self, exchange: Exchange) -> None:
-        prune.check(_filters(exchange), ("label", "label!", "until"))
-        self._pruned("network")
-        exchange.respond(200, {"NetworksDeleted": None})  # none and host stay
 
     async def prune_volumes(self, exchange: Exchange) -> None:
         filters = _filters(exchange)

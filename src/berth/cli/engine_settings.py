@@ -13,7 +13,7 @@ from berth.errors import InvalidParameter
 
 # dockerd's flags that change nothing here or are refused: understood, for units that were written for it, and not advertised.
 OTHER_FLAGS: tuple[Flag, ...] = tuple(
-    (config.FLAG_NAMES.get(key, key), "b" if key == "bridge" else "", config_other.flag_kind(key), "", "") for key in config_other.CHECKS
+    (config.FLAG_NAMES.get(key, key), "", config_other.flag_kind(key), "", "") for key in config_other.CHECKS
 )
 _NO_SETTINGS = ("config-file", "ready-fd", "validate")
 _PATHS = ("data-root", "exec-root", "pidfile", "init-path", "tlscacert", "tlscert", "tlskey", "seccomp-profile")
@@ -86,6 +86,30 @@ def _ulimits(value: object) -> dict[str, dict[str, int]]:
     return found
 
 
+def _pools(value: object) -> list[dict[str, Any]]:
+    """`base=10.10.0.0/16,size=24` each."""
+    found = []
+    for item in value if isinstance(value, list) else []:
+        pairs = dict(part.partition("=")[::2] for part in item.split(","))
+        if set(pairs) != {"base", "size"} or not pairs["size"].isdigit():
+            raise Mistake("is not base=CIDR,size=BITS")
+        found.append({"base": pairs["base"], "size": int(pairs["size"])})
+    return found
+
+
+def _network_options(value: object) -> dict[str, dict[str, str]]:
+    """`bridge=com.docker.network.driver.mtu=1450` each."""
+    found: dict[str, dict[str, str]] = {}
+    for item in value if isinstance(value, list) else []:
+        driver, _, rest = item.partition("=")
+        key, equals, text = rest.partition("=")
+        if not driver or not key or not equals:
+            raise Mistake("is not DRIVER=KEY=VALUE")
+        found.setdefault(driver, {})[key] = text
+    return found
+
+
 _SHAPES: dict[str, Callable[[object], Any]] = {
     "add-runtime": _pairs, "log-opt": _pairs, "default-ulimit": _ulimits, "init": boolean, "debug": boolean,
+    "default-address-pool": _pools, "default-network-opt": _network_options,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import IO
 
 from berth import errors
-from berth.engine import rootfiles, users, views
+from berth.engine import rootfiles, times, users
 from berth.engine.mountpoints import of_record
 from berth.engine.registry import Container
 from berth.engine.rootview import Maps, RootViews
@@ -201,7 +201,7 @@ def _path_stat(root: int, fd: int, cleaned: str) -> dict:
     target = canonical(root, cleaned) if stat.S_ISLNK(status.st_mode) else ""
     return {
         "name": member_name(cleaned), "size": status.st_size, "mode": go_mode(status.st_mode),
-        "mtime": views.rfc3339(status.st_mtime_ns), "linkTarget": target,
+        "mtime": times.rfc3339(status.st_mtime_ns), "linkTarget": target,
     }  # fmt: skip
 
 

@@ -24,7 +24,9 @@ class Facts:
     machine: as `uname -m`; bounding: the engine's own capability bounding set, as a mask; apparmor,
     selinux, cgroup_version, landlock_abi: what the kernel has; id_maps: (uid, gid) mappings for a user
     namespace, or None; init: path of the program for --init; shared_pids: to share namespaces with; own_oom_score: the engine's; mounts: what
-    the container mounts besides its pseudo file systems, as OCI has it.
+    the container mounts besides its pseudo file systems, as OCI has it; network_path: of the network namespace that was made for it, '' for
+    none; user_path: of the user namespace that owns that, '' for a new one or none; etc_directory: of hostname, hosts and resolv.conf,
+    another container's where its network is shared.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Facts:
         self.devices = devices
         self.own_oom_score = own_oom_score
         self.mounts = mounts or []
+        self.network_path = self.user_path = ""
+        self.etc_directory = directory
 
 
 def specification(identity: str, config: dict, host: dict, facts: Facts) -> dict:
@@ -302,7 +306,9 @@ def _namespaces(host: dict, facts: Facts) -> list[dict]:
         mode = _mode(host, key)
         if mode and facts.id_maps and kind != "uts":
             _refuse_sharing(kind, mode)
-        if not mode:
+        if kind == "network" and facts.network_path:
+            found.append({"type": kind, "path": facts.network_path})
+        elif not mode:
             found.append({"type": kind})
         elif mode != "host":
             found.append({"type": kind, "path": f"/proc/{facts.shared_pids[mode.partition(':')[2]]}/ns/{file}"})
@@ -310,7 +316,7 @@ def _namespaces(host: dict, facts: Facts) -> list[dict]:
     if private == "private":
         found.append({"type": "cgroup"})
     if facts.id_maps:
-        found.append({"type": "user"})
+        found.append({"type": "user", **({"path": facts.user_path} if facts.user_path else {})})
     return found
 
 
@@ -432,7 +438,7 @@ def _mounts(host: dict, config: dict, facts: Facts, privileged: bool) -> list[di
     elif host.get("IpcMode") == "none":
         del found["/dev/shm"]  # a private IPC namespace with nothing to share memory through
     for name in ("hostname", "hosts", "resolv.conf"):
-        found[f"/etc/{name}"] = mountpoints.bind(f"{facts.directory}/{name}", f"/etc/{name}", ["rbind", "rprivate"])
+        found[f"/etc/{name}"] = mountpoints.bind(f"{facts.etc_directory}/{name}", f"/etc/{name}", ["rbind", "rprivate"])
     if host.get("Init") and facts.init:
         found["/sbin/docker-init"] = mountpoints.bind(facts.init, "/sbin/docker-init", ["bind", "ro"])
     for destination, options in (host.get("Tmpfs") or {}).items():

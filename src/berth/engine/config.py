@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from berth.engine import config_values as check
-from berth.engine import logconfig
+from berth.engine import logconfig, netsettings
 from berth.engine.config_other import CHECKS
 from berth.engine.config_values import Check, Mistake
 from berth.errors import InvalidParameter
@@ -20,7 +20,7 @@ FLAG_NAMES = {
     "default-ulimits": "default-ulimit", "registry-mirrors": "registry-mirror", "insecure-registries": "insecure-registry",
     "authorization-plugins": "authorization-plugin", "storage-opts": "storage-opt", "node-generic-resources": "node-generic-resource",
     "default-address-pools": "default-address-pool", "default-network-opts": "default-network-opt", "cdi-spec-dirs": "cdi-spec-dir",
-    "features": "feature",
+    "features": "feature", "host-gateway-ips": "host-gateway-ip",
 }  # fmt: skip
 _MAX_FILE_BYTES = 1 << 20
 
@@ -133,6 +133,11 @@ KEYS: dict[str, Check] = {
     "allow-nondistributable-artifacts": check.registries,
     "max-concurrent-downloads": check.whole_number, "max-concurrent-uploads": check.whole_number,
     "max-download-attempts": check.positive_number,
+    **dict.fromkeys(("icc", "ip-forward", "ip-masq", "ipv6", "userland-proxy"), check.boolean), "bridge": netsettings.interface,
+    **dict.fromkeys(("bip", "bip6", "fixed-cidr", "fixed-cidr-v6"), check.subnet),
+    **dict.fromkeys(("default-gateway", "default-gateway-v6", "ip"), check.address), "host-gateway-ip": check.address, "host-gateway-ips": check.addresses,
+    "mtu": check.whole_number, "default-address-pools": netsettings.address_pools, "default-network-opts": netsettings.network_options,
+    "published-ports": check.one_of("checked", "direct"),
 }  # fmt: skip
 _CHECKS: dict[str, Check] = KEYS | CHECKS
 

@@ -10,22 +10,17 @@ from typing import Any
 from berth.engine import config_values as check
 from berth.engine.config_values import Check, Mistake
 
-_NETWORK = "berth has no networks of its own yet"
+_RULES = "berth's rules are a table of its own in nftables, which touches nobody else's; see published-ports"
 _PULL = "berth pulls from no registry yet"
 _BUILD = "berth does not build yet"
 _SWARM = "berth is in no swarm"
 _CONTAINERD = "berth runs containers without containerd"
 
 IDLE: dict[str, tuple[Check, str]] = {
-    **dict.fromkeys((
-        "allow-direct-routing", "icc", "ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "userland-proxy",
-    ), (check.boolean, _NETWORK)),
-    **dict.fromkeys(("bridge", "bridge-accept-fwmark", "firewall-backend", "userland-proxy-path"), (check.string, _NETWORK)),
-    **dict.fromkeys(("bip", "bip6", "fixed-cidr", "fixed-cidr-v6"), (check.subnet, _NETWORK)),
-    **dict.fromkeys(("default-gateway", "default-gateway-v6", "host-gateway-ip", "ip"), (check.address, _NETWORK)),
-    **dict.fromkeys(("mtu", "network-control-plane-mtu", "network-diagnostic-port"), (check.whole_number, _NETWORK)),
-    "host-gateway-ips": (check.addresses, _NETWORK), "default-address-pools": (check.a_list, _NETWORK),
-    "default-network-opts": (check.an_object, _NETWORK),
+    **dict.fromkeys(("allow-direct-routing", "ip-forward-no-drop", "ip6tables", "iptables"), (check.boolean, _RULES)),
+    **dict.fromkeys(("bridge-accept-fwmark", "firewall-backend"), (check.string, _RULES)),
+    "userland-proxy-path": (check.string, "what berth relays it relays itself"),
+    **dict.fromkeys(("network-control-plane-mtu", "network-diagnostic-port"), (check.whole_number, _SWARM)),
     **dict.fromkeys(("http-proxy", "https-proxy", "no-proxy"), (check.string, _PULL)), "proxies": (check.string_map, _PULL),
     "builder": (check.an_object, _BUILD), "cdi-spec-dirs": (check.strings, "berth has no CDI devices"),
     "node-generic-resources": (check.strings, _SWARM), "swarm-default-advertise-addr": (check.string, _SWARM),

@@ -9,7 +9,7 @@ import secrets
 import socket
 
 from berth import errors
-from berth.engine import bundle, logconfig, names, payload, state, updates, users, validate
+from berth.engine import bundle, logconfig, names, netcontainer, netports, payload, portmaps, state, updates, users, validate
 from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.mounting import insertions
@@ -31,16 +31,19 @@ class ContainerService(Restoring):
 
     # -- create -----------------------------------------------------------------------------------
 
-    async def create(self, name: str, config: dict, host: dict) -> tuple[Container, list[str]]:
-        """Makes a container from Docker's Config and HostConfig; returns it and warnings."""
+    async def create(self, name: str, config: dict, host: dict, endpoints: dict | None = None) -> tuple[Container, list[str]]:
+        """Makes a container from Docker's Config, HostConfig and EndpointsConfig; returns it and warnings."""
         payload.check(config, host)
         wanted = config.get("Image") or ""
         if not wanted:
             raise errors.InvalidParameter("no image given: Config.Image is empty")
         reference.parse(wanted) if not reference.is_image_id(wanted) else None
         image = self._images.find(wanted)
+        if (host.get("NetworkMode") or "default") == "default":
+            host["NetworkMode"] = self._endpoints.default_mode
+        networking = netcontainer.container(config, host, endpoints or {}, (image.config.get("config") or {}).get("ExposedPorts"))
         config = payload.merged_config(config, image.config.get("config") or {})
-        host.setdefault("NetworkMode", "default")
+        host["NetworkMode"] = networking.mode
         if self.host.hosts.version == 1:
             host.setdefault("OomKillDisable", False)
         policy = host.get("RestartPolicy") or {}
@@ -54,14 +57,16 @@ class ContainerService(Restoring):
         host["Runtime"] = host.get("Runtime") or self.host.default_runtime
         self._check_shared(host)
         mounts = self._wanted_mounts(config, host)
-        warnings = self._check_security(identity, config, host)
+        warnings = [*networking.warnings, *self._check_security(identity, config, host)]
         if name:
             validate.name(name)
             name = name.removeprefix("/")
             self._check_free(name)
         else:
             name = names.random_name(set(self._by_name))
-        container = Container(Record(identity, name, image.id, wanted, config, host))
+        record = Record(identity, name, image.id, wanted, config, host)
+        record.endpoints = self._endpoints.wanted(networking, endpoints or {})
+        container = Container(record)
         await self._add(container, mounts)
         self.publish(container, "create")
         return container, warnings
@@ -156,6 +161,8 @@ class ContainerService(Restoring):
                 del self._by_name[name]
                 raise
             del self._by_name[old]
+            await self._endpoints.renamed(container.record, self.directory(container))
+            await self.save_quietly(container)
             self.publish(container, "rename", {"oldName": f"/{old}"})
 
     def _check_free(self, name: str) -> None:
@@ -189,6 +196,7 @@ class ContainerService(Restoring):
     async def update(self, container: Container, request: dict) -> list[str]:
         """Changes limits and the restart policy, of a running container at once; returns warnings."""
         changes = updates.wanted(request)
+        publish, withdraw = (netports.port_changes(request.get(key) or [], key) for key in ("PublishAdd", "PublishRemove"))
         async with container.lock:
             record, warnings = container.record, []
             try:
@@ -198,8 +206,12 @@ class ContainerService(Restoring):
                     warnings.append(updates.NO_WEIGHT)
                 host = updates.merged(record.host, changes)
                 self._check_host_has(host)
+                if publish or withdraw:
+                    host = {**host, "PortBindings": portmaps.changed(host.get("PortBindings") or {}, publish, withdraw)}
                 if record.running:
                     await self._update_live(container, host, changes)
+                if record.running and (publish or withdraw):
+                    await self._endpoints.change_ports(record, publish, withdraw, self.directory(container))
             except errors.BerthError as error:
                 raise type(updates.refusal(error))(f"Cannot update container {record.id}: {error}") from error
             record.host = host

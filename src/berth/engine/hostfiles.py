@@ -6,7 +6,6 @@ import time
 
 from berth import errors
 from berth.engine import validate
-from berth.engine.state import Record
 from berth.store.trees import remove_tree
 
 
@@ -54,39 +53,6 @@ def make_bind_sources(sources: list[str]) -> None:
             continue  # a file is a source too
         except OSError as error:
             raise errors.InvalidParameter(f"error while creating mount source path '{source}': {error.strerror}") from None
-
-
-def write_etc_files(record: Record, directory: str, owner: list[int]) -> None:
-    """hostname, hosts and resolv.conf, as Docker makes them for a container without a network of its own.
-
-    owner: the host's ids of the container's root, who may edit them.
-    """
-    host_name = record.config.get("Hostname") or ""
-    host_network = record.host.get("NetworkMode") == "host"
-    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n"
-    hosts += "ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-    if host_network:
-        hosts = _read("/etc/hosts") or hosts
-    for entry in record.host.get("ExtraHosts") or []:
-        name, _, address = entry.replace("=", ":", 1).partition(":")
-        hosts += f"{address}\t{name}\n"
-    resolv = _read("/etc/resolv.conf")
-    servers, search, options = (record.host.get(key) for key in ("Dns", "DnsSearch", "DnsOptions"))
-    if servers or search or options:
-        lines = [f"nameserver {server}" for server in servers] if servers else [
-            line for line in resolv.splitlines() if line.startswith("nameserver")
-        ]  # fmt: skip
-        lines += [f"search {' '.join(search)}"] if search else []
-        lines += [f"options {' '.join(options)}"] if options else []
-        resolv = "\n".join(lines) + "\n"
-    for name, text in (("hostname", f"{host_name}\n"), ("hosts", hosts), ("resolv.conf", resolv)):
-        path = f"{directory}/{name}"
-        if not os.path.exists(path):
-            with open(f"{path}.new", "w") as file:  # one that exists is whole: an engine may be killed here
-                file.write(text)
-            os.chmod(f"{path}.new", 0o644)
-            os.chown(f"{path}.new", *owner)
-            os.rename(f"{path}.new", path)
 
 
 def _read(path: str) -> str:

@@ -50,6 +50,7 @@ class NetworkRecord:
         self.config_from = config_from
         self.config_only = config_only
         self.interface = self._interface() if interface is None else interface
+        self.chosen: list[str] = []  # the subnets that a client named: in these, clients name addresses, too
 
     def _interface(self) -> str:
         if self.driver == model.BRIDGE:
@@ -80,6 +81,9 @@ class NetworkRecord:
             ))  # fmt: skip
         return tuple(found)
 
+    def chosen_subnets(self) -> tuple[Subnet, ...]:
+        return tuple(subnet for subnet in self.subnets() if str(subnet.network) in self.chosen)
+
     def as_model(self) -> model.Network:
         """As the kernel's side knows it."""
         return model.Network(self.id, self.name, self.driver, self.interface, self.subnets(), self.internal, self.options)
@@ -97,3 +101,15 @@ class NetworkRecord:
 def endpoint_id() -> str:
     """Of a container's place in a network, a new one each time it starts."""
     return secrets.token_hex(32)
+
+
+def ipam_entry(subnet: Subnet) -> dict[str, Any]:
+    """An element of IPAM.Config."""
+    entry: dict[str, Any] = {"Subnet": str(subnet.network)}
+    if subnet.range:
+        entry["IPRange"] = str(subnet.range)
+    if subnet.gateway:
+        entry["Gateway"] = str(subnet.gateway)
+    if subnet.reserved:
+        entry["AuxiliaryAddresses"] = {name: str(address) for name, address in subnet.reserved.items()}
+    return entry

@@ -1,93 +1,255 @@
-"""The networks that every engine has, none and host, as Docker's clients see them. Pure."""
+"""Networks: create, inspect, remove, prune, and containers that join and leave them. Docker's words, and what is done for them.
 
-import hashlib
-from collections.abc import Callable
+A change of a container's networks holds its lock; a network that is being removed is not found any more.
+"""
+
+import logging
+from ipaddress import IPv6Network
 from typing import Any
 
-from berth.engine.state import Record
-from berth.errors import InvalidParameter
+from berth import errors
+from berth.engine import endpointnames, netrecords, netviews, prune
+from berth.engine.containers import ContainerService
+from berth.engine.endpointnames import endpoints_of
+from berth.engine.endpoints import Endpoints
+from berth.engine.events import EventBus
+from berth.engine.hostnetworks import HostNetworks
+from berth.engine.netendpoint import EndpointRequest, check_addresses
+from berth.engine.netpayload import NetworkRequest
+from berth.engine.netrecords import NetworkRecord
+from berth.engine.netstore import NetworkStore
+from berth.engine.registry import Container
+from berth.network import addresses, model
+from berth.network.model import Range, Subnet
 
-DRIVERS = {"host": "host", "none": "null"}
-
-
-def identity(name: str) -> str:
-    """The id of a network: 64 hexadecimal digits, as Docker's have; the same on every engine."""
-    return hashlib.sha256(f"berth network {name}".encode()).hexdigest()
-
-
-def find(text: str) -> str:
-    """A name, an id or the start of one -> the name; '' for none of them."""
-    if text in DRIVERS:
-        return text
-    return next((name for name in DRIVERS if text and identity(name).startswith(text)), "")
-
-
-def of_record(record: Record) -> str:
-    """The network that a container is in while it runs; '' for one that shares another container's."""
-    mode = record.host.get("NetworkMode") or "default"
-    return "none" if mode == "default" else "" if mode.startswith("container:") else mode
+log = logging.getLogger("berth.networks")
 
 
-def event(record: Record) -> tuple[str, dict[str, str]] | None:
-    """Id and attributes of the events `connect` and `disconnect` of a container; None for one that joins no network."""
-    name = of_record(record)
-    return (identity(name), {"container": record.id, "name": name, "type": DRIVERS[name]}) if name in DRIVERS else None
+class NetworkService:
+    """All networks of one engine."""
+
+    def __init__(
+        self, store: NetworkStore, host: HostNetworks, endpoints: Endpoints, containers: ContainerService, events: EventBus
+    ) -> None:  # fmt: skip
+        self.store = store
+        self._host = host
+        self._endpoints = endpoints
+        self._containers = containers
+        self._events = events
+
+    # -- looking --------------------------------------------------------------------------------
+
+    def inspect(self, network: NetworkRecord) -> dict[str, Any]:
+        """GET /networks/{id}."""
+        return netviews.payload(network, (container.record for container in self._containers.all()))
+
+    def listed(self, filters: dict[str, list[str]], *, containers: bool = False) -> list[dict[str, Any]]:
+        """GET /networks; InvalidParameter for a filter that nobody knows. containers: whether it says who is in them."""
+        netviews.check(filters)
+        passes = netviews.chooser(filters, self._used())
+        records = [container.record for container in self._containers.all()] if containers else []
+        return [netviews.payload(network, records) for network in self.store.all() if passes(network)]
+
+    def _used(self) -> set[str]:
+        """Ids of networks that running containers are in."""
+        found = set()
+        for container in self._containers.all():
+            if container.record.running:
+                found |= {entry.get("network_id") for entry in endpoints_of(container.record).values()}
+        return {identity for identity in found if identity}
+
+    # -- an engine that starts and ends -----------------------------------------------------------
+
+    async def restore(self) -> None:
+        """What running containers and people's own networks need of the host, whatever an engine before left of it."""
+        used = self._used()
+        wanted = [network for network in self.store.all() if network.id in used or (not network.predefined and not network.config_only)]
+        try:
+            await self._host.restore([network.as_model() for network in wanted], self._endpoints.published())
+        except errors.BerthError as error:
+            log.error("networks are not as they were: %s", error)
+
+    def in_use(self) -> bool:
+        """Whether containers go on that need what networks have of the host."""
+        return any(c.record.running and endpointnames.has_own_namespace(c.record) for c in self._containers.all())
+
+    # -- create ---------------------------------------------------------------------------------
+
+    async def create(self, request: NetworkRequest) -> tuple[NetworkRecord, list[str]]:
+        """Conflict for a name that is taken, Forbidden for a subnet or bridge that is another's; nothing is left of one that fails."""
+        if self.store.named(request.name):
+            raise errors.Conflict(f"network with name {request.name} already exists")
+        if request.config_from:
+            request = self._configured(request)
+        record = NetworkRecord(
+            request.name, request.driver, ipam=self._ipam(request), options=request.options, labels=request.labels,
+            internal=request.internal, attachable=request.attachable, ipv4=request.ipv4, ipv6=request.ipv6,
+            config_from=request.config_from, config_only=request.config_only,
+        )  # fmt: skip
+        if not request.config_only:
+            self._choose_subnets(record, request)
+            self._check_interface(record)
+        await self.store.add(record)
+        try:
+            if not request.config_only:
+                await self._host.up(record.as_model())
+        except BaseException:
+            await self.store.remove(record)
+            await self._host.down(record.as_model())
+            raise
+        self._events.publish("network", "create", record.id, {"name": record.name, "type": record.driver})
+        return record, list(request.warnings)
+
+    def _configured(self, request: NetworkRequest) -> NetworkRequest:
+        """With the options of the network that it names."""
+        import dataclasses
+
+        try:
+            source = self.store.find(request.config_from)
+        except errors.NotFound:
+            raise errors.NotFound(f"network {request.config_from} not found: it is named by config-from") from None
+        if not source.config_only:
+            raise errors.Forbidden(f"network {request.config_from} is no configuration network (--config-only)")
+        return dataclasses.replace(request, subnets=source.subnets(), options=source.options, labels=source.labels, ipv6=source.ipv6)
+
+    def _ipam(self, request: NetworkRequest) -> dict[str, Any]:
+        config = [netrecords.ipam_entry(subnet) for subnet in request.subnets]
+        return {"Driver": request.ipam_driver, "Options": request.ipam_options or {}, "Config": config}
+
+    def _choose_subnets(self, record: NetworkRecord, request: NetworkRequest) -> None:
+        if request.ipam_driver == "null":
+            return
+        wanted = [subnet.network for subnet in request.subnets]
+        for subnet in wanted:
+            self.store.check_free(subnet)
+        found = list(request.subnets)
+        if request.ipv4 and not any(subnet.version == 4 for subnet in wanted):
+            found.insert(0, Subnet(self.store.free_subnet(), None))
+        if request.ipv6 and not any(isinstance(subnet, IPv6Network) for subnet in wanted):
+            found.append(Subnet(addresses.unique_local(record.id), None))
+        record.ipam = {**record.ipam, "Config": [netrecords.ipam_entry(_with_gateway(subnet)) for subnet in found]}
+        record.chosen = [str(subnet) for subnet in wanted]
+
+    def _check_interface(self, record: NetworkRecord) -> None:
+        other = next((n for n in self.store.all() if n.interface == record.interface and n.driver == model.BRIDGE), None)
+        if record.driver == model.BRIDGE and other:
+            raise errors.Forbidden(
+                f"cannot create network {record.id} ({record.interface}): conflicts with network {other.id} ({other.interface}): "
+                "networks have same bridge name"
+            )
+
+    # -- remove ---------------------------------------------------------------------------------
+
+    async def remove(self, network: NetworkRecord) -> None:
+        """Forbidden for one that is predefined or has containers in it."""
+        if network.predefined:
+            raise errors.Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        if inside := self._residents(network):
+            names = ", ".join(f'name:"{container.record.name}" id:"{container.record.id[:12]}"' for container in inside)
+            raise errors.Forbidden(f"error while removing network: network {network.name} has active endpoints ({names})")
+        dependent = next((other for other in self.store.all() if other.config_from == network.name), None)
+        if network.config_only and dependent:
+            raise errors.Forbidden(f"configuration network {network.name!r} is in use by network {dependent.name}")
+        await self._forget(network)
+
+    def _residents(self, network: NetworkRecord) -> list[Container]:
+        found = []
+        for container in self._containers.all():
+            entry = endpoints_of(container.record).get(network.name)
+            if entry and entry.get("live"):
+                found.append(container)
+        return found
+
+    async def _forget(self, network: NetworkRecord) -> None:
+        await self.store.remove(network)
+        await self._endpoints.forget(network)
+        if not network.config_only:
+            try:
+                await self._host.down(network.as_model())
+            except errors.BerthError as error:
+                log.warning("network %s is removed, but not what it had of the host: %s", network.name, error)
+        self._events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
+
+    async def prune(self, filters: dict[str, list[str]]) -> list[str]:
+        """Removes the networks that no container is in, running or not; the names of what is gone."""
+        prune.check(filters, ("label", "label!", "until"))
+        until_s = prune.until(filters)
+        named = {name for container in self._containers.all() for name in endpoints_of(container.record)}
+        removed = []
+        for network in self.store.all():
+            if network.predefined or network.name in named or network.created_ns / 1e9 > until_s:
+                continue
+            if prune.labels_match(network.labels, filters):
+                await self._forget(network)
+                removed.append(network.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return removed
+
+    # -- containers -----------------------------------------------------------------------------
+
+    async def connect(self, network: NetworkRecord, container: Container, wanted: EndpointRequest, settings: dict[str, Any]) -> None:
+        """Adds a network to a container, at once if it runs. Forbidden where its networks are not its own."""
+        async with container.lock:
+            record = container.record
+            mode = endpointnames.mode_of(record.host)
+            if mode.startswith("container:"):
+                raise errors.Forbidden("container sharing network namespace with another container or host cannot be connected to any other network")
+            if mode == netrecords.HOST or network.name == netrecords.HOST:
+                raise errors.Forbidden("container cannot be disconnected from host network or connected to host network")
+            names = endpoints_of(record)
+            if netrecords.NONE in names or network.name == netrecords.NONE:
+                raise errors.Forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+            if network.name in names:
+                raise errors.Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
+            check_addresses(wanted, network.chosen_subnets())
+            if record.running:
+                await self._endpoints.connect(record, network, settings, self._containers.directory(container))
+            else:
+                record.endpoints = {**names, network.name: {"settings": settings, "network_id": network.id, "live": None}}
+            await self._containers.save(container)
+        self._publish(network, record.id, "connect")
+
+    async def disconnect(self, network_text: str, container: Container, *, force: bool) -> None:
+        """Takes a network from a container, at once if it runs; with force also one that is gone."""
+        async with container.lock:
+            record = container.record
+            names = endpoints_of(record)
+            try:
+                network = self.store.find(network_text)
+            except errors.NotFound:
+                if not force or network_text not in names:
+                    raise
+                record.endpoints = {name: entry for name, entry in names.items() if name != network_text}
+                await self._containers.save(container)
+                return
+            if endpointnames.mode_of(record.host) == netrecords.HOST or network.name == netrecords.HOST:
+                raise errors.Forbidden("container cannot be disconnected from host network or connected to host network")
+            if network.name not in names:
+                raise errors.Forbidden(f"container {record.id} is not connected to network {network.name}")
+            if record.running:
+                await self._endpoints.disconnect(record, network, self._containers.directory(container))
+            else:
+                record.endpoints = {name: entry for name, entry in names.items() if name != network.name}
+            await self._containers.save(container)
+        self._publish(network, record.id, "disconnect")
+
+    def _publish(self, network: NetworkRecord, container_id: str, action: str) -> None:
+        self._events.publish("network", action, network.id, {"container": container_id, "name": network.name, "type": network.driver})
 
 
-def endpoint(record: Record) -> dict[str, Any]:
-    """NetworkSettings.Networks of a container: the network has its id there from the first start on."""
-    name = of_record(record)
-    return {name: {
-        "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "DriverOpts": None, "GwPriority": 0,
-        "NetworkID": identity(name) if record.started_ns else "", "EndpointID": _endpoint_id(record) if record.running else "",
-        "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-        "DNSNames": None,
-    }} if name else {}  # fmt: skip
+def _with_gateway(subnet: Subnet) -> Subnet:
+    if subnet.gateway:
+        return subnet
+    return Subnet(subnet.network, _gateway_for(subnet), subnet.range, subnet.reserved)
 
 
-def payload(name: str, records: list[Record], created: str) -> dict[str, Any]:
-    """GET /networks/{name}; records: of all containers."""
-    inside = {
-        record.id: {"Name": record.name, "EndpointID": _endpoint_id(record), "MacAddress": "", "IPv4Address": "", "IPv6Address": ""}
-        for record in records if record.running and of_record(record) == name
-    }  # fmt: skip
-    return {
-        "Name": name, "Id": identity(name), "Created": created, "Scope": "local", "Driver": DRIVERS[name],
-        "EnableIPv6": False, "IPAM": {"Driver": "default", "Options": None, "Config": []}, "Internal": False,
-        "Attachable": False, "Ingress": False, "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": inside,
-        "Options": {}, "Labels": {},
-    }  # fmt: skip
-
-
-def _endpoint_id(record: Record) -> str:
-    return hashlib.sha256(f"berth endpoint {record.id} {record.started_ns}".encode()).hexdigest()
-
-
-# -- lists --------------------------------------------------------------------------------------------
-
-_TESTS: dict[str, Callable[[str, str], bool]] = {
-    "name": lambda name, value: _has_part(name, value), "id": lambda name, value: _has_part(identity(name), value),
-    "driver": lambda name, value: DRIVERS[name] == value, "scope": lambda name, value: value == "local",
-    "type": lambda name, value: value == "builtin", "label": lambda name, value: False,
-    "dangling": lambda name, value: value in ("0", "false"),  # predefined ones never are
-}  # fmt: skip
-
-
-def chosen(filters: dict[str, list[str]]) -> list[str]:
-    """The names that GET /networks lists: any value of a key, every key."""
-    for key, values in filters.items():
-        if key not in _TESTS:
-            raise InvalidParameter(f"invalid filter '{key}'")
-        for value in values:
-            if value not in {"type": ("builtin", "custom"), "dangling": ("0", "1", "false", "true")}.get(key, (value,)):
-                raise InvalidParameter(f"invalid filter: '{key}'='{value}'")
-    return [name for name in DRIVERS if all(any(_TESTS[key](name, value) for value in values) for key, values in filters.items() if values)]
-
-
-def _has_part(text: str, pattern: str) -> bool:
-    """Docker takes a regular expression; of these two names, its anchors are all that anybody needs."""
-    part = pattern.removeprefix("^").removesuffix("$")
-    from_start, to_end = pattern.startswith("^"), pattern.endswith("$")
-    return part in text and (not from_start or text.startswith(part)) and (not to_end or text.endswith(part)) and (
-        not (from_start and to_end) or text == part
-    )
+def _gateway_for(subnet: Subnet) -> model.Address:
+    """The first address that nobody reserved; of the range where there is one, as Docker has it."""
+    base: Range = subnet.range or subnet.network
+    taken = set(subnet.reserved.values())
+    first = addresses.first_host(base)
+    for offset in range(min(base.num_addresses, len(taken) + 2)):
+        candidate = first + offset
+        if candidate in base and candidate not in taken:
+            return candidate
+    return first

@@ -5,8 +5,9 @@ import os
 import shutil
 from typing import Any
 
-from berth.engine import apparmor, bundle, config
+from berth.engine import apparmor, bundle, config, netsettings
 from berth.engine.containers import Host
+from berth.engine.netsettings import NetworkSettings
 from berth.errors import InvalidParameter, SystemFailure
 from berth.linux import capabilities, cgroup, confine, libc
 
@@ -25,6 +26,7 @@ class Options:
         container_defaults: dict[str, Any] | None = None, log_format: str = "text", seccomp_profile: str = "builtin",
         registry_mirrors: list[str] | None = None, insecure_registries: list[str] | None = None, foreign_registries: list[str] | None = None,
         max_concurrent_downloads: int = 3, max_concurrent_uploads: int = 5, max_download_attempts: int = 5,
+        network: NetworkSettings | None = None,
     ) -> None:  # fmt: skip
         self.data_root = os.path.abspath(data_root)
         self.exec_root = os.path.abspath(exec_root)
@@ -55,6 +57,7 @@ class Options:
         self.max_concurrent_downloads = max_concurrent_downloads
         self.max_concurrent_uploads = max_concurrent_uploads
         self.max_download_attempts = max_download_attempts
+        self.network = network or NetworkSettings()
 
     def adopt(self, new: "Options") -> tuple[list[str], list[str]]:
         """Takes over what can change in a running engine. Names of what did, and of what would need another start."""
@@ -107,7 +110,7 @@ def from_settings(settings: dict[str, Any]) -> Options:
     if settings.get("debug"):
         values["log_level"] = "debug"
     values["add_runtime"] = [f"{name}={path}" for name, path in settings.get("runtimes", {}).items()]
-    return Options(**values, container_defaults=config.container_defaults(settings))
+    return Options(**values, container_defaults=config.container_defaults(settings), network=netsettings.from_daemon(settings))
 
 
 def probe_host(options: Options) -> tuple[Host, list[str]]:

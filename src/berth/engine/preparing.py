@@ -4,8 +4,9 @@ import json
 import os
 
 from berth import errors
-from berth.engine import bundle, hostfiles, locks, logconfig, rootfiles, users, validate
+from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, rootfiles, users, validate
 from berth.engine.mounting import Mounting
+from berth.engine.namespaces import Namespace
 from berth.engine.registry import SHORT, Container
 from berth.engine.state import Record
 from berth.runtime.container import host_id
@@ -14,15 +15,25 @@ from berth.runtime.container import host_id
 class Preparing(Mounting):
     """What a start needs to know and to write before it asks the launcher."""
 
-    def _prepare(self, container: Container) -> tuple[dict, int]:
+    def _make_directories(self, container: Container) -> None:
+        directory = self.directory(container)
+        for path in (directory, f"{directory}/upper", f"{directory}/work", self.state_directory(container)):
+            os.makedirs(path, mode=0o755 if path.endswith("upper") else 0o700, exist_ok=True)
+
+    def mappings(self, record: Record) -> tuple[list[dict], list[dict]] | None:
+        """Of ids, for a container that runs in a user namespace."""
+        apart = record.host.get("UsernsMode") != "host" and not record.host.get("Privileged")
+        return self.host.remap if apart else None
+
+    def _prepare(self, container: Container, namespace: Namespace | None) -> tuple[dict, int]:
         """Writes the bundle; returns the launcher's message, and a descriptor that goes with it.
+
+        namespace: the network namespace that was made for it, None where it has none of its own.
 
         Who finds config.json locked by that knows: a start has been asked for, and its monitor does not listen yet.
         """
         record, directory = container.record, self.directory(container)
         state_dir = self.state_directory(container)
-        for path in (directory, f"{directory}/upper", f"{directory}/work", state_dir):
-            os.makedirs(path, mode=0o755 if path.endswith("upper") else 0o700, exist_ok=True)
         try:
             image = self._images.find(record.image_id)
         except errors.NotFound:
@@ -40,10 +51,16 @@ class Preparing(Mounting):
                 shared[mode.partition(":")[2]] = other.record.pid
         facts = self._facts(record.id, host, user, shared)
         facts.mounts, sources = self._oci_mounts(container, (user.uid, user.gid), facts.id_maps)
+        if namespace:
+            facts.network_path, facts.user_path = namespace.path, namespace.user_path
+        if (mode := host.get("NetworkMode") or "").startswith("container:"):
+            facts.etc_directory = self.directory(self.find(mode.partition(":")[2]))
         spec = bundle.specification(record.id, record.config, host, facts)
         linux = spec["linux"]
         owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]
-        hostfiles.write_etc_files(record, directory, owner)
+        places = self._endpoints.places(record)
+        gateways = self._endpoints.host_gateways(record)
+        etcfiles.write(record, directory, owner, places, gateways=gateways, find=lambda text: self.find(text).record)
         if not lower:
             empty = f"{directory}/empty"
             os.makedirs(empty, exist_ok=True)

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from berth import errors
-from berth.engine import health, state, views
+from berth.engine import health, state, times
 from berth.engine.execs import Exec, ExecService
 from berth.engine.registry import Container
 from berth.engine.running import Running
@@ -54,7 +54,7 @@ class HealthService:
             before = record.health
             self.checks += 1
             self.failed += code != 0
-            result = {"Start": views.rfc3339(started_ns), "End": views.rfc3339(time.time_ns()), "ExitCode": code, "Output": output}
+            result = {"Start": times.rfc3339(started_ns), "End": times.rfc3339(time.time_ns()), "ExitCode": code, "Output": output}
             record.health = health.judge(before, result, check, (started_ns - run_ns) / 1e9)
             changed = any(before[key] != record.health[key] for key in ("Status", "FailingStreak"))
             uneventful = 0 if changed else uneventful + 1

@@ -20,7 +20,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from berth import errors
-from berth.engine import bundle, networks, views
+from berth.engine import bundle, views
+from berth.engine.endpointnames import endpoints_of
+from berth.engine.endpoints import Endpoints
 from berth.engine.events import EventBus
 from berth.engine.execbase import ExecBase
 from berth.engine.monitors import Launcher, MonitorConnection
@@ -89,7 +91,7 @@ class Registry:
 
     def __init__(
         self, *, data_root: str, exec_root: str, host: Host, database: Database, images: ImageStore,
-        launcher: Launcher, events: EventBus, tasks: Tasks, volumes: Volumes,
+        launcher: Launcher, events: EventBus, tasks: Tasks, volumes: Volumes, endpoints: Endpoints,
     ) -> None:  # fmt: skip
         self._data = f"{data_root}/containers"
         self._exec = f"{exec_root}/containers"
@@ -102,6 +104,7 @@ class Registry:
         self._events = events
         self._tasks = tasks
         self._volumes = volumes
+        self._endpoints = endpoints
         for path in (self._data, self._exec):
             os.makedirs(path, mode=0o711, exist_ok=True)
         self._by_id: dict[str, Container] = {}
@@ -229,6 +232,8 @@ class Registry:
         self._events.publish("container", action, record.id, attributes)
 
     def publish_network(self, container: Container, action: str) -> None:
-        """`connect` or `disconnect` of the network that the container is in while it runs; as Docker, also for `none`."""
-        if found := networks.event(container.record):
-            self._events.publish("network", action, *found)
+        """`connect` or `disconnect` of the networks that the container is in while it runs; as Docker, also for `none`."""
+        for name in endpoints_of(container.record):
+            if network := self._endpoints.network(name):
+                attributes = {"container": container.record.id, "name": network.name, "type": network.driver}
+                self._events.publish("network", action, network.id, attributes)

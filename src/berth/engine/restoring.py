@@ -195,6 +195,8 @@ class Restoring(Running):
         container.control = connection
         container.monitor_gone.clear()
         mended = [] if was_running else ["had been started; found running"]
+        self._endpoints.recall(record, self.directory(container))
+        mended += await self._endpoints.restore(record)
         mended += [*self._look_at_freezer(container), *await self._finish_update(container)]
         self._tasks.spawn(self._watch(container, connection))
         await self.save(container)

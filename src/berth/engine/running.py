@@ -15,6 +15,7 @@ import time
 from berth import errors
 from berth.engine import defaults, health, hostfiles, locks, restarts, state, updates, validate
 from berth.engine.monitors import MonitorConnection, await_started
+from berth.engine.namespaces import Namespace
 from berth.engine.preparing import Preparing
 from berth.engine.registry import SHORT, Container
 from berth.runtime import frames
@@ -58,6 +59,7 @@ class Running(Preparing):
             await self._hold_mounts(container)
             connection, report = await self._launch(container)
         except errors.BerthError as error:
+            self._endpoints.detach(record)
             self._release_mounts(container, tell=False)
             await asyncio.to_thread(self._clear_start, container)
             await self._start_failed(container, error)
@@ -71,6 +73,7 @@ class Running(Preparing):
         container.ended.clear()
         container.control = connection
         container.monitor_gone.clear()
+        await self._endpoints.started(record)
         await self.save(container)
         self.publish_network(container, "connect")
         self._publish_mounts(container)
@@ -83,7 +86,16 @@ class Running(Preparing):
             told(container)
 
     async def _launch(self, container: Container) -> tuple[MonitorConnection, dict]:
-        message, lock_fd = self._prepare(container)
+        self._make_directories(container)
+        namespace = await self._endpoints.attach(container.record, self.directory(container), self.mappings(container.record))
+        try:
+            return await self._launch_in(container, namespace)
+        finally:
+            if namespace:
+                namespace.close()  # its program keeps it
+
+    async def _launch_in(self, container: Container, namespace: Namespace | None) -> tuple[MonitorConnection, dict]:
+        message, lock_fd = self._prepare(container, namespace)
         ours, theirs = socket.socketpair()
         attached, container.pending_attach = container.pending_attach, []
         try:
@@ -207,6 +219,7 @@ class Running(Preparing):
         ran_s = max(0, record.finished_ns - record.started_ns) // 1_000_000_000
         self.publish(container, "die", {"exitCode": str(record.exit_code), "execDuration": str(ran_s)})
         self.publish_network(container, "disconnect")
+        self._endpoints.detach(record)
         self._release_mounts(container)
         if record.auto_remove:
             await self._forget(container)

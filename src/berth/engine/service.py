@@ -11,15 +11,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
-from berth.engine import logconfig, views
+from berth.engine import logconfig, netstore, times
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
 from berth.engine.config_values import LOG_LEVELS, foreign_info, registry_info
+from berth.engine.containernames import ContainerNames
 from berth.engine.containers import ContainerService
+from berth.engine.endpoints import Endpoints
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
+from berth.engine.hostnetworks import HostNetworks
 from berth.engine.monitors import Launcher
+from berth.engine.namespaces import Namespaces
+from berth.engine.netstore import NetworkStore
+from berth.engine.networks import NetworkService
 from berth.engine.ooms import OomWatcher
 from berth.engine.options import Options
 from berth.engine.probes import HealthService
@@ -29,6 +35,7 @@ from berth.engine.stats import Usage
 from berth.engine.tasks import Tasks
 from berth.engine.volumes import Volumes
 from berth.engine.why_facts import WhyService
+from berth.network import model
 from berth.store.database import Database
 from berth.store.images import ImageStore
 from berth.store.layout import Layout
@@ -57,12 +64,19 @@ class Engine:
         self.events = EventBus()
         self.images = ImageStore(Layout(options.data_root), self.database)
         self.volumes = Volumes(options.data_root, self.database, self.events, self.host.root_owner)
+        kernel_names = model.Names.of(netstore.instance_of(options.exec_root))
+        self.host_networks = HostNetworks(kernel_names, options.network, tasks)
+        self.network_store = NetworkStore(self.database, kernel_names, options.network, self.host_networks.routed)
+        self.namespaces = Namespaces(self.launcher)
+        self.container_names = ContainerNames(options.exec_root, self.namespaces, lambda text: self.containers.find(text).record.name)
+        self.endpoints = Endpoints(self.network_store, self.namespaces, self.host_networks, self.container_names, tasks)
         self.containers = ContainerService(
             data_root=options.data_root, exec_root=options.exec_root, host=self.host, database=self.database,
-            images=self.images, launcher=self.launcher, events=self.events, tasks=tasks, volumes=self.volumes,
+            images=self.images, launcher=self.launcher, events=self.events, tasks=tasks, volumes=self.volumes, endpoints=self.endpoints,
         )  # fmt: skip
         cache = f"{options.data_root}/cache/seccomp"
         self.volumes.users, self.volumes.is_used_now = self.containers.users_of_volume, self.containers.is_volume_used_now
+        self.networks = NetworkService(self.network_store, self.host_networks, self.endpoints, self.containers, self.events)
         self.roots = RootViews(self.containers, self.images, self.launcher)
         self.containers.view_image = self.roots.image
         self.archives = Archives(self.roots)
@@ -95,7 +109,11 @@ class Engine:
         """Makes disk, database and what runs agree."""
         mended = [*self.database.mended, *await asyncio.to_thread(self.images.reconcile)]
         mended += await asyncio.to_thread(self.volumes.load)
+        mended += await asyncio.to_thread(self.network_store.load)
+        await self.container_names.open()
         mended += await self.containers.restore()
+        await self.container_names.restored()
+        await self.networks.restore()
         await self.volumes.settle()
         for text in mended:
             log.warning("mended after an unclean end: %s", text)
@@ -121,8 +139,12 @@ class Engine:
             if failure is not None and not isinstance(failure, errors.NotModified):
                 log.error("container %s was not stopped: %s", container.record.id, failure)
 
-    def take_down(self) -> None:
+    async def take_down(self) -> None:
         """Ends what is the engine's own; containers go on with their monitors."""
+        await self.endpoints.settled()
+        self.container_names.close()
+        self.namespaces.close()
+        self.host_networks.close(leave=self.networks.in_use())
         self.launcher.close()
         if "distribution" in self.__dict__:
             self.distribution.close()
@@ -162,11 +184,14 @@ class Engine:
             "Driver": "overlay2",
             "DriverStatus": [["Backing Filesystem", _filesystem(self.options.data_root)], ["Supports d_type", "true"],
                              ["Using metacopy", "false"], ["Native Overlay Diff", "true"], ["userxattr", "false"]],
-            "Plugins": {"Volume": ["local"], "Network": ["host", "null"], "Authorization": None, "Log": list(logconfig.DRIVERS)},
+            "Plugins": {
+                "Volume": ["local"], "Network": ["bridge", "host", "ipvlan", "macvlan", "null"], "Authorization": None,
+                "Log": list(logconfig.DRIVERS),
+            },
             "MemoryLimit": "memory" in have, "SwapLimit": "memory" in have, "CpuCfsPeriod": "cpu" in have,
             "CpuCfsQuota": "cpu" in have, "CPUShares": "cpu" in have, "CPUSet": "cpuset" in have, "PidsLimit": "pids" in have,
             "IPv4Forwarding": True, "Debug": self.options.log_level == "debug", "NFd": len(os.listdir("/proc/self/fd")),
-            "OomKillDisable": not v2, "NGoroutines": 0, "SystemTime": views.rfc3339(time.time_ns()),
+            "OomKillDisable": not v2, "NGoroutines": 0, "SystemTime": times.rfc3339(time.time_ns()),
             "LoggingDriver": self.options.container_defaults.get("LogConfig", {}).get("Type", logconfig.DEFAULT_DRIVER),
             "CgroupDriver": "cgroupfs", "CgroupVersion": str(hosts.version),
             "NEventsListener": self.events.listeners, "KernelVersion": platform.release(), "OperatingSystem": os_release("PRETTY_NAME") or "Linux",

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 
 from berth import errors
-from berth.engine import state, views
+from berth.engine import state, times
 from berth.engine.containers import ContainerService
 from berth.engine.registry import Container
 from berth.engine.running import RESTARTING_TEXT
@@ -77,7 +77,7 @@ class Usage:
             return {}  # it ended meanwhile
         sample = payload(counted, _text("/proc/stat"), memory_total_bytes(_text("/proc/meminfo")), v2=self._containers.host.hosts.version == 2)
         networks = self._networks(container)
-        return {"read": views.rfc3339(time.time_ns()), **sample, **({"networks": networks} if networks else {})}
+        return {"read": times.rfc3339(time.time_ns()), **sample, **({"networks": networks} if networks else {})}
 
     def _networks(self, container: Container) -> dict:
         pid = container.record.pid
@@ -111,10 +111,10 @@ def _with_previous(container: Container, sample: dict, before: dict) -> dict:
     names = {"name": f"/{record.name}", "id": record.id}
     if not sample:
         return {
-            "read": views.ZERO_TIME, "preread": views.ZERO_TIME, "pids_stats": {}, "blkio_stats": dict.fromkeys(_BLOCK_IO),
+            "read": times.ZERO_TIME, "preread": times.ZERO_TIME, "pids_stats": {}, "blkio_stats": dict.fromkeys(_BLOCK_IO),
             "num_procs": 0, "storage_stats": {}, "cpu_stats": _NO_CPU, "precpu_stats": _NO_CPU, "memory_stats": {}, **names,
         }  # fmt: skip
-    preread = before.get("read", views.ZERO_TIME)
+    preread = before.get("read", times.ZERO_TIME)
     return {"read": sample["read"], "preread": preread, **sample, "precpu_stats": before.get("cpu_stats", _NO_CPU), **names}
 
 

@@ -7,7 +7,6 @@ this version of berth cannot do yet and was asked for by name: never silence.
 import os
 import re
 import signal
-import socket
 import stat as modes
 
 from berth.engine import defaults, health, logconfig, restarts
@@ -43,7 +42,6 @@ def create(config: dict, host: dict, runtimes: dict[str, str]) -> None:
         raise InvalidParameter("no command specified")
     restarts.check(host.get("RestartPolicy") or {}, bool(host.get("AutoRemove")))
     health.validate(config.get("Healthcheck") or {})
-    _networks(host)
     _later_issues(config, host)
     _namespaces(host)
     _words(config, host)
@@ -68,42 +66,12 @@ def _words(config: dict, host: dict) -> None:
     for item in config.get("Env") or []:
         if not item.partition("=")[0]:
             raise InvalidParameter(f"invalid environment variable: {item}")
-    for item in host.get("ExtraHosts") or []:
-        host_name, colon, address = item.partition(":")
-        if not (host_name and colon and address):
-            raise InvalidParameter(f'bad format for add-host: "{item}"')
-        if address != "host-gateway" and not _is_address(address.strip("[]")):
-            raise InvalidParameter(f'invalid IP address in add-host: "{address}"')
     isolation = host.get("Isolation") or "default"
     if isolation.lower() != "default":
         raise InvalidParameter(f"invalid isolation: \"{isolation}\" - linux only supports 'default'")
     for key, what in (("IOMaximumIOps", "IOPs"), ("IOMaximumBandwidth", "IO bandwidth")):
         if host.get(key):
             raise InvalidParameter(f"invalid QoS settings: linux does not support configuration of maximum {what}")
-
-
-def _is_address(text: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, text)
-            return True
-        except (OSError, ValueError):
-            continue
-    return False
-
-
-def _networks(host: dict) -> None:
-    mode = host.get("NetworkMode") or "default"
-    if mode == "container:":
-        raise InvalidParameter("invalid network mode: invalid container format container:<name|id>")
-    if mode not in ("default", "none", "host") and not mode.startswith("container:"):
-        raise NotImplementedHere(
-            f"network {mode!r}: this version of berth has the networks none, host and container:ID; others come later"
-        )
-    if host.get("PublishAllPorts") or any((host.get("PortBindings") or {}).values()):
-        raise NotImplementedHere("published ports are not there yet in this version of berth; use --network host")
-    if host.get("Links"):
-        raise NotImplementedHere("links are not there yet in this version of berth")
 
 
 def _later_issues(config: dict, host: dict) -> None:

@@ -6,12 +6,11 @@ Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, Ima
 import time
 from collections.abc import Callable
 
-from berth.engine import defaults, events, health, logconfig, mountpoints, networks, state
+from berth.engine import defaults, events, health, logconfig, mountpoints, netviews, portmaps, state
 from berth.engine.state import Record
+from berth.engine.times import ZERO_TIME, rfc3339
 from berth.errors import InvalidParameter
 from berth.models.units import duration
-
-ZERO_TIME = "0001-01-01T00:00:00Z"
 
 # Docker shows every field of HostConfig; these are its values when nobody set them.
 _HOST_DEFAULTS: dict = {
@@ -40,15 +39,6 @@ _CONFIG_DEFAULTS: dict = {
 _IMAGE_CONFIG_DEFAULTS: dict = {
     "User": "", "Env": None, "Cmd": None, "Volumes": None, "WorkingDir": "", "Entrypoint": None, "OnBuild": None, "Labels": None,
 }  # fmt: skip
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """Nanoseconds since the epoch as Docker writes times; 0 is Go's zero time."""
-    if not nanoseconds:
-        return ZERO_TIME
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    fraction = f".{rest:09d}".rstrip("0").rstrip(".")
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
 
 
 def status_text(record: Record) -> str:
@@ -80,10 +70,10 @@ def summary(record: Record, image_name: str, volume_path: Callable[[str], str]) 
     """An element of GET /containers/json. volume_path: where the files of a volume are."""
     return {
         "Id": record.id, "Names": [f"/{record.name}"], "Image": image_name, "ImageID": record.image_id,
-        "Command": " ".join(f"'{word}'" if " " in word else word for word in command_of(record)), "Created": record.created_ns // 1_000_000_000, "Ports": [],
+        "Command": " ".join(f"'{word}'" if " " in word else word for word in command_of(record)), "Created": record.created_ns // 1_000_000_000, "Ports": portmaps.port_list(record),
         "Labels": record.config.get("Labels") or {}, "State": record.status, "Status": status_text(record),
         "HostConfig": {"NetworkMode": network_mode(record)},
-        "NetworkSettings": {"Networks": networks.endpoint(record)}, "Mounts": mount_points(record, volume_path),
+        "NetworkSettings": {"Networks": netviews.settings_of(record)}, "Mounts": mount_points(record, volume_path),
     }  # fmt: skip
 
 
@@ -124,11 +114,10 @@ def inspect(
         }},
         "Mounts": mount_points(record, volume_path), "Config": {**_CONFIG_DEFAULTS, **record.config},
         "NetworkSettings": {
-            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": False,
+            "Bridge": "", **netviews.sandbox(record), "Ports": portmaps.port_map(record), "HairpinMode": False,
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
-            "SecondaryIPv6Addresses": None, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
-            "Networks": networks.endpoint(record),
+            "SecondaryIPv6Addresses": None, **netviews.default_bridge(record),
+            "Networks": netviews.settings_of(record),
         },
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ import json
 import time
 
 from berth import errors
-from berth.engine import bundle, health, logconfig, state, views, why, why_host, why_program, why_words
+from berth.engine import bundle, health, logconfig, state, times, views, why, why_host, why_program, why_words
 from berth.engine.containers import ContainerService
 from berth.engine.logs import Wanted
 from berth.engine.registry import Container
@@ -117,7 +117,7 @@ def payload(record: Record, facts: Facts) -> dict:
         "Reason": verdict.reason, "Likely": verdict.likely, "Summary": verdict.sentence, "Advice": verdict.advice,
         "ExitCode": end.get("exit_code", record.exit_code), "Signal": end.get("signal") or 0, "OOMKilled": bool(end.get("oom_killed")),
         "MemoryLimit": end.get("memory_limit_bytes") or 0, "MemoryPeak": end.get("memory_peak_bytes") or 0,
-        "Asked": [{"Signal": one["signal"], "By": one["by"], "At": views.rfc3339(one["at_ns"])} for one in end.get("asked") or []],
-        "Error": record.error, "StartedAt": views.rfc3339(end.get("started_ns") or record.started_ns),
-        "FinishedAt": views.rfc3339(record.finished_ns), "RestartCount": record.restarts, "Log": facts.lines[-10:],
+        "Asked": [{"Signal": one["signal"], "By": one["by"], "At": times.rfc3339(one["at_ns"])} for one in end.get("asked") or []],
+        "Error": record.error, "StartedAt": times.rfc3339(end.get("started_ns") or record.started_ns),
+        "FinishedAt": times.rfc3339(record.finished_ns), "RestartCount": record.restarts, "Log": facts.lines[-10:],
     }  # fmt: skip

@@ -40,6 +40,12 @@ class Address:
         self.attributes = attributes
 
 
+def open_socket() -> int:
+    """The descriptor of a rtnetlink socket in the network namespace that this process is in; the caller's to close."""
+    fd: int = sockets.socket(_AF_NETLINK, _SOCK_RAW | _SOCK_CLOEXEC, _NETLINK_ROUTE).detach()
+    return fd
+
+
 class Client:
     """A netlink socket in the network namespace that this process is in. Close it."""
 

@@ -12,7 +12,8 @@ try:
 except ImportError:
     import socket as _socket  # type: ignore[no-redef]
 
-AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET = _socket.AF_UNIX, _socket.SOCK_STREAM, _socket.SOCK_SEQPACKET
+AF_UNIX, AF_INET = _socket.AF_UNIX, _socket.AF_INET
+SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = _socket.SOCK_STREAM, _socket.SOCK_DGRAM, _socket.SOCK_SEQPACKET
 SOCK_CLOEXEC = _socket.SOCK_CLOEXEC
 socket = _socket.socket
 

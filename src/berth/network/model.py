@@ -10,6 +10,7 @@ Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface  # an address with its subnet
 Range = IPv4Network | IPv6Network
 
+MAX_INTERFACE_NAME = 15  # IFNAMSIZ without its zero
 BRIDGE, MACVLAN, IPVLAN, HOST, NULL = "bridge", "macvlan", "ipvlan", "host", "null"
 
 

@@ -26,7 +26,7 @@ except ImportError:
     pass
 from berth.linux import cgroup, cgroup_tree, libc, signals, sockets  # noqa: F401 - cgroup_tree is warmed up for monitors
 from berth.models.jsonlite import loads
-from berth.runtime import monitor, sealed, starter, viewer
+from berth.runtime import monitor, plumber, sealed, starter, viewer
 
 MAX_MESSAGE_BYTES = starter.MAX_MESSAGE_BYTES
 _MAX_FDS = 64
@@ -142,6 +142,9 @@ def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, waiting:
             if message["kind"] == "view":
                 waiting.dismiss()
                 viewer.serve(message, fds)
+            elif message["kind"] == "plumb":
+                waiting.dismiss()
+                plumber.serve(fds)
             else:
                 libc.set_process_name("berth-monitor")
                 waiting.request = data

@@ -1,0 +1,130 @@
+"""A container's hostname, hosts and resolv.conf: where the facts for their texts (network/etcfiles.py) come from, and how they are written.
+
+hosts is made anew with each start, as addresses are; hostname and a resolv.conf that somebody has edited stay.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from ipaddress import ip_interface
+from typing import Any
+
+from berth import errors
+from berth.engine.endpointnames import mode_of
+from berth.engine.netendpoint import link
+from berth.engine.netrecords import HOST, NONE, NetworkRecord
+from berth.engine.state import Record
+from berth.network import etcfiles
+from berth.network.etcfiles import ResolvConf, Wishes
+
+Place = tuple[NetworkRecord, dict[str, Any], dict[str, Any]]  # network, settings, live, as a record keeps them
+
+FILES = ("hostname", "hosts", "resolv.conf")
+_MADE = "resolv.conf.made"  # what stands in resolv.conf unless somebody has edited it
+
+
+def write(
+    record: Record, directory: str, owner: Sequence[int], places: Sequence[Place], *, gateways: Sequence[str], find: Callable[[str], Record]
+) -> None:  # fmt: skip
+    """Before a start. owner: the host's ids of the container's root, who may edit them; gateways: what host-gateway stands for;
+    find: the container that an id or a name means, as links have it; NotFound."""
+    check_links(record, find)
+    host_name = record.config.get("Hostname") or ""
+    if not os.path.exists(f"{directory}/hostname"):
+        _write(f"{directory}/hostname", f"{host_name}\n", owner)
+    if places or not os.path.exists(f"{directory}/hosts"):
+        _write(f"{directory}/hosts", _hosts(record, places, gateways, find), owner)
+    if not _is_edited(directory):
+        text = _resolv_conf(record, places)
+        _write(f"{directory}/resolv.conf", text, owner)
+        _write(f"{directory}/{_MADE}", text, owner)
+
+
+def change(record: Record, directory: str, places: Sequence[Place], *, gone: Sequence[str], come: Sequence[str]) -> None:
+    """Addresses of a running container have gone and come. The files are what is mounted there: they stay the same ones."""
+    names = etcfiles.own_names(record.config.get("Hostname") or "", record.config.get("Domainname") or "")
+    text = etcfiles.changed_hosts(read(f"{directory}/hosts"), gone=gone, come=[(address, names) for address in come])
+    _write_in_place(f"{directory}/hosts", text)
+    if not _is_edited(directory):
+        text = _resolv_conf(record, places)
+        _write_in_place(f"{directory}/resolv.conf", text)
+        _write(f"{directory}/{_MADE}", text, (0, 0))
+
+
+def _hosts(record: Record, places: Sequence[Place], gateways: Sequence[str], find: Callable[[str], Record]) -> str:
+    extra = etcfiles.extra_hosts(record.host.get("ExtraHosts") or [], gateways)
+    if mode_of(record.host) == HOST and (text := read("/etc/hosts")):
+        return text + "".join(f"{address}\t{name}\n" for address, name in extra)
+    names = etcfiles.own_names(record.config.get("Hostname") or "", record.config.get("Domainname") or "")
+    own = [(str(ip_interface(text).ip), names) for _, _, live in places for text in live["addresses"]]
+    return etcfiles.hosts(extra=extra, links=_links(record, places, find), own=own)
+
+
+def _links(record: Record, places: Sequence[Place], find: Callable[[str], Record]) -> list[tuple[str, str]]:
+    """`--link` on the default bridge: the other container's address there, with the alias and its own names."""
+    found = []
+    for text in record.host.get("Links") or []:
+        name, alias = link(text)
+        other = find(name)
+        for network, _, _ in places:
+            live = (other.endpoints.get(network.name) or {}).get("live")
+            if network.predefined and live:
+                names = dict.fromkeys((alias, other.config.get("Hostname") or other.id[:12], other.name))
+                found += [(str(ip_interface(address).ip), " ".join(names)) for address in live["addresses"]]
+    return found
+
+
+def check_links(record: Record, find: Callable[[str], Record]) -> None:
+    """Docker starts nothing that is linked to what does not run."""
+    for text in record.host.get("Links") or []:
+        other = find(link(text)[0])
+        if not other.running:
+            raise errors.Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{link(text)[1]}")
+
+
+def _resolv_conf(record: Record, places: Sequence[Place]) -> str:
+    wishes = Wishes(*(tuple(record.host.get(key) or ()) for key in ("Dns", "DnsSearch", "DnsOptions")))
+    text = read(etcfiles.HOST_FILE)
+    if mode_of(record.host) in (HOST, NONE):
+        return etcfiles.resolv_conf_host(text, wishes)
+    if any(network.is_user_defined for network, _, _ in places):
+        return etcfiles.resolv_conf_network(etcfiles.parse(text), wishes)
+    return etcfiles.resolv_conf_bridge(_servers(text), wishes, ipv6=any(":" in address for _, _, live in places for address in live["addresses"]))
+
+
+def _servers(text: str) -> ResolvConf:
+    """systemd-resolved's own servers in place of its address, which no container can reach."""
+    found = etcfiles.parse(text)
+    if found.is_only_resolved and (better := read(etcfiles.RESOLVED_FILE)):
+        return etcfiles.parse(better, etcfiles.RESOLVED_FILE)
+    return found
+
+
+def _is_edited(directory: str) -> bool:
+    """Whether somebody has changed resolv.conf since it was made; of one that an engine before made, nobody knows: it stays."""
+    path = f"{directory}/resolv.conf"
+    return os.path.lexists(path) and read(path) != read(f"{directory}/{_MADE}")
+
+
+def read(path: str) -> str:
+    """'' for a file that is not there. A container's root may have put anything in its own: no link is followed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NOFOLLOW if not path.startswith("/etc/") else 0))
+    except OSError:
+        return ""
+    with open(fd, errors="surrogateescape") as file:
+        return file.read()
+
+
+def _write(path: str, text: str, owner: Sequence[int]) -> None:
+    with open(f"{path}.new", "w", errors="surrogateescape") as file:  # one that exists is whole: an engine may be killed here
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)
+        os.fchown(file.fileno(), *owner)
+    os.rename(f"{path}.new", path)
+
+
+def _write_in_place(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(fd, "w", errors="surrogateescape") as file:
+        file.truncate(0)
+        file.write(text)

@@ -1,0 +1,196 @@
+"""The host's side of all networks: the engine's one netlink socket and its rules, each used by one thread at a time.
+
+What a network needs of the host is made when a container first needs it, and mended when it has gone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from ipaddress import ip_network
+from typing import TypeVar
+
+from berth import errors
+from berth.engine.namespaces import Namespace
+from berth.engine.netsettings import NetworkSettings
+from berth.engine.tasks import Tasks
+from berth.linux import rtnetlink
+from berth.network import firewall, model, plumbing, relay
+from berth.network.model import Attachment, Network, PublishedPort, Range
+
+log = logging.getLogger("berth.networks")
+
+_T = TypeVar("_T")
+
+
+class HostNetworks:
+    """Opens its sockets when they are first needed: an engine whose containers have no networks touches nothing."""
+
+    def __init__(self, names: model.Names, settings: NetworkSettings, tasks: Tasks) -> None:
+        self._names = names
+        self._direct = settings.direct
+        self._lock = threading.Lock()
+        self._route: rtnetlink.Route | None = None
+        self._firewall: firewall.Firewall | None = None
+        self._watching = 0  # the descriptor on which the kernel tells of changes to rules
+        self._tasks = tasks
+        self._up: dict[str, Network] = {}  # networks by id that the host has been made ready for
+        self.binding = settings.binding
+        self.has_ipv6 = os.path.exists("/proc/net/if_inet6")
+
+    # -- asked by the services ------------------------------------------------------------------
+
+    def routed(self) -> list[Range]:
+        """The subnets that the host has routes to; blocks."""
+        with self._lock:
+            return [ip_network(route.destination) for route in self._routes().routes() if route.destination]
+
+    async def up(self, network: Network) -> None:
+        """Makes sure of what the network needs of the host."""
+        if network.id not in self._up:
+            await self._run(lambda: self._make(network))
+
+    async def down(self, network: Network) -> None:
+        """Takes all of it away."""
+        await self._run(lambda: self._unmake(network))
+
+    async def attach(self, network: Network, attachment: Attachment, namespace: Namespace) -> None:
+        """Interfaces, addresses and routes in a container's namespace."""
+        await self._run(lambda: self._attach(network, attachment, namespace))
+
+    async def detach(self, network: Network, outside: str) -> None:
+        """Removes the host's end, and with it the other one."""
+        await self._run(lambda: self._detach(network, outside))
+
+    async def remove_inside(self, namespace: Namespace, name: str) -> None:
+        """An interface of a container that goes on."""
+        await self._run(lambda: self._in_namespace(namespace, lambda inside: plumbing.remove_inside(inside, name)))
+
+    async def set_gateways(self, network: Network, attachment: Attachment, namespace: Namespace) -> None:
+        """Default routes of a container that goes on."""
+        await self._run(lambda: self._in_namespace(namespace, lambda inside: plumbing.set_gateways(inside, network, attachment)))
+
+    async def publish(self, published: list[PublishedPort]) -> None:
+        """Those that are not relayed."""
+        if led := [port for port in published if not relay.is_needed(port)]:
+            await self._run(lambda: self._rules().publish(led))
+
+    async def unpublish(self, published: list[PublishedPort]) -> None:
+        if led := [port for port in published if not relay.is_needed(port)]:
+            await self._run(lambda: self._rules().unpublish(led))
+
+    async def restore(self, networks: Iterable[Network], published: list[PublishedPort]) -> None:
+        """After an engine that was killed: everything as it must be, whatever is left of what it made."""
+        wanted = list(networks)
+        if wanted:
+            led = [port for port in published if not relay.is_needed(port)]
+            await self._run(lambda: self._restore(wanted, led))
+
+    def watch(self) -> None:
+        """Puts rules back that somebody else has taken away, as soon as the kernel says so."""
+        if self._firewall and not self._watching:
+            self._watching = self._firewall.fileno()
+            asyncio.get_running_loop().add_reader(self._watching, self._on_rules_changed)
+
+    def _on_rules_changed(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._watching)  # until what came has been read, by a thread
+        self._tasks.spawn(self._put_back(lambda: self._rules().on_readable()))
+
+    async def _put_back(self, restore: Callable[[], float | None]) -> None:
+        later_s = await self._run(restore)
+        if not self._watching:
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._watching, self._on_rules_changed)
+        if later_s is not None:
+            loop.call_later(later_s, lambda: self._tasks.spawn(self._put_back(lambda: self._rules().restore())))
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        def locked() -> _T:
+            with self._lock:
+                return work()
+
+        result = await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, locked))
+        self.watch()
+        return result
+
+    # -- done by a thread -----------------------------------------------------------------------
+
+    def _routes(self) -> rtnetlink.Route:
+        if self._route is None:
+            self._route = rtnetlink.Route()
+        return self._route
+
+    def _rules(self) -> firewall.Firewall:
+        if self._firewall is None:
+            self._firewall = firewall.Firewall(self._names, direct=self._direct)
+        return self._firewall
+
+    def _ensure(self, network: Network) -> None:
+        plumbing.ensure(self._routes(), network)
+        self._up[network.id] = network
+
+    def _make(self, network: Network) -> None:
+        self._ensure(network)
+        self._rules().set_networks(list(self._up.values()))
+
+    def _unmake(self, network: Network) -> None:
+        if self._up.pop(network.id, None):
+            self._rules().set_networks(list(self._up.values()))
+        plumbing.remove(self._routes(), network)
+
+    def _attach(self, network: Network, attachment: Attachment, namespace: Namespace) -> None:
+        if network.id not in self._up:
+            self._make(network)
+
+        def attach(inside: rtnetlink.Route) -> None:
+            plumbing.attach(self._routes(), inside, namespace.fd, network, attachment)
+
+        try:
+            self._in_namespace(namespace, attach)
+        except errors.NotFound:  # somebody has deleted the bridge under us
+            self._make(network)
+            self._in_namespace(namespace, attach)
+
+    def _in_namespace(self, namespace: Namespace, work: Callable[[rtnetlink.Route], None]) -> None:
+        inside = rtnetlink.Route(os.dup(namespace.route_fd))
+        try:
+            work(inside)
+        finally:
+            inside.close()
+
+    def _detach(self, network: Network, outside: str) -> None:
+        with contextlib.suppress(errors.NotFound):
+            plumbing.detach(self._routes(), network, outside)
+
+    def _restore(self, networks: list[Network], published: list[PublishedPort]) -> None:
+        for network in networks:
+            self._ensure(network)
+        rules = self._rules()
+        rules.set_networks(list(self._up.values()))
+        rules.publish(published)
+
+    def explain(self) -> list[str]:
+        """For `info`: which rules of the host decide on published ports; blocks."""
+        with self._lock:
+            return self._rules().explain()
+
+    def close(self, *, leave: bool) -> None:
+        """Lets go of the sockets. leave: containers go on, and what they need of the host stays; else all of it is removed."""
+        if self._watching:
+            asyncio.get_running_loop().remove_reader(self._watching)
+            self._watching = 0
+        with self._lock:
+            if not leave:
+                for network in self._up.values():
+                    with contextlib.suppress(errors.BerthError):
+                        plumbing.remove(self._routes(), network)
+                if self._firewall:
+                    self._firewall.remove()
+            if self._firewall:
+                self._firewall.close()
+            if self._route:
+                self._route.close()
