@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from berth.errors import DataLoss
+from berth.store import database as database_module
 from berth.store import images, journal
 from berth.store.database import Database
 from berth.store.images import ImageStore
@@ -236,6 +237,55 @@ def test_a_long_journal_becomes_a_snapshot(tmp_path: Path, monkeypatch: pytest.M
     Database(f"{tmp_path}/berth.db").close()
     assert rows_of(f"{tmp_path}/berth.db") == expected
     assert len(expected["tags"]) == 300
+
+
+@pytest.mark.parametrize("loses_power", [False, True])
+@pytest.mark.parametrize("synced", [False, True])
+def test_what_need_not_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loses_power: bool, synced: bool) -> None:
+    """The record of a container of --rm outlives a kill; a loss of power may take it, and the copy is never ahead of the database."""
+    monkeypatch.setattr(database_module, "_SYNCED_AFTER_S", 0.0 if synced else 3600.0)
+    top, wal = f"{tmp_path}/root", "berth.db-wal"
+    os.mkdir(top)
+    database = Database(f"{top}/berth.db")
+    insert = "INSERT INTO containers VALUES (?, ?, '{}')"
+    database.write_now((insert, ("lasting", "a")))
+    on_disk = os.path.getsize(f"{top}/{wal}")
+
+    async def write() -> None:
+        for name in ("b", "c"):
+            await database.write((insert, (name, name)), lasting=False)
+        await asyncio.sleep(0)
+
+    asyncio.run(write())
+    database._thread.submit(lambda: None).result()  # what was asked for before it is done
+    shutil.copytree(top, f"{tmp_path}/copy")
+    database.close()
+    if loses_power and not synced:
+        os.truncate(f"{tmp_path}/copy/{wal}", on_disk)
+    after = Database(f"{tmp_path}/copy/berth.db")
+    after.close()
+    expected = {"lasting"} if loses_power and not synced else {"lasting", "b", "c"}
+    assert {row[0] for row in rows_of(f"{tmp_path}/copy/berth.db")["containers"]} == expected
+    assert not after.mended
+    for root in (top, f"{tmp_path}/copy"):  # and the second copy has caught up
+        before = rows_of(f"{root}/berth.db")
+        os.unlink(f"{root}/berth.db")
+        Database(f"{root}/berth.db").close()
+        assert rows_of(f"{root}/berth.db") == before
+
+
+def test_a_lasting_change_brings_those_before_it_along(tmp_path: Path) -> None:
+    database = Database(f"{tmp_path}/berth.db")
+    insert = "INSERT INTO containers VALUES (?, ?, '{}')"
+
+    async def write() -> None:
+        await database.write((insert, ("b", "b")), lasting=False)
+        await database.write((insert, ("c", "c")))
+
+    asyncio.run(write())
+    lines = Path(f"{tmp_path}/records/journal").read_text().splitlines()
+    assert [json.loads(line[9:])[1][0][1][0] for line in lines] == ["b", "c"]
+    database.close()
 
 
 def test_a_database_of_the_version_before(tmp_path: Path) -> None:

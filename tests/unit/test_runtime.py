@@ -7,8 +7,8 @@ import resource
 import pytest
 
 from berth.errors import InvalidSpec
-from berth.linux import libc, mount
-from berth.runtime import frames, plan, spec
+from berth.linux import cgroup, libc, mount
+from berth.runtime import frames, plan, rehearsal, spec
 from berth.runtime.operations import OPERATIONS
 
 NAMESPACES = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "network", "cgroup")]
@@ -309,3 +309,9 @@ def test_loopback_is_raised_only_in_a_network_of_its_own() -> None:
     assert "raise_loopback" not in names(document)
     document["linux"]["namespaces"] = [{"type": "mount"}]
     assert "raise_loopback" not in names(document)
+
+
+@pytest.mark.parametrize("hosts", [cgroup.Hierarchies({"pids": "/nowhere/pids"}, "/nowhere/unified"), cgroup.Hierarchies({}, "/nowhere")])
+def test_a_rehearsal_needs_nothing_and_leaves_nothing(hosts: cgroup.Hierarchies) -> None:
+    """What it goes through is sound: an error would be the next start's."""
+    rehearsal.rehearse(hosts)

@@ -83,7 +83,7 @@ class ContainerService(Restoring):
                     self._by_id[record.id] = self._by_name[record.name] = container
                     inserted = True
                     insert = ("INSERT INTO containers VALUES (?, ?, ?)", (record.id, record.name, record.to_json()))
-                    await self._database.write(*insertions(made), insert)
+                    await self._database.write(*insertions(made), insert, lasting=bool(made) or not record.auto_remove)
                     await self._volumes.add(made)
                 if await self._populate(container, mounted=False):
                     await self.save(container)

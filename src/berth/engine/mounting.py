@@ -153,7 +153,7 @@ class Mounting(Registry):
         statement: Statement = ("DELETE FROM containers WHERE id = ?", (container.record.id,))
         own = {point.name for point in of_record(container.record) if point.anonymous} if with_volumes else set()
         if not own:
-            await self._database.write(statement)
+            await self._database.write(statement, lasting=not container.record.auto_remove)
             return []
         async with self._volumes.lock:
             alone = sorted(name for name in own if self._volumes.has(name) and self.users_of_volume(name) == [container.record.id])

@@ -74,7 +74,7 @@ class Preparing(Mounting):
             "runtime": self.runtime_message(record), "sources": sources,
             "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
             "log": _logged(record, directory),
-            "exit_path": exit_path, "seccomp_cache": self._seccomp_cache,
+            "exit_path": exit_path, "exit_lasts": not record.auto_remove, "seccomp_cache": self._seccomp_cache,
         }  # fmt: skip
         return message, locks.write_locked(f"{directory}/config.json", json.dumps(spec))
 

@@ -216,7 +216,8 @@ class Registry:
     async def save(self, container: Container) -> None:
         record = container.record
         await self._database.write(
-            ("UPDATE containers SET name = ?, record = ? WHERE id = ?", (record.name, record.to_json(), record.id))
+            ("UPDATE containers SET name = ?, record = ? WHERE id = ?", (record.name, record.to_json(), record.id)),
+            lasting=not record.auto_remove,
         )
 
     async def save_quietly(self, container: Container) -> None:

@@ -81,7 +81,7 @@ def serve(sock: sockets.socket, hosts: cgroup.Hierarchies, pids: libc.SharedPids
         if data == TAKEN:
             handed_over = False
             continue
-        spare = spare or Spare(hosts, pids.take(), [sock])
+        spare = spare or Spare(hosts, pids.take(), [sock], in_haste=True)
         spare.give(data, fds)
         spare = None
         for fd in fds:
@@ -92,18 +92,20 @@ class Spare:
     """A monitor, and its starter, forked before anybody asks for them; owns the channel on which they wait.
 
     What a fork costs, and the pages that a child then copies, are paid for while nobody waits. not_theirs: what they
-    must not keep open. for_exec: one without starter, which is good for execs by our own runtime alone.
+    must not keep open. for_exec: one without starter, which is good for execs by our own runtime alone. in_haste: somebody has
+    asked already.
     """
 
     def __init__(
-        self, hosts: cgroup.Hierarchies, shared: libc.SharedPid, not_theirs: list[sockets.socket], *, for_exec: bool = False
-    ) -> None:
+        self, hosts: cgroup.Hierarchies, shared: libc.SharedPid, not_theirs: list[sockets.socket], *, for_exec: bool = False,
+        in_haste: bool = False,
+    ) -> None:  # fmt: skip
         self.channel, theirs = sockets.channel()
         # _PyOS_AfterFork hooks have nothing to do here: one thread, no locks held.
         if libc.clone(0) == 0:
             for sock in (*not_theirs, self.channel):
                 sock.close()
-            _become_monitor(theirs, hosts, starter.ExecStarter(hosts, shared) if for_exec else None, shared)
+            _become_monitor(theirs, hosts, starter.ExecStarter(hosts, shared) if for_exec else None, shared, in_haste=in_haste)
         theirs.close()
         sockets.make_room(self.channel, MAX_MESSAGE_BYTES)
 
@@ -124,7 +126,9 @@ class Spare:
         self.channel.close()
 
 
-def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, waiting: "starter.ExecStarter | None", shared: libc.SharedPid) -> None:
+def _become_monitor(
+    channel: sockets.socket, hosts: cgroup.Hierarchies, waiting: "starter.ExecStarter | None", shared: libc.SharedPid, *, in_haste: bool
+) -> None:
     status = 1
     try:
         os.setsid()
@@ -132,7 +136,7 @@ def _become_monitor(channel: sockets.socket, hosts: cgroup.Hierarchies, waiting:
         signals.handle(signals.SIGTERM, signals.SIG_IGN)
         libc.set_process_name("berth-spare")
         rehearsing = waiting is not None
-        waiting = waiting or starter.Starter(hosts, shared)
+        waiting = waiting or starter.Starter(hosts, shared, in_haste=in_haste)
         if rehearsing:
             monitor.rehearse(waiting, hosts)
         data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, _MAX_FDS)

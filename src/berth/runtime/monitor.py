@@ -22,6 +22,7 @@ _READ_BYTES = 65536  # a pipe's worth
 _MAX_PENDING_BYTES = 256 * 1024
 _DRAIN_TIMEOUT_MS = 2000
 _BACKLOG = 128
+_STARTER_ENDS_MS = 50
 _KEPT_SIGNALS, _MAX_WORD_BYTES = 8, 32
 
 _READ, _WRITE = select.POLLIN, select.POLLOUT
@@ -82,6 +83,7 @@ class Monitor:
         self.pid = 0
         self.pidfd = -1
         self.group: cgroup.Cgroup | None = None
+        self.leaves_others = True
         self.started_frame = b""
         self.exit_frame = b""
         self.asked_by = ""
@@ -106,11 +108,11 @@ class Monitor:
             assert self.starter is not None
             started = self.starter.start(self.message, self.init_pidfd, child_fds, self.start_fd)
         finally:
-            self.starter = None
             for fd in (*(child_fds or ()), *([self.start_fd] if self.start_fd >= 0 else ())):
                 os.close(fd)
         self.pid = started.pid
         self.pidfd = os.pidfd_open(self.pid)
+        self.leaves_others = started.leaves_others
         if started.cgroup_path:
             self.group = cgroup.open_cgroup(started.cgroup_path, self.hosts)
         if started.terminal_fd >= 0:
@@ -178,7 +180,10 @@ class Monitor:
     def _serve(self) -> None:
         while True:
             self._register()
-            for fd, event in self.poll.poll():
+            events = self.poll.poll(_STARTER_ENDS_MS if self.starter else None)
+            if self.starter and self.starter.has_ended(wait=False):
+                self.starter = None
+            for fd, event in events:
                 if fd == self.pidfd:
                     self._finish()
                     return
@@ -407,7 +412,7 @@ class Monitor:
 
     def _end_others(self) -> None:
         """Without a pid namespace of its own the container's other processes outlive its first one."""
-        if self.group and not self.is_exec:
+        if self.group and self.leaves_others and not self.is_exec:
             self.group.kill()
 
     def _drain(self) -> None:
@@ -458,7 +463,8 @@ class Monitor:
             with open(temporary, "w") as file:
                 file.write(dumps(report))
                 file.flush()
-                os.fdatasync(file.fileno())
+                if self.message["exit_lasts"]:
+                    os.fdatasync(file.fileno())
             os.rename(temporary, path)
         except OSError:
             pass  # the container's directory is being removed, or the disk is full: the frame still goes out
@@ -489,6 +495,8 @@ class Monitor:
 
     def _clean_up(self) -> None:
         """After everybody has been told: what a next start of the same container must not meet."""
+        if self.starter:
+            self.starter.has_ended()
         self._unlink_socket()
         if self.message["runtime"] and not self.is_exec:
             starter.external_runtime(self.message).delete(self.message["id"])

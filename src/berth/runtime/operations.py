@@ -244,23 +244,22 @@ def mount_cgroup(context: Context, destination: str, flags: int) -> None:
     writable = flags & ~mount.MS_RDONLY
     mount.mount_filesystem(target, "tmpfs", "tmpfs", writable, ["mode=755"])
     os.close(target)
+    top = mount.open_beneath(context.root_fd, destination)  # new and empty: what is in it is ours
     seen = set()
     for name, mount_point in context.hosts.v1.items():
         base = os.path.basename(mount_point)
-        at = f"{destination}/{base}"
         if mount_point not in seen:
             seen.add(mount_point)
             group = context.cgroup.directory_at(mount_point)
-            inner = open_target(context, at, directory=True)
+            os.mkdir(base, 0o755, dir_fd=top)
+            inner = os.open(base, os.O_PATH | os.O_CLOEXEC, dir_fd=top)
             _bind(context, group if os.path.isdir(group) else mount_point, inner, False, (read_only, 0, 0, 0, 0))
             os.close(inner)
         plain = name.removeprefix("name=")
         if plain != base:
-            make_link(context, base, f"{destination}/{plain}")
-    if flags & mount.MS_RDONLY:
-        top = mount.open_beneath(context.root_fd, destination)
-        mount.set_attributes(top, set_=libc.MOUNT_ATTR_RDONLY, clear=0)
-        os.close(top)
+            os.symlink(base, plain, dir_fd=top)
+    mount.set_attributes(top, set_=mount.attributes(flags & mount.MS_RDONLY), clear=0)
+    os.close(top)
 
 
 def _mount_cgroup2(context: Context, target: int, flags: int) -> None:

@@ -17,7 +17,7 @@ import stat
 from berth import errors
 from berth.linux import cgroup, libc, mount, sockets
 from berth.models.jsonlite import dumps, loads
-from berth.runtime import container, external, joining
+from berth.runtime import container, external, joining, rehearsal
 from berth.runtime.context import Launch
 from berth.runtime.plan import Plan, Process
 from berth.runtime.spec import load
@@ -27,14 +27,18 @@ _MESSAGE_BYTES = 65536
 
 
 class Result:
-    """pid: of the program, a child of the caller; terminal_fd: -1 or the caller's; cgroup_path: '' if another's."""
+    """pid: of the program, a child of the caller; terminal_fd: -1 or the caller's; cgroup_path: '' if another's.
 
-    __slots__ = ("cgroup_path", "pid", "terminal_fd")
+    leaves_others: whether other processes of the container may outlive it, which the kernel ends with a pid namespace of their own.
+    """
 
-    def __init__(self, pid: int, terminal_fd: int, cgroup_path: str) -> None:
+    __slots__ = ("cgroup_path", "leaves_others", "pid", "terminal_fd")
+
+    def __init__(self, pid: int, terminal_fd: int, cgroup_path: str, *, leaves_others: bool) -> None:
         self.pid = pid
         self.terminal_fd = terminal_fd
         self.cgroup_path = cgroup_path
+        self.leaves_others = leaves_others
 
 
 class ExecStarter:
@@ -53,7 +57,7 @@ class ExecStarter:
         process, group, launch = self.plan(message)
         launch.standard_fds = standard_fds
         started = joining.execute(process, init_pidfd, message["pid"], group, launch, self._shared)
-        return Result(started.pid, started.terminal_fd, "")
+        return Result(started.pid, started.terminal_fd, "", leaves_others=True)
 
     def plan(self, message: dict) -> tuple[Process, cgroup.Cgroup, Launch]:
         """What is to be known of an exec before its joiner is cloned."""
@@ -67,6 +71,10 @@ class ExecStarter:
         launch.namespaces = message["namespaces"]
         return process, group, launch
 
+    def has_ended(self, *, wait: bool = True) -> bool:
+        """Collects what `start` has left; without `wait`, False if it is not over yet."""
+        return True
+
     def dismiss(self) -> None:
         """Lets go what nobody needs."""
 
@@ -74,16 +82,17 @@ class ExecStarter:
 class Starter(ExecStarter):
     """A starter that waits to be told what to start; owns the channel to it.
 
-    Forked before anybody asks for it (launcher.Spare), so that a start need not wait for the fork.
+    Forked before anybody asks for it (launcher.Spare), so that a start need not wait for the fork. in_haste: somebody has
+    asked already, and waits.
     """
 
-    def __init__(self, hosts: cgroup.Hierarchies, shared: libc.SharedPid) -> None:
+    def __init__(self, hosts: cgroup.Hierarchies, shared: libc.SharedPid, *, in_haste: bool = False) -> None:
         super().__init__(hosts, shared)
         self._channel, theirs = sockets.channel()
         self._pid = libc.clone(0)
         if self._pid == 0:
             self._channel.close()
-            _wait_and_run(theirs, hosts)
+            _wait_and_run(theirs, hosts, in_haste=in_haste)
         theirs.close()
         sockets.make_room(self._channel, MAX_MESSAGE_BYTES)
 
@@ -94,29 +103,30 @@ class Starter(ExecStarter):
         """
         if message["kind"] == "exec" and not message["runtime"]:
             self._channel.close()  # the starter goes while the joiner works
-            result = super().start(message, init_pidfd, standard_fds)
-            os.waitpid(self._pid, 0)
-            return result
+            return super().start(message, init_pidfd, standard_fds)
         if message["runtime"]:
             # runc and the like leave the container's first process to whoever takes orphans.
             libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
         sockets.send(self._channel, self.request, [*(standard_fds or ()), *([lock_fd] if lock_fd >= 0 else ())])
         report, fds = sockets.receive(self._channel, _MESSAGE_BYTES)
         self._channel.close()
-        os.waitpid(self._pid, 0)
         if report[:1] == b"s":
             values = loads(report[1:].decode())
-            return Result(values["pid"], fds[0] if fds else -1, values["cgroup_path"])
+            return Result(values["pid"], fds[0] if fds else -1, values["cgroup_path"], leaves_others=values["leaves_others"])
         _reap_all()
         if report[:1] == b"e":
             values = loads(report[1:].decode())
             raise errors.from_wire(values["kind"], values["message"])
         raise errors.SystemFailure("the container's starter was killed")
 
+    def has_ended(self, *, wait: bool = True) -> bool:
+        """Collects the starter, whose memory and mounts take the kernel longer than who waits for the start should wait."""
+        return os.waitpid(self._pid, 0 if wait else os.WNOHANG)[0] != 0
+
     def dismiss(self) -> None:
         """Lets a starter go that nobody needs."""
         self._channel.close()
-        os.waitpid(self._pid, 0)
+        self.has_ended()
 
 
 def _reap_all() -> None:
@@ -128,18 +138,22 @@ def _reap_all() -> None:
         pass
 
 
-def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies) -> None:
+def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies, *, in_haste: bool) -> None:
     try:
+        if not in_haste:
+            rehearsal.rehearse(hosts)
         data, fds = sockets.receive(channel, MAX_MESSAGE_BYTES, 4)
         if not data:
             os._exit(0)  # dismissed, or the monitor is gone
         message = loads(data.decode())
         standard_fds = (fds[0], fds[1], fds[2]) if len(fds) >= 3 else None
         if message["kind"] == "exec":
-            started, path = _start_external_exec(message, hosts, standard_fds), ""
+            started, path, leaves_others = _start_external_exec(message, hosts, standard_fds), "", True
         else:
-            started, path = _start_container(message, hosts, standard_fds)
-        report = b"s" + dumps({"pid": started.pid, "cgroup_path": path}).encode()
+            started, path, leaves_others = _start_container(message, hosts, standard_fds)
+        for fd in fds:
+            os.close(fd)  # whoever reads what the program writes waits for the end of all who could
+        report = b"s" + dumps({"pid": started.pid, "cgroup_path": path, "leaves_others": leaves_others}).encode()
         sockets.send(channel, report, [started.terminal_fd] if started.terminal_fd >= 0 else [])
     except BaseException as error:
         channel.send(b"e" + dumps(errors.to_wire(error)).encode())
@@ -148,7 +162,7 @@ def _wait_and_run(channel: sockets.socket, hosts: cgroup.Hierarchies) -> None:
 
 def _start_container(
     message: dict, hosts: cgroup.Hierarchies, standard_fds: tuple[int, int, int] | None
-) -> tuple[container.Started, str]:
+) -> tuple[container.Started, str, bool]:
     bundle = message["bundle"]
     spec = load(bundle)
     linux = spec.get("linux") or {}
@@ -162,14 +176,14 @@ def _start_container(
     _make_work_directory(target, spec["process"]["cwd"], owner)
     if message["runtime"]:
         _suit_external_runtime(message, hosts)
-        return external_runtime(message).start(message["id"], bundle, standard_fds, message["state_dir"]), ""
+        return external_runtime(message).start(message["id"], bundle, standard_fds, message["state_dir"]), "", True
     plan = Plan(spec, bundle)
     if plan.uid_mappings:
         _give_pipes(standard_fds, container.host_id(plan.uid_mappings, plan.process.uid))
     launch = Launch(message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
     launch.standard_fds = standard_fds
     started, group = container.start(plan, hosts, launch)
-    return started, group.path
+    return started, group.path, not plan.clone_flags & libc.CLONE_NEWPID
 
 
 def _start_external_exec(

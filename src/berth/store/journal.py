@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 log = logging.getLogger("berth.store")
 
 Statement = tuple[str, Sequence[object]]
+Change = tuple[int, Sequence[Statement]]  # with its sequence number
 
 _MIN_COMPACT_BYTES = 8 << 20  # a journal shorter than this stays
 _WRITE_BYTES = 1 << 20
@@ -39,13 +40,16 @@ class Journal:
         self._limit_bytes = max(_MIN_COMPACT_BYTES, 2 * _size(f"{directory}/snapshot"))
         self.stale = False  # a change is missing in it: only a snapshot makes it whole
 
-    def append(self, sequence: int, statements: Sequence[Statement], connection: sqlite3.Connection) -> None:
-        """Notes a transaction that the database has. A full disk is no reason to refuse it: said, and made good later."""
+    def append(self, changes: "list[Change]", connection: sqlite3.Connection) -> None:
+        """Notes the last transactions that the database has. A full disk is no reason to refuse them: said, and made good later."""
         if self.stale or self._bytes > self._limit_bytes:
-            self.begin(sequence, connection)
+            self.begin(changes[-1][0], connection)
             return
         try:
-            self._write(_line([sequence, [[text, [_plain(value) for value in values]] for text, values in statements]]))
+            self._write(b"".join(
+                _line([sequence, [[text, [_plain(value) for value in values]] for text, values in statements]])
+                for sequence, statements in changes
+            ))  # fmt: skip
         except OSError as error:
             self._note(error)
 
