@@ -3,15 +3,16 @@
 A layer of the container service (registry.py). Which volumes are whose follows from the containers' records alone.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from berth import errors
-from berth.engine import copyup, hostfiles, mountrules, state
+from berth.engine import copyup, hostfiles, mountrules, relabel, state
 from berth.engine.idmaps import Maps
-from berth.engine.mountpoints import IMAGE, VOLUME, MountPoint, oci_mount, of_record
+from berth.engine.mountpoints import BIND, IMAGE, VOLUME, MountPoint, is_plain, oci_mount, of_record, source_of
 from berth.engine.mountrules import WantedMount
 from berth.engine.registry import Container, Registry
 from berth.engine.tasks import to_its_end
@@ -99,15 +100,41 @@ class Mounting(Registry):
         await self._volumes.mount(names)
         if names and await self._populate(container, mounted=True):
             await self.save(container)
+        if self.host.selinux:
+            await self._relabel(container)
 
-    def _oci_mounts(self, container: Container, user: tuple[int, int], id_maps: Maps | None) -> tuple[list[dict], list[dict]]:
-        """What the runtime mounts, and sources that the starter makes for it first (runtime/sources.py)."""
+    async def _relabel(self, container: Container) -> None:
+        for point in of_record(container.record):
+            if point.label and point.kind in (BIND, VOLUME):
+                path = self._volumes.mountpoint(point.name) if point.kind == VOLUME else point.source
+                label = relabel.label_of(point.label, container.record.host.get("SecurityOpt") or [])
+                await asyncio.to_thread(relabel.relabel, path, label)
+
+    def _oci_mounts(
+        self, container: Container, user_of: Callable[[str], tuple[int, int]], id_maps: Maps | None
+    ) -> tuple[list[dict], list[dict]]:
+        """What the runtime mounts, and sources that the starter makes for it first (runtime/sources.py).
+
+        user_of: ids of a user of the container by name, '' for its own.
+        """
         mounts: list[dict] = []
         sources: list[dict] = []
-        for point in of_record(container.record):
-            source = self._volumes.mountpoint(point.name) if point.kind == VOLUME else point.source
-            mounts.append(oci_mount(point, source))
+        for number, point in enumerate(of_record(container.record)):
+            path = self._volumes.mountpoint(point.name) if point.kind == VOLUME else point.source
+            if is_plain(point):
+                mounts.append(oci_mount(point, path))
+                continue
+            at = f"{self.directory(container)}/mounts/{number}"
+            layers = self._layers_of(point) if point.kind == IMAGE else None
+            sources.append(source_of(point, at, path, layers, user_of, id_maps))
+            mounts.append(oci_mount(point, at))
         return mounts, sources
+
+    def _layers_of(self, point: MountPoint) -> list[str]:
+        try:
+            return self._images.lower_directories(self._images.find(point.source))
+        except errors.NotFound:
+            raise errors.Conflict(f"image {point.name}, which is mounted at {point.destination}, is gone") from None
 
     def _publish_mounts(self, container: Container) -> None:
         for point in of_record(container.record):
@@ -129,11 +156,6 @@ class Mounting(Registry):
     def volumes_held(self, container: Container) -> AbstractAsyncContextManager[None]:
         """Its volumes in their places, for who looks into it while it does not run."""
         return self._volumes.held(self._volumes_of(container))
-
-    def mounts_to_view(self, container: Container) -> list[tuple[str, str, bool]]:
-        """(source, destination, read-only) of what is mounted in it from the host."""
-        mounts, _ = self._oci_mounts(container, (0, 0), None)
-        return [(m["source"], m["destination"], "ro" in m["options"]) for m in mounts if m["type"] == "bind"]
 
     def users_of_volume(self, name: str) -> list[str]:
         """Ids of the containers that have it in their records."""

@@ -4,10 +4,11 @@ A record keeps them as they were settled when the container was made (`mounts`):
 `--volumes-from` meant then. A record of a version that had no volumes has none; then the HostConfig says all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from berth.engine import idmaps
 from berth.engine.state import Record
 
 BIND, VOLUME, TMPFS, IMAGE = "bind", "volume", "tmpfs", "image"
@@ -71,6 +72,28 @@ def oci_mount(point: MountPoint, source: str) -> dict[str, Any]:
     if point.read_only and point.recursive and point.below != _BELOW_NOT:
         access.append("rro")
     return bind(source, point.destination, ["rbind" if point.recursive else "bind", point.propagation or "rprivate", *access])
+
+
+def is_plain(point: MountPoint) -> bool:
+    """Whether what it shows is a path of the host and no more."""
+    peers = point.propagation.removeprefix("r") in ("shared", "slave")
+    return not (point.kind == IMAGE or point.subpath or point.idmap or peers)
+
+
+def source_of(
+    point: MountPoint, at: str, path: str, layers: list[str] | None, user_of: Callable[[str], tuple[int, int]], id_maps: idmaps.Maps | None
+) -> dict[str, Any]:
+    """For a mount that is not plain: what the starter mounts at `at` (runtime/sources.py). user_of: see Mounting."""
+    explicit = idmaps.explicit(point.idmap)
+    seen: idmaps.Maps = ([], [])
+    if point.idmap and not explicit:
+        seen = idmaps.outside(idmaps.of_owner((0, 0), user_of("" if point.idmap == idmaps.OWNER else point.idmap)), id_maps)
+    uids, gids = idmaps.outside(explicit, id_maps) if explicit else ([], [])
+    return {
+        "at": at, "path": path, "layers": layers, "subpath": point.subpath, "shown": point.name or point.source, "recursive": point.recursive,
+        "seen": [ids[0]["hostID"] for ids in seen if ids], "uid_mappings": uids, "gid_mappings": gids,
+        "propagation": {"shared": "shared", "slave": "slave"}.get(point.propagation.removeprefix("r"), ""),
+    }  # fmt: skip
 
 
 def bind(source: str, destination: str, options: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 
 from berth import errors
 from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, rootfiles, users, validate
@@ -50,7 +51,7 @@ class Preparing(Mounting):
                     raise errors.Conflict(f"cannot join {key} of container {other.record.id[:SHORT]}: it is not running")
                 shared[mode.partition(":")[2]] = other.record.pid
         facts = self._facts(record.id, host, user, shared)
-        facts.mounts, sources = self._oci_mounts(container, (user.uid, user.gid), facts.id_maps)
+        facts.mounts, sources = self._oci_mounts(container, self._user_of(container, [f"{directory}/upper", *lower]), facts.id_maps)
         if namespace:
             facts.network_path, facts.user_path = namespace.path, namespace.user_path
         if (mode := host.get("NetworkMode") or "").startswith("container:"):
@@ -86,11 +87,30 @@ class Preparing(Mounting):
         command = self.host.runtimes[name]
         return {"command": command, "root": f"{self._runtime_root}-{name}"} if command else None
 
-    def _resolve_user(self, container: Container, directories: list[str]) -> users.ResolvedUser:
+    def _resolve_user(self, container: Container, directories: list[str], name: str = "") -> users.ResolvedUser:
+        """The container's own user, or the one of that name."""
         passwd = rootfiles.read_merged(directories, "etc/passwd")
         group = rootfiles.read_merged(directories, "etc/group")
         record = container.record
-        return users.resolve(record.config.get("User") or "", record.host.get("GroupAdd") or [], passwd, group)
+        return users.resolve(name or record.config.get("User") or "", record.host.get("GroupAdd") or [], passwd, group)
+
+    def _user_of(self, container: Container, directories: list[str]) -> Callable[[str], tuple[int, int]]:
+        def ids(name: str) -> tuple[int, int]:
+            found = self._resolve_user(container, directories, name)
+            return found.uid, found.gid
+
+        return ids
+
+    def mounts_to_view(self, container: Container, layers: list[str]) -> list[tuple[str | dict, str, bool]]:
+        """(source, destination, read-only) of what it has from the host, for a viewer. layers: of its image."""
+        user_of = self._user_of(container, [f"{self.directory(container)}/upper", *layers])
+        mounts, sources = self._oci_mounts(container, user_of, self._remap_of(container.record.host))
+        made = {source["at"]: {**source, "propagation": ""} for source in sources}
+        found = [(made.get(m["source"], m["source"]), m["destination"], "ro" in m["options"]) for m in mounts if m["type"] == "bind"]
+        return sorted(found, key=lambda entry: entry[1].count("/"))  # what holds another is mounted first
+
+    def _remap_of(self, host: dict) -> tuple[list[dict], list[dict]] | None:
+        return None if host.get("UsernsMode") == "host" or host.get("Privileged") else self.host.remap
 
     def _facts(
         self, identity: str, host: dict, user: users.ResolvedUser, shared: dict[str, int], *, check_only: bool = False
@@ -102,11 +122,10 @@ class Preparing(Mounting):
             shared = dict.fromkeys(self._by_id, 1)
         if host.get("Init") and not self.host.init:
             raise errors.NotImplementedHere("--init needs a static init program; install Debian's package tini")
-        remap = None if host.get("UsernsMode") == "host" or host.get("Privileged") else self.host.remap
         return bundle.Facts(
             machine=self.host.machine, bounding=self.host.bounding, apparmor=self.host.apparmor,
             selinux=self.host.selinux, cgroup_version=self.host.hosts.version, landlock_abi=self.host.landlock_abi,
-            id_maps=remap, init=self.host.init, shared_pids=shared, user=user,
+            id_maps=self._remap_of(host), init=self.host.init, shared_pids=shared, user=user,
             directory=f"{self._data}/{identity}", devices=devices, own_oom_score=hostfiles.own_oom_score(),
         )  # fmt: skip
 

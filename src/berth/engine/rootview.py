@@ -124,7 +124,7 @@ class RootViews:
         rootfs = {"lower": lower, "upper": upper or self.upper(container), "work": work, "base": directory, "read_only": read_only}
         message = {
             "kind": "view", "target": f"{directory}/rootfs", "uid_mappings": maps[0], "gid_mappings": maps[1], "rootfs": rootfs,
-            "binds": self._containers.mounts_to_view(container) if binds else [],
+            "binds": self._containers.mounts_to_view(container, lower) if binds else [],
         }  # fmt: skip
         async with self._containers.volumes_held(container) if binds else AsyncExitStack():
             root = await self._ask(message, [])

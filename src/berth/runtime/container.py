@@ -448,7 +448,7 @@ def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings
     """Mounts a container's overlay at `target`, in this process's own mount namespace.
 
     rootfs: {"lower": [topmost first], "upper": path, "work": path, "base": the directory that holds
-    upper and work, "read_only": whether it is only looked at}. With id mappings every layer is seen through
+    upper and work, "read_only": whether it is only looked at, "scratch": where changes go meanwhile that nobody keeps, if anywhere}. With id mappings every layer is seen through
     an idmapped mount, so nothing of an image is copied or chowned (Linux 5.19 for overlayfs). The upper directory is not idmapped: overlayfs
     makes its work directory as who mounts, the host's root, whom such a mount has no id for. It holds
     the host's ids, and its top belongs to the container's root.
@@ -465,7 +465,8 @@ def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings
         if not read_only:
             os.chown(upper, host_id(uid_mappings), host_id(gid_mappings))
     if read_only:  # the upper directory may be another mount's at this moment: only looked at, it is one more layer
-        lower, upper, work = [upper, *lower], "", ""
+        scratch = rootfs.get("scratch") or ""
+        lower, upper, work = [upper, *lower], *((f"{scratch}/upper", f"{scratch}/work") if scratch else ("", ""))
     mount.mount_overlay(lower, upper, work, target, ["index=off"] if read_only else [])
 
 

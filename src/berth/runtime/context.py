@@ -22,12 +22,13 @@ class Launch:
     got far. environment: what the program gets besides its own. gate and on_cloned are for a container's first
     program alone. on_group: called with the cgroup before it is made. on_waiting: called when an exec's program waits
     for its scheduler; on_outside: when init or a joiner waits for what its parent does, and whether that is to put it into the cgroup.
-    on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks.
+    on_listener: takes the descriptor of a seccomp listener. state: of the container, for hooks. peers: trees that are
+    already there for bind mounts, by their sources, which are to be peers of mounts of another mount namespace.
     """
 
     __slots__ = (
         "clone_flags", "die_with_parent", "environment", "gate", "manager", "namespaces", "new_keyring", "on_cloned", "on_group",
-        "on_listener", "on_outside", "on_waiting", "pivot", "preserve_fds", "rootless", "seccomp_cache",
+        "on_listener", "on_outside", "on_waiting", "peers", "pivot", "preserve_fds", "rootless", "seccomp_cache",
         "seccomp_program", "standard_fds", "state",
     )  # fmt: skip
 
@@ -46,6 +47,7 @@ class Launch:
         self.namespaces: int | None = None
         self.pivot = True
         self.state: dict = {}
+        self.peers: dict[str, int] = {}
         self.on_cloned: Callable[[int, cgroup.Cgroup], None] = lambda pid, group: None
         self.on_listener: Callable[[int], None] = os.close
         self.on_group: Callable[[cgroup.Cgroup], None] = lambda group: None

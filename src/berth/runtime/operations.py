@@ -133,15 +133,20 @@ def _refuse_link_parent(context: Context, destination: str, target: int) -> None
 def bind_mount(
     context: Context, source: str, destination: str, recursive: bool, changes: "tuple[int, int, int, int, int]"
 ) -> None:
+    peer = context.launch.peers.get(source, -1)
     try:
-        source_fd = _open_host_path(context, source)
+        source_fd = os.dup(peer) if peer >= 0 else _open_host_path(context, source)
     except OSError as error:
         raise InvalidSpec(f"bind source path does not exist: {source}: {error.strerror}") from None
     is_directory = mount.is_directory(source_fd)
     os.close(source_fd)
     at = open_target(context, destination, directory=is_directory)
     try:
-        _bind(context, source, at, recursive, changes)
+        if peer >= 0:
+            change_tree(peer, changes)
+            mount.attach(peer, at)
+        else:
+            _bind(context, source, at, recursive, changes)
     except PermissionError as error:
         raise InvalidSpec(
             f"mounts: {destination}: {source}: {os.strerror(error.errno or 0)}; what is read-only, nosuid, nodev, noexec or noatime "

@@ -166,6 +166,12 @@ def _start_container(
     bundle = message["bundle"]
     spec = load(bundle)
     linux = spec.get("linux") or {}
+    peers: dict[str, int] = {}
+    if message["sources"]:
+        from berth.runtime import sources  # of few containers
+
+        if not linux.get("uidMappings"):  # the kernel lets nothing of a user namespace spread to the host
+            peers = sources.clone_peers(message["sources"])
     own_mount_namespace()
     target = f"{bundle}/{spec['root']['path']}"
     os.makedirs(target, mode=0o755, exist_ok=True)
@@ -174,6 +180,9 @@ def _start_container(
     if message["rootfs"]:
         container.mount_root(message["rootfs"], target, *maps)
     _make_work_directory(target, spec["process"]["cwd"], owner)
+    for source in message["sources"]:
+        if message["runtime"] or source["at"] not in peers:
+            sources.place(source, maps, peers.get(source["at"], -1))
     if message["runtime"]:
         _suit_external_runtime(message, hosts)
         return external_runtime(message).start(message["id"], bundle, standard_fds, message["state_dir"]), "", True
@@ -182,6 +191,7 @@ def _start_container(
         _give_pipes(standard_fds, container.host_id(plan.uid_mappings, plan.process.uid))
     launch = Launch(message["seccomp_cache"], clone_flags=libc.CLONE_PARENT)
     launch.standard_fds = standard_fds
+    launch.peers = peers
     started, group = container.start(plan, hosts, launch)
     return started, group.path, not plan.clone_flags & libc.CLONE_NEWPID
 
