@@ -58,9 +58,11 @@ class Running(Preparing):
         try:
             await self._hold_mounts(container)
             connection, report = await self._launch(container)
-        except errors.BerthError as error:
-            self._endpoints.detach(record)
+        except BaseException as error:
             self._release_mounts(container, tell=False)
+            if not isinstance(error, errors.BerthError):
+                raise
+            self._endpoints.detach(record)
             await asyncio.to_thread(self._clear_start, container)
             await self._start_failed(container, error)
             raise
