@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("httptools", reason="the HTTP parser of the engine")
 
 from berth import errors
-from berth.api import images, request, routes, streams
+from berth.api import request, routes, streams
+from berth.api.changes import apply_changes
 from berth.engine import events, imagelist
 from berth.http.exchange import Exchange
 from berth.http.routing import match
@@ -144,7 +145,7 @@ def test_reference_filter(name: str, pattern: str, expected: bool) -> None:
     ],
 )  # fmt: skip
 def test_changes(changes: list[str], expected: dict) -> None:
-    assert images.apply_changes(changes) == expected
+    assert apply_changes(changes) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_changes(changes: list[str], expected: dict) -> None:
 )
 def test_changes_that_cannot_be(change: str) -> None:
     with pytest.raises(errors.InvalidParameter, match="change"):
-        images.apply_changes([change])
+        apply_changes([change])
 
 
 # -- streams -------------------------------------------------------------------------------------

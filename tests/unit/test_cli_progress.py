@@ -65,5 +65,6 @@ def test_names_and_platforms() -> None:
     assert whole_name(parse_name("debian")) == "docker.io/library/debian:latest"
     assert whole_name(parse_name("r:5000/x@sha256:" + 64 * "0")) == "r:5000/x@sha256:" + 64 * "0"
     assert (registry_of("nginx"), registry_of("a/nginx"), registry_of("r:5000/x"), registry_of("localhost/x")) == ("docker.io", "docker.io", "r:5000", "localhost")
-    assert platform_json("linux/arm64/v8") == '{"os":"linux","architecture":"arm64","variant":"v8"}'
+    assert platform_json("linux/arm64/v8") == platform_json("arm64") == '{"architecture":"arm64","os":"linux"}'
+    assert platform_json("linux/arm/v6") == '{"architecture":"arm","os":"linux","variant":"v6"}'
     assert platform_json("") == ""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from berth.errors import DataLoss
+from berth.oci import platforms
 from berth.store import database as database_module
 from berth.store import images, journal
 from berth.store.database import Database
@@ -322,7 +323,7 @@ def _imported(root: str) -> tuple[Database, ImageStore, str]:
         info.size = 5
         tar.addfile(info, io.BytesIO(b"whole"))
     archive.seek(0)
-    image = store.import_filesystem(archive, "name:tag", "", {}, "x86_64")
+    image = store.import_filesystem(archive, "name:tag", "", {}, platforms.host())
     return database, store, store.lower_directories(image)[0]
 
 

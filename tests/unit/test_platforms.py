@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.errors import InvalidParameter
-from berth.registry import platforms
-from berth.registry.platforms import Platform, choose, normalize, of_document, parse, rank
+from berth.oci import platforms
+from berth.oci.platforms import Platform, choose, normalize, of_document, parse, rank
 
 WORDS = st.sampled_from(["linux", "windows", "darwin", "macos", "amd64", "x86_64", "arm64", "aarch64", "arm", "armhf", "armel", "386", "riscv64", "v5", "v6", "v7", "v8", "7", "8", "v1", "v3", ""])
 

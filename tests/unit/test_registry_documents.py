@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.errors import BerthError, DataLoss, InvalidParameter, NotImplementedHere
-from berth.registry import documents, media, platforms
+from berth.oci import platforms
+from berth.registry import documents, media
 from berth.registry.client import challenge, failures
 from berth.registry.client.settings import Settings
 

@@ -15,6 +15,7 @@ from berth.engine.service import Engine
 from berth.http import websocket
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
+from berth.oci import platforms
 from berth.runtime import frames
 
 _NO_HOST_CONFIG_BYTES = 8  # what is shorter is no object with anything in it
@@ -54,7 +55,10 @@ class Containers:
         host, networks = config.get("HostConfig") or {}, (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
         compat.adjust_create(exchange.version, config, host, networks, has_v1=self._engine.host.hosts.version == 1)
         host = with_defaults(host, self._engine.options.container_defaults)
-        container, warnings = await self._engine.containers.create(exchange.query.get("name", ""), config, host, networks)
+        text = "" if compat.before(exchange.version, 41) else exchange.query.get("platform", "")
+        container, warnings = await self._engine.containers.create(
+            exchange.query.get("name", ""), config, host, networks, platform=platforms.parse(text) if text else None
+        )
         exchange.respond(201, {"Id": container.record.id, "Warnings": warnings})
 
     async def container_list(self, exchange: Exchange) -> None:

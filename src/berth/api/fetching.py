@@ -4,6 +4,7 @@ import http.client
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, Unavailable
@@ -20,6 +21,7 @@ class WebArchive:
         """Blocks until the server has begun to answer."""
         self.url = url
         self._stopped = False
+        self.progress: Callable[[int, int], None] | None = None  # bytes that came, bytes announced or 0
         self._began_s, self._count = time.monotonic(), 0
         # No FileHandler, no FTPHandler: a redirect leads to the web, or nowhere.
         opener = urllib.request.OpenerDirector()
@@ -53,6 +55,8 @@ class WebArchive:
         except (OSError, http.client.HTTPException) as error:
             raise self._cut(str(error) or type(error).__name__) from None
         self._count += len(data)
+        if self.progress:
+            self.progress(self._count, self._size_bytes or 0)
         if not data and size and self._size_bytes is not None and self._count < self._size_bytes:
             raise self._cut(f"{self._size_bytes} bytes were announced")
         waited_s = time.monotonic() - self._began_s

@@ -5,7 +5,7 @@ import json
 
 from berth import errors
 from berth.api import shapes
-from berth.api.images import apply_changes
+from berth.api.changes import apply_changes
 from berth.api.threads import in_thread_with_body, send_written
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange

@@ -146,17 +146,17 @@ class Client:
         raise NoEngine(f"Cannot connect to the engine at {self.address}")
 
     def request(
-        self, method: str, path: str, body: object = None, *, headers: str = "", stream: "Iterator[bytes] | None" = None
+        self, method: str, path: str, body: object = None, *, headers: str = "", stream: "Iterator[bytes] | None" = None, live: bool = False
     ) -> Response:
-        """Sends a request; ApiError for a status of 400 and above."""
+        """Sends a request; ApiError for a status of 400 and above. live: whether the answer is read while the stream still goes out."""
         if stream is not None and self._may_be_older:
             self.request("GET", "/version")  # a stream cannot be sent twice
         try:
-            return self._request(method, path, body, headers, stream)
+            return self._request(method, path, body, headers, stream, live)
         except ApiError as error:
             if not self._speak_as(str(error)):
                 raise
-        return self._request(method, path, body, headers, stream)
+        return self._request(method, path, body, headers, stream, live)
 
     def _speak_as(self, refusal: str) -> bool:
         """Whether an older engine has said which version of the API it speaks; that is spoken from now on."""
@@ -166,7 +166,7 @@ class Client:
         self._api, self._may_be_older = f"/v{newest}", False
         return True
 
-    def _request(self, method: str, path: str, body: object, headers: str, stream: "Iterator[bytes] | None") -> Response:
+    def _request(self, method: str, path: str, body: object, headers: str, stream: "Iterator[bytes] | None", live: bool) -> Response:
         sock = self.connect()
         data = b"" if body is None else dumps(body).encode()
         head = f"{method} {self._api}{path} HTTP/1.1\r\nHost: berth\r\nUser-Agent: berth\r\n{headers}"
@@ -179,7 +179,10 @@ class Client:
         except (BrokenPipeError, ConnectionResetError):
             pass  # reading tells: an answer, or that there is none
         if stream is not None:
-            self._send_stream(sock, stream)
+            if live and self._tls is None:  # TLS is for one thread alone
+                self._send_beside(sock, stream)
+            else:
+                self._send_stream(sock, stream)
         try:
             response = Response(sock, method == "HEAD")
         except NoEngine:
@@ -202,6 +205,19 @@ class Client:
             sock.sendall(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             pass  # the engine has seen enough; its answer says why
+
+    def _send_beside(self, sock: "_socket.socket", stream: "Iterator[bytes]") -> None:
+        """In a thread, which ends with the process at the latest. What cannot be read ends the request, and so the answer."""
+        import _thread
+
+        def run() -> None:
+            try:
+                self._send_stream(sock, stream)
+            except OSError as error:
+                fail(f"the input cannot be read: {error.strerror}")
+                sock.shutdown(_socket.SHUT_RDWR)
+
+        _thread.start_new_thread(run, ())
 
     def json(self, method: str, path: str, body: object = None) -> "Any":
         return self.request(method, path, body).json()

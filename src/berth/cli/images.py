@@ -31,17 +31,19 @@ _IMPORT: "tuple[Flag, ...]" = (
     ("message", "m", "string", "TEXT", "Comment in the image's history"),
     ("platform", "", "string", "OS/ARCH", "Platform of the file system"),
 )
-_PLATFORM: Flag = ("platform", "", "stringSlice", "OS/ARCH", "Accepted for Docker's sake")
 _LOAD: "tuple[Flag, ...]" = (
     ("input", "i", "string", "FILE", "Read from a file instead of standard input"),
-    _PLATFORM,
+    ("platform", "", "stringSlice", "OS/ARCH", "Of several platforms, the one to load, e.g. linux/arm64 (default: the engine's)"),
     ("quiet", "q", "bool", "", "No progress"),
 )
-_SAVE: "tuple[Flag, ...]" = (("output", "o", "string", "FILE", "Write to a file instead of standard output"), _PLATFORM)
+_SAVE: "tuple[Flag, ...]" = (
+    ("output", "o", "string", "FILE", "Write to a file instead of standard output"),
+    ("platform", "", "stringSlice", "OS/ARCH", "Refuse images of another platform"),
+)
 _RMI: "tuple[Flag, ...]" = (
     ("force", "f", "bool", "", "Remove it though a stopped container uses it, or with all its names"),
     ("no-prune", "", "bool", "", "Keep the images without a name that it was made of"),
-    _PLATFORM,
+    ("platform", "", "stringSlice", "OS/ARCH", "Refuse images of another platform"),
 )
 SYNTAX = {
     "images": Syntax("[OPTIONS] [REPOSITORY[:TAG]]", _IMAGES, at_most=1),
@@ -129,7 +131,10 @@ def import_(call: "Invocation") -> int:
         fromSrc=source if by_url else "-", repo=repository, tag=tag, message=parsed.text("message"), changes=parsed.list("change"),
         platform=parsed.text("platform"),
     )  # fmt: skip
-    data = None if by_url else _read(0 if source == "-" else _open_input(source))
+    data = None
+    if not by_url:
+        fd = 0 if source == "-" else _open_input(source)
+        data = progress.sending(_read(fd), os.fstat(fd).st_size) if os.isatty(1) else _read(fd)
     progress.show(call.client.request("POST", f"/images/create{options}", stream=data).lines())
     return 0
 
@@ -142,7 +147,7 @@ def load(call: "Invocation") -> int:
     fd = _open_input(parsed.text("input")) if parsed.text("input") else 0
     quiet = parsed.flag("quiet") or not os.isatty(1)
     options = query(quiet=1 if quiet else 0, platform=_platforms(parsed.list("platform")))
-    progress.show(call.client.request("POST", f"/images/load{options}", stream=_read(fd)).lines())
+    progress.show(call.client.request("POST", f"/images/load{options}", stream=_read(fd), live=not quiet).lines())
     return 0
 
 

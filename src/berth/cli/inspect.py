@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _FORMAT: Flag = ("format", "f", "string", "FORMAT", "json, or a Go template such as '{{.State.Pid}}'")
 _SIZE: Flag = ("size", "s", "bool", "", "Show the sizes of containers")
 _TYPE: Flag = ("type", "", "string", "TYPE", "container, image or network; without it, whichever there is")
-_PLATFORM: Flag = ("platform", "", "string", "OS/ARCH", "Accepted for Docker's sake")
+_PLATFORM: Flag = ("platform", "", "string", "OS/ARCH", "Refuse images of another platform")
 _VERBOSE: Flag = ("verbose", "v", "bool", "", "Accepted for Docker's sake: there is more of networks of swarms only")
 SYNTAX = {
     "inspect": Syntax("[OPTIONS] NAME|ID [NAME|ID...]", (_FORMAT, _SIZE, _TYPE), at_least=1),
@@ -83,6 +83,10 @@ def _mark_maps(item: "dict[str, Any]") -> None:
 
 def _one(call: "Invocation", name: str, kinds: "list[str]", parsed: Parsed) -> "Any":
     options = {"container": query(size=parsed.flag("size")), "network": query(verbose="true" if parsed.flag("verbose") else None)}
+    if parsed.text("platform"):
+        from berth.cli.pull import platform_json
+
+        options["image"] = query(platform=platform_json(parsed.text("platform")))
     for kind in kinds:
         try:
             return call.client.json("GET", _PATHS[kind].format(quote(name)) + options.get(kind, ""))

@@ -11,10 +11,11 @@ from berth.models.units import human_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any, TextIO
 
 _BAR_CELLS = 50
+_LEAST_INTERVAL_S = 0.1
 _BAR_FROM_COLUMNS, _TIME_FROM_COLUMNS, _UNKNOWN_COLUMNS = 110, 50, 200
 
 
@@ -27,6 +28,24 @@ def show(messages: "Iterable[dict[str, Any]]", out: "TextIO | None" = None) -> N
         out.write(screen.draw(message))
         out.flush()
         fail_of(message)
+
+
+def sending(pieces: "Iterable[bytes]", total_bytes: int) -> "Iterator[bytes]":
+    """The pieces, and on the terminal how many went by; nothing of that stays. total_bytes: 0 where nobody knows."""
+    import time
+
+    columns = Screen(1).columns()
+    sent_bytes, shown_s = 0, 0.0
+    try:
+        for data in pieces:
+            yield data
+            sent_bytes += len(data)
+            if time.monotonic() - shown_s >= _LEAST_INTERVAL_S:
+                shown_s = time.monotonic()
+                sys.stdout.write(f"\x1b[2K\rImporting {bar({'current': sent_bytes, 'total': total_bytes}, columns)}")
+                sys.stdout.flush()
+    finally:
+        sys.stdout.write("\x1b[2K\r")
 
 
 def wait(messages: "Iterable[dict[str, Any]]") -> None:
@@ -77,9 +96,9 @@ class Screen:
             return f"{head}{status}\n"
         if self._fd < 0:
             return "" if bar(progress, _UNKNOWN_COLUMNS) else f"{head}{status}\n"
-        return f"\x1b[2K\r{head}{status} {bar(progress, self._columns())}\r"
+        return f"\x1b[2K\r{head}{status} {bar(progress, self.columns())}\r"
 
-    def _columns(self) -> int:
+    def columns(self) -> int:
         try:
             return os.get_terminal_size(self._fd).columns or _UNKNOWN_COLUMNS
         except OSError:

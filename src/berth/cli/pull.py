@@ -24,7 +24,7 @@ _PULL: "tuple[Flag, ...]" = (
 _PUSH: "tuple[Flag, ...]" = (
     ("all-tags", "a", "bool", "", "Every tag of the repository that is here"),
     _TRUST,
-    ("platform", "", "string", "OS/ARCH", "Push the image of one platform alone"),
+    ("platform", "", "string", "OS/ARCH", "Refuse images of another platform"),
     ("quiet", "q", "bool", "", "Only the name of what was pushed"),
 )
 SYNTAX = {
@@ -120,12 +120,14 @@ def whole_name(name: "Reference") -> str:
 
 
 def platform_json(text: str) -> str:
-    """`linux/arm64/v8` -> the API's JSON; '' stays."""
+    """`linux/arm64/v8`, `arm64` -> the API's JSON; '' stays. Misuse for what is none."""
     if not text:
         return ""
+    from berth.errors import InvalidParameter
     from berth.models.jsonlite import dumps
+    from berth.oci import platforms
 
-    parts = [part for part in text.lower().split("/") if part]
-    if not 2 <= len(parts) <= 3:
-        raise Misuse(f'invalid platform "{text}": give os/architecture or os/architecture/variant, e.g. linux/arm64')
-    return dumps(dict(zip(("os", "architecture", "variant"), parts, strict=False)))
+    try:
+        return dumps(platforms.parse(text).as_json())
+    except InvalidParameter as error:
+        raise Misuse(f"invalid platform: {error}") from None

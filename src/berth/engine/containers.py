@@ -9,7 +9,20 @@ import secrets
 import socket
 
 from berth import errors
-from berth.engine import bundle, logconfig, names, netcontainer, netports, payload, portmaps, state, updates, users, validate
+from berth.engine import (
+    bundle,
+    imageplatform,
+    logconfig,
+    names,
+    netcontainer,
+    netports,
+    payload,
+    portmaps,
+    state,
+    updates,
+    users,
+    validate,
+)
 from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.mounting import insertions
@@ -19,6 +32,7 @@ from berth.engine.restoring import Restoring
 from berth.engine.state import Record
 from berth.engine.volumerecord import VolumeRecord
 from berth.oci import reference
+from berth.oci.platforms import Platform
 
 __all__ = ["Container", "ContainerService", "Host"]
 
@@ -31,14 +45,19 @@ class ContainerService(Restoring):
 
     # -- create -----------------------------------------------------------------------------------
 
-    async def create(self, name: str, config: dict, host: dict, endpoints: dict | None = None) -> tuple[Container, list[str]]:
-        """Makes a container from Docker's Config, HostConfig and EndpointsConfig; returns it and warnings."""
+    async def create(
+        self, name: str, config: dict, host: dict, endpoints: dict | None = None, *, platform: Platform | None = None
+    ) -> tuple[Container, list[str]]:
+        """Makes a container from Docker's Config, HostConfig and EndpointsConfig; returns it and warnings.
+
+        platform: NotFound where the image is for another.
+        """
         payload.check(config, host)
         wanted = config.get("Image") or ""
         if not wanted:
             raise errors.InvalidParameter("no image given: Config.Image is empty")
         reference.parse(wanted) if not reference.is_image_id(wanted) else None
-        image = self._images.find(wanted)
+        image = imageplatform.found(self._images, wanted, platform)
         if (host.get("NetworkMode") or "default") == "default":
             host["NetworkMode"] = self._endpoints.default_mode
         networking = netcontainer.container(config, host, endpoints or {}, (image.config.get("config") or {}).get("ExposedPorts"))
@@ -69,7 +88,7 @@ class ContainerService(Restoring):
         container = Container(record)
         await self._add(container, mounts)
         self.publish(container, "create")
-        return container, warnings
+        return container, [*(imageplatform.warnings(image) if platform is None else []), *warnings]
 
     async def _add(self, container: Container, mounts: list[WantedMount]) -> None:
         """Container and new volumes come into being in one transaction; if the volumes cannot be filled, neither was ever there."""

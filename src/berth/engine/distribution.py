@@ -8,16 +8,19 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from berth import VERSION
+from berth.engine import imageplatform
 from berth.engine.events import EventBus
+from berth.engine.feed import Feed
 from berth.engine.options import Options
 from berth.engine.registryauth import login_registry, split_term
-from berth.errors import InvalidParameter, NotFound, SystemFailure
-from berth.oci import reference
+from berth.errors import InvalidParameter, NotFound
+from berth.oci import platforms, reference
 from berth.oci.reference import Reference
-from berth.registry import documents, platforms
+from berth.registry import documents
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.client import RegistryClient
 from berth.registry.client.settings import Settings
@@ -27,9 +30,6 @@ from berth.registry.pushing import Push
 from berth.store.images import Image, ImageStore
 
 _T = TypeVar("_T")
-
-_MOST_WAITING = 1000  # messages to a client that does not read; beyond them those that only draw are left out
-
 
 class Distribution:
     """Pull, push, search and login for one engine."""
@@ -79,10 +79,13 @@ class Distribution:
         report({"event": ("pull", name, found.image)})
         return found.new
 
-    async def push(self, name: Reference, credentials: Credentials) -> AsyncIterator[dict]:
-        """Docker's messages. name without tag: every tag of the repository that is here."""
+    async def push(self, name: Reference, credentials: Credentials, wanted: platforms.Platform | None = None) -> AsyncIterator[dict]:
+        """Docker's messages. name without tag: every tag of the repository that is here. wanted: NotFound if one is for another platform."""
 
         def work(client: RegistryClient, report: Report, cancelled: threading.Event) -> None:
+            if wanted:
+                for one in self._tags_of(name):
+                    imageplatform.found(self._images, one.familiar, wanted)
             report({"status": f"The push refers to repository [{name.registry}/{name.repository}]"})
             for one in self._tags_of(name):
                 self._push(client, one, report, cancelled)
@@ -114,16 +117,13 @@ class Distribution:
         self, registry: str, credentials: Credentials, work: Callable[[RegistryClient, Report, threading.Event], None]
     ) -> AsyncIterator[dict]:
         """Runs `work` in a thread; its reports in order, then what it raised."""
-        feed = _Feed(asyncio.get_running_loop())
+        feed = Feed(asyncio.get_running_loop())
         cancelled = threading.Event()
         client = RegistryClient(registry, self._settings(), credentials, cancelled)
 
         def run() -> None:
-            try:
-                work(client, feed.put, cancelled)
-                feed.end(None)
-            except BaseException as error:
-                feed.end(error)
+            with suppress(BaseException):  # the feed tells
+                feed.run(lambda: work(client, feed.put, cancelled))
 
         thread = threading.Thread(target=run, name=f"registry-{registry}", daemon=True)
         self._running.add(cancelled)
@@ -165,9 +165,7 @@ class Distribution:
                 found = [one for one in [platforms.of_document(_json(client.config(name.repository, top.config)))] if one]
             return {
                 "Descriptor": documents.Descriptor(top.media_type, top.digest, len(top.raw)).as_json(),
-                "Platforms": [
-                    {"architecture": one.architecture, "os": one.os, **({"variant": one.variant} if one.variant else {})} for one in found
-                ],
+                "Platforms": [one.as_json() for one in found],
             }  # fmt: skip
 
         return await asyncio.to_thread(self._ask, name.registry, credentials, work)
@@ -175,39 +173,6 @@ class Distribution:
     def _ask(self, registry: str, credentials: Credentials, work: Callable[[RegistryClient], _T]) -> _T:
         with RegistryClient(registry, self._settings(), credentials) as client:
             return work(client)
-
-
-class _Feed:
-    """From the thread that works to the coroutine that tells. A reader far behind misses what would only be drawn over."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._queue: asyncio.Queue[dict | None] = asyncio.Queue()
-        self._error: BaseException | None = None
-        self.ended = asyncio.Event()
-
-    def put(self, message: dict) -> None:
-        if not message.get("progressDetail") or self._queue.qsize() < _MOST_WAITING:
-            self._call(self._queue.put_nowait, message)
-
-    def end(self, error: BaseException | None) -> None:
-        self._error = error
-        self._call(self._queue.put_nowait, None)
-        self._call(self.ended.set)
-
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            pass  # the engine has ended meanwhile
-
-    async def messages(self) -> AsyncIterator[dict]:
-        while (message := await self._queue.get()) is not None:
-            yield message
-        if isinstance(self._error, OSError):  # of the store: a full disk, for one
-            raise SystemFailure(f"the image cannot be written to the disk: {self._error.strerror}") from self._error
-        if self._error:
-            raise self._error
 
 
 def _json(raw: bytes) -> object:

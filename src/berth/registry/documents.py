@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from berth.errors import DataLoss, InvalidParameter, NotImplementedHere
-from berth.oci import reference
-from berth.registry import media, platforms
+from berth.oci import platforms, reference
+from berth.registry import media
 
 MAX_MANIFEST_BYTES = 4 << 20  # what registries accept, and Docker reads
 _MAX_LAYERS = 1000

@@ -13,23 +13,22 @@ _BAR = 50
 
 
 def bar(current: int, total: int) -> str:
-    """`[====>    ]  12MB/30MB`, which clients without a drawing of their own print."""
+    """`[====>    ]     12MB/30MB`, which clients without a drawing of their own print."""
     if total <= 0:
         return units.human_size(current)
     done = min(_BAR, current * _BAR // total)
-    marks = "=" * done + (">" if done < _BAR else "")
-    return f"[{marks:<{_BAR}}]  {units.human_size(current)}/{units.human_size(total)}"
+    return f"[{'=' * done}>{' ' * (_BAR - done)}] {units.human_size(current):>8}/{units.human_size(total)}"
 
 
 class Line:
-    """One layer's line. `say` is always sent, `advance` as often as eyes can follow."""
+    """The line of a layer, or of all where identity is ''. `say` is always sent, `advance` as often as eyes can follow, and its end."""
 
     def __init__(self, report: Report, identity: str) -> None:
         self._report = report
         self._identity = identity
         self._lock = threading.Lock()
         self._sent_s = 0.0
-        self._status = ""
+        self._status, self._current = "", -1
 
     def say(self, status: str) -> None:
         """A line without a bar; what `advance` had under way is over."""
@@ -38,16 +37,16 @@ class Line:
             self._report({"status": status, "progressDetail": {}, "id": self._identity})
 
     def advance(self, status: str, current: int, total: int) -> None:
-        """How far it has got."""
+        """How far it has got; total: 0 where nobody knows."""
         with self._lock:
             now_s = time.monotonic()
-            if status == self._status and now_s - self._sent_s < _LEAST_INTERVAL_S:
+            soon = now_s - self._sent_s < _LEAST_INTERVAL_S and (current < total or total <= 0)
+            if status == self._status and (soon or current == self._current):
                 return
-            self._status, self._sent_s = status, now_s
-            self._report({
-                "status": status, "progressDetail": {"current": current, "total": total}, "progress": bar(current, total),
-                "id": self._identity,
-            })  # fmt: skip
+            self._status, self._sent_s, self._current = status, now_s, current
+            detail = {"current": current, "total": total} if total > 0 else {"current": current}
+            identity = {"id": self._identity} if self._identity else {}
+            self._report({"status": status, "progressDetail": detail, "progress": bar(current, total), **identity})
 
 
 def short(digest: str) -> str:

@@ -12,8 +12,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter, NotFound
+from berth.oci import platforms
 from berth.oci.reference import Reference
-from berth.registry import documents, media, platforms
+from berth.registry import documents, media
 from berth.registry.client.client import RegistryClient
 from berth.registry.documents import Descriptor, Document
 from berth.registry.progress import Line, Report, short

@@ -1,4 +1,4 @@
-"""Reads image archives, what `docker save` and OCI tools write: docker-archive (`manifest.json`) or OCI layout (`index.json`).
+"""Reads the files of image archives, what `docker save` and OCI tools write; `archiveimages` says what images they are.
 
 Nothing is written down to be read again: layers are unpacked while the archive goes by.
 """
@@ -6,7 +6,9 @@ Nothing is written down to be read again: layers are unpacked while the archive 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
+from functools import partial
 from typing import IO, TypeVar
 
 from berth.errors import BerthError, DataLoss, InvalidParameter, NotImplementedHere
@@ -20,11 +22,10 @@ _MAX_MEMBERS = 100_000
 _MAX_LINK_DEPTH = 8
 _COPY_BYTES = 1 << 20
 _BLOCK = 512
-_INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
+_LAYER_NAME = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.tar|/layer\.tar)?")
 _Json = TypeVar("_Json", list, dict)
+
+Progress = Callable[[str, int, int], None]  # what the layer is called, bytes of it that were read, bytes that it has
 
 
 class Member:
@@ -52,25 +53,15 @@ class Member:
             layers.drop(self._loose)
 
 
-class ArchivedImage:
-    """config: bytes of the image's configuration; layers: bottom first; names: references to tag."""
-
-    __slots__ = ("config", "layers", "names")
-
-    def __init__(self, config: bytes, layers: list[Member], names: list[str]) -> None:
-        self.config = config
-        self.layers = layers
-        self.names = names
-
-
 class _Bounded:
     """One member's bytes as a stream, hashed unless somebody else does that."""
 
     def __init__(self, reader: ExactReader, size_bytes: int) -> None:
         self._reader = reader
-        self._left = size_bytes
+        self._size_bytes = self._left = size_bytes
         self.hasher = hashlib.sha256()
         self.hashes = True
+        self.progress: Callable[[int, int], None] | None = None
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
@@ -79,6 +70,8 @@ class _Bounded:
         self._left -= len(data)
         if self.hashes:
             self.hasher.update(data)
+        if self.progress:
+            self.progress(self._size_bytes - self._left, self._size_bytes)
         return data
 
     def drain(self) -> None:
@@ -90,37 +83,42 @@ class Archive:
     """An archive being read. Members are in any order and name each other, so what may be a layer is unpacked at once,
     under no name; `close` removes what no image took."""
 
-    def __init__(self, layers: LayerStore) -> None:
+    def __init__(self, layers: LayerStore, progress: Progress | None = None) -> None:
         self._layers = layers
+        self._progress = progress
         self._members: dict[str, Member] = {}
         self._links: dict[str, str] = {}
         self._document_bytes = 0
+        self._layer_files = 0
 
     def read(self, stream: IO[bytes]) -> None:
         """Every member of the (possibly compressed) archive."""
         reader = ExactReader(open_stream(stream))
         for entry in read_entries(reader):
-            name = _clean(entry.name)
+            name = clean(entry.name)
             if entry.is_file:
                 if name in self._members:
                     self._members[name].drop(self._layers)
-                self._members[name] = self._read_member(reader, entry.size_bytes)
+                self._members[name] = self._read_member(reader, name, entry.size_bytes)
                 skip_padding(reader, entry.size_bytes)
             elif entry.kind == SYMLINK:
-                self._links[name] = _clean(os.path.join(os.path.dirname(name), entry.link))
+                self._links[name] = clean(os.path.join(os.path.dirname(name), entry.link))
             elif entry.kind == HARD_LINK:
-                self._links[name] = _clean(entry.link)
+                self._links[name] = clean(entry.link)
             if len(self._members) + len(self._links) > _MAX_MEMBERS:
                 raise InvalidParameter(f"the archive has more than {_MAX_MEMBERS} files: it is no image's")
         while reader.read_some(_COPY_BYTES):
             pass
 
-    def _read_member(self, reader: ExactReader, size: int) -> Member:
+    def _read_member(self, reader: ExactReader, name: str, size: int) -> Member:
         bounded = _Bounded(reader, size)
         head = bounded.read(min(size, _BLOCK))
         stream = prepended(head, bounded)
         if head[:1] in (b"{", b"[", b"") or (size < 2 * _BLOCK and not is_compressed(head)):
             return self._read_document(stream, bounded, size)
+        if self._progress:
+            self._layer_files += 1
+            bounded.progress = partial(self._progress, layer_name(name) or f"layer {self._layer_files}")
         try:
             loose = self._unpack(head, stream, bounded)
         except (DataLoss, InvalidParameter, NotImplementedHere) as error:
@@ -154,18 +152,11 @@ class Archive:
         for member in self._members.values():
             member.drop(self._layers)
 
-    def images(self) -> list[ArchivedImage]:
-        """What the archive holds. DataLoss where a digest is wrong, InvalidParameter where it is no image archive."""
-        if "manifest.json" in self._members:
-            return [self._docker_image(item) for item in self._json("manifest.json", list)]
-        if "index.json" in self._members:
-            return list(self._oci_images(self._json("index.json", dict), []))
-        raise InvalidParameter(
-            "the archive has neither manifest.json (docker save) nor index.json (OCI layout) in it; "
-            "use import for the archive of a file system"
-        )
+    def __contains__(self, name: str) -> bool:
+        return name in self._members or name in self._links
 
-    def _member(self, name: str) -> Member:
+    def member(self, name: str) -> Member:
+        """The file of a name, or the one that a link of the name leads to. DataLoss where there is none."""
         for _ in range(_MAX_LINK_DEPTH):
             if name in self._members:
                 return self._members[name]
@@ -174,79 +165,37 @@ class Archive:
             name = self._links[name]
         raise DataLoss(f"the archive's links from {name!r} lead in a circle")
 
-    def _bytes(self, name: str) -> bytes:
-        member = self._member(name)
+    def read_bytes(self, name: str) -> bytes:
+        """A small document."""
+        member = self.member(name)
         if member.data is None:
             raise DataLoss(f"{name!r} in the archive has {member.size_bytes} bytes; it should be a small document")
         return member.data
 
-    def _json(self, name: str, kind: type[_Json]) -> _Json:
-        return _parse(self._bytes(name), name, kind)
-
-    def _docker_image(self, item: dict) -> ArchivedImage:
-        config, layers = item.get("Config"), item.get("Layers")
-        if not isinstance(config, str) or not isinstance(layers, list):
-            raise InvalidParameter("manifest.json in the archive has an entry without Config and Layers")
-        data = self._bytes(_clean(config))
-        if config.startswith("blobs/sha256/"):
-            _verify(data, f"sha256:{os.path.basename(config)}")
-        return ArchivedImage(data, [self._member(_clean(name)) for name in layers], list(item.get("RepoTags") or []))
-
-    def _oci_images(self, index: dict, seen: list[str]) -> Iterator[ArchivedImage]:
-        for descriptor in index.get("manifests") or []:
-            digest = descriptor.get("digest", "")
-            if digest in seen:
-                raise DataLoss(f"the archive's index {digest} contains itself")
-            data = self._blob(digest)
-            document = _parse(data, digest, dict)
-            kind = descriptor.get("mediaType") or document.get("mediaType")
-            if kind in _INDEX_TYPES:
-                yield from self._oci_images(document, [*seen, digest])
-                continue
-            if "config" not in document or "unknown" in str((descriptor.get("platform") or {}).get("os", "")):
-                continue  # an attestation, not an image
-            config = self._blob(document["config"]["digest"])
-            layers = []
-            for layer in document.get("layers") or []:
-                member = self._member(_blob_name(layer.get("digest", "")))
-                if member.digest != layer["digest"]:
-                    raise DataLoss(f"layer {layer['digest']} in the archive has digest {member.digest}")
-                layers.append(member)
-            annotations = descriptor.get("annotations") or {}
-            name = annotations.get("io.containerd.image.name") or annotations.get("org.opencontainers.image.ref.name")
-            yield ArchivedImage(config, layers, [name] if name and ("/" in name or ":" in name) else [])
-
-    def _blob(self, digest: str) -> bytes:
-        data = self._bytes(_blob_name(digest))
-        _verify(data, digest)
-        return data
+    def json(self, name: str, kind: type[_Json]) -> _Json:
+        return parse(self.read_bytes(name), name, kind)
 
 
 def _hex(bounded: _Bounded) -> str:
     return f"sha256:{bounded.hasher.hexdigest()}"
 
 
-def _clean(name: str) -> str:
+def clean(name: str) -> str:
+    """A path within the archive, in one spelling; InvalidParameter for one that leads out of it."""
     clean = os.path.normpath(name.lstrip("/"))
     if clean.startswith(".."):
         raise InvalidParameter(f"archive entry {name!r} leads outside of the archive: refused")
     return clean
 
 
-def _blob_name(digest: str) -> str:
-    algorithm, _, value = digest.partition(":")
-    if algorithm != "sha256" or len(value) != 64 or not value.isalnum():
-        raise DataLoss(f"the archive uses digest {digest!r}; berth reads sha256 ones")
-    return f"blobs/{algorithm}/{value}"
+def layer_name(name: str) -> str:
+    """The digest that a layer's file is named by, as people are told while nobody knows its own; '' where it has another name."""
+    found = _LAYER_NAME.fullmatch(name)
+    return found[1] if found else ""
 
 
-def _verify(data: bytes, digest: str) -> None:
-    have = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if have != digest:
-        raise DataLoss(f"content of digest {digest} in the archive has digest {have}")
-
-
-def _parse(data: bytes, name: str, kind: type[_Json]) -> _Json:
+def parse(data: bytes, name: str, kind: type[_Json]) -> _Json:
+    """DataLoss where it is not JSON of this kind."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -34,12 +34,13 @@ class SavedLayer:
 
 
 class Saved:
-    """One image to write: its config, its layers, bottom first, and names."""
+    """One image to write: its config, its platform's fields, its layers, bottom first, and names."""
 
-    __slots__ = ("config", "layers", "names")
+    __slots__ = ("config", "layers", "names", "platform")
 
-    def __init__(self, config: bytes, layers: list[SavedLayer], names: list[str]) -> None:
+    def __init__(self, config: bytes, platform: dict[str, str], layers: list[SavedLayer], names: list[str]) -> None:
         self.config = config
+        self.platform = platform
         self.layers = layers
         self.names = names
 
@@ -66,6 +67,8 @@ def write(images: list[Saved], out: IO[bytes]) -> None:
         })  # fmt: skip
         for name in image.names or [""]:
             descriptor: dict = {"mediaType": _MANIFEST_TYPE, "digest": digest, "size": len(data)}
+            if image.platform:
+                descriptor["platform"] = image.platform
             if name:
                 descriptor["annotations"] = {
                     "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2],

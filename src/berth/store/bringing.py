@@ -10,40 +10,60 @@ from typing import IO, TYPE_CHECKING
 
 from berth.errors import DataLoss
 from berth.linux import libc
-from berth.store import archive, archivewriter, hello
+from berth.oci import platforms
+from berth.store import archive, archiveimages, archivewriter, hello
 from berth.store.compression import open_stream
 from berth.store.layers import Loose
 from berth.store.naming import chain_id, checked_config, tag_name
 
 if TYPE_CHECKING:
+    from berth.oci.platforms import Platform
     from berth.store.images import Image, ImageStore, Layer
 
 _EMPTY_TAR = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # of 1024 zero bytes
 
 
-def load(store: "ImageStore", stream: IO[bytes]) -> list[tuple[str, str]]:
-    """Reads an image archive -> (reference or '', image id) of each; all of it or nothing of an image."""
-    found = archive.Archive(store.layers)
+class Loaded:
+    """images: (reference or '', image id) of each; replaced: reference -> the image that had it; passed: what is not for the platform, in words."""
+
+    __slots__ = ("images", "passed", "replaced")
+
+    def __init__(self, passed: list[str]) -> None:
+        self.images: list[tuple[str, str]] = []
+        self.replaced: dict[str, str] = {}
+        self.passed = passed
+
+
+def load(
+    store: "ImageStore", stream: IO[bytes], wanted: "Platform | None" = None, progress: archive.Progress | None = None
+) -> Loaded:
+    """Reads an image archive; all of it or nothing of an image. NotFound if none of its images is for the platform."""
+    found = archive.Archive(store.layers, progress)
     try:
         found.read(stream)
-        loaded: list[tuple[str, str]] = []
-        for item in found.images():
+        chosen, passed = archiveimages.choose(archiveimages.images_of(found), wanted)
+        loaded = Loaded(passed)
+        for item in chosen:
+            assert item.open
+            raw, layers = item.open()
             names = [tag_name(name) for name in item.names]
-            image = add(store, item.config, [member.layer() for member in item.layers], names)
-            loaded += [(name, image.id) for name in names or [""]]
+            before = {name: there.id for name in names if (there := store.tagged(name))}
+            image = add(store, raw, [member.layer() for member in layers], names)
+            loaded.replaced |= {name: identity for name, identity in before.items() if identity != image.id}
+            loaded.images += [(name, image.id) for name in names or [""]]
         return loaded
     finally:
         found.close()
 
 
-def import_filesystem(store: "ImageStore", stream: IO[bytes], name: str, message: str, config: dict, machine: str) -> "Image":
+def import_filesystem(store: "ImageStore", stream: IO[bytes], name: str, message: str, config: dict, platform: "Platform") -> "Image":
     """One layer from the tar of a file system; `config` is the image's `config` section."""
     names = [tag_name(name)] if name else []
     loose = store.layers.unpack(open_stream(stream))
     try:
         created = now()
         document = {
-            "architecture": hello.ARCHITECTURE.get(machine, machine), "os": "linux", "created": created,
+            "architecture": platform.architecture, "os": platform.os, **({"variant": platform.variant} if platform.variant else {}), "created": created,
             "config": config, "rootfs": {"type": "layers", "diff_ids": [loose.diff]},
             "history": [{"created": created, "comment": message}],
         }  # fmt: skip
@@ -93,7 +113,7 @@ def carry_hello(store: "ImageStore", name: str) -> "Image | None":
         tar.addfile(info, io.BytesIO(data))
     config = {"Cmd": ["/hello"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
     layer.seek(0)
-    return import_filesystem(store, layer, name, "carried by berth", config, libc.MACHINE)
+    return import_filesystem(store, layer, name, "carried by berth", config, platforms.normalize("linux", libc.MACHINE))
 
 
 def add(store: "ImageStore", raw: bytes, layers: list[Loose | None], names: list[str], parent: str = "") -> "Image":
@@ -137,7 +157,8 @@ def save(store: "ImageStore", images: Iterable[tuple["Image", list[str]]], out: 
             archivewriter.SavedLayer(layer.diff, store.layers.tar_size_bytes(layer.chain), _opener(store, layer))
             for layer in store.layers_of(image)
         ]
-        saved.append(archivewriter.Saved(image.raw, layers, tags))
+        offered = platforms.of_document(image.config)
+        saved.append(archivewriter.Saved(image.raw, offered.as_json() if offered else {}, layers, tags))
     archivewriter.write(saved, out)
 
 

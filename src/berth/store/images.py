@@ -17,7 +17,9 @@ from typing import IO
 
 from berth.errors import Conflict, DataLoss, InvalidParameter, NotFound
 from berth.oci import reference
+from berth.oci.platforms import Platform
 from berth.store import bringing, unsent
+from berth.store.archive import Progress
 from berth.store.database import Database, Statement
 from berth.store.foreign import ForeignLayers
 from berth.store.layers import LayerStore, Loose
@@ -512,13 +514,13 @@ class ImageStore:
             if self._sources.pop((source.diff, source.repository), None):
                 self._database.write_now(("DELETE FROM sources WHERE diff = ? AND repository = ?", (source.diff, source.repository)))
 
-    def load(self, stream: IO[bytes]) -> list[tuple[str, str]]:
-        """Reads an image archive -> (reference or '', image id) of each; all of it or nothing of an image."""
-        return bringing.load(self, stream)
+    def load(self, stream: IO[bytes], wanted: Platform | None = None, progress: Progress | None = None) -> bringing.Loaded:
+        """Reads an image archive; all of it or nothing of an image. NotFound if none of its images is for the platform."""
+        return bringing.load(self, stream, wanted, progress)
 
-    def import_filesystem(self, stream: IO[bytes], name: str, message: str, config: dict, machine: str) -> Image:
+    def import_filesystem(self, stream: IO[bytes], name: str, message: str, config: dict, platform: Platform) -> Image:
         """One layer from the tar of a file system; `config` is the image's `config` section."""
-        return bringing.import_filesystem(self, stream, name, message, config, machine)
+        return bringing.import_filesystem(self, stream, name, message, config, platform)
 
     def add_layer(
         self, parent: Image, path: str, *, config: dict, author: str, comment: str, created_by: str, name: str

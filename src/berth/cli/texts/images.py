@@ -23,7 +23,9 @@ TEXTS: "dict[str, Text]" = {
     "load": Text(
         "Brings in the images of an archive, with their names: one of docker save or berth save, or an OCI layout; plain or "
         "compressed; a file or standard input.",
-        examples=(("From a file", "berth load --input app.tar"), ("From another engine", "docker save app | berth load")),
+        "Of an image for several platforms, the one that fits the engine is taken, unless --platform names another.",
+        examples=(("From a file", "berth load --input app.tar"), ("From another engine", "docker save app | berth load"),
+                  ("The image for another machine", "berth load --platform linux/arm64 --input app.tar")),
         see_also=("save", "import", "images"),
     ),
     "save": Text(

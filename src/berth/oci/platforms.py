@@ -36,6 +36,10 @@ class Platform:
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
+    def as_json(self) -> dict[str, str]:
+        """As a descriptor has it."""
+        return {"architecture": self.architecture, "os": self.os, **({"variant": self.variant} if self.variant else {})}
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Platform) and str(self) == str(other)
 
