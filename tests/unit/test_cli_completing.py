@@ -16,7 +16,7 @@ MAIN = Path(__file__).resolve().parents[2] / "src/berth/cli/__main__.py"
 NAMES = {
     "container": ["db", "job", "web"], "running": ["db", "web"], "stopped": ["job"], "paused": [], "image": ["bb", "bb:latest", "app:1"],
     "repository": ["bb", "app"], "registry": ["r.example.org"], "context": ["default", "far"], "runtime": ["berth", "runc"],
-    "network": ["bridge", "host", "none", "shop"], "custom": ["shop"],
+    "network": ["bridge", "host", "none", "shop"], "custom": ["shop"], "volume": ["cache", "data"],
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def answers(*words: str) -> "list[str]":
         (["rmi", "bb", "b"], ["bb:latest"]), (["tag", "bb", ""], []), (["images", "a"], ["app"]),
         (["inspect", "b"], ["bb", "bb:latest", "bridge"]), (["context", "use", "f"], ["far"]), (["login", ""], ["r.example.org"]), (["pull", "a"], ["app:1"]), (["-c", "f"], ["far"]), (["--context=f"], ["--context=far"]),
         (["cp", "w"], ["web:", ":files"]), (["load", "-i", ""], [":files"]), (["load", "--input="], [":files"]), (["import", ""], [":files"]),
-        (["run", "--env-file", ""], [":files"]), (["--config", ""], [":directories"]), (["run", "-v", ""], [":directories"]),
+        (["run", "--env-file", ""], [":files"]), (["--config", ""], [":directories"]), (["run", "-v", "d"], ["data:", ":directories"]), (["volume", "rm", "data", ""], ["cache"]), (["volume", "create", ""], []), (["ps", "-f", "volume=c"], ["volume=cache"]),
         (["ps", "--no-t"], ["--no-trunc"]), (["ps", "--format", "j"], ["json"]), (["ps", "--format=j"], ["--format=json"]),
         (["ps", "--filter", "status=re"], ["status=restarting", "status=removing"]), (["ps", "--filter", "ancestor=a"], ["ancestor=app:1"]),
         (["ps", "-f", "labe"], ["label="]), (["ps", "-f", "network=s"], ["network=shop"]), (["ps", "--all="], ["--all=true", "--all=false"]), (["ps", ""], []),

@@ -12,14 +12,13 @@ from berth.cli.helping import syntax_of
 FILE = Path(__file__).resolve().parents[1] / "data" / "docker_cli.json"
 FACTS = json.loads(FILE.read_text())
 
-VOLUMES, BUILD = "issue 6: networks and volumes", "issue 7: build"
+BUILD = "issue 7: build"
 SWARM = "no issue: the engine is in no swarm, and answers so"
 PLUGINS = "no issue: the engine has no plugins, and answers so"
 EXPERIMENTAL = "no issue: experimental in Docker"
 # Whole commands, by how their names begin.
 LATER = {
     "docker bake": BUILD, "docker build": BUILD, "docker builder": BUILD, "docker image build": BUILD,
-    "docker volume": VOLUMES,
     "docker config": SWARM, "docker node": SWARM, "docker secret": SWARM, "docker service": SWARM, "docker stack": SWARM,
     "docker swarm": SWARM, "docker plugin": PLUGINS, "docker checkpoint": EXPERIMENTAL,
 }  # fmt: skip

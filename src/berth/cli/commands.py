@@ -67,6 +67,12 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "network ls": ("network", "ls", "List networks"),
     "network prune": ("prune", "network_prune", "Remove networks that no container uses"),
     "network rm": ("network", "rm", "Remove networks"),
+    "volume create": ("volume", "create", "Make a volume"),
+    "volume inspect": ("inspect", "inspect", "Print all that is known of volumes"),
+    "volume ls": ("volume", "ls", "List volumes"),
+    "volume prune": ("prune", "volume_prune", "Remove volumes that no container has"),
+    "volume rm": ("volume", "rm", "Remove volumes"),
+    "volume update": ("volume", "update", "Change a volume of a swarm"),
     "system prune": ("prune", "system_prune", "Remove what is of no use"),
     "system df": ("df", "df", "Show what takes how much room"),
     "info": ("system", "info", "Print what the engine and its host have"),
@@ -104,6 +110,8 @@ GROUPS = {
     "manifest": {verb: f"manifest {verb}" for verb in ("annotate", "create", "inspect", "push", "rm")},
     "network": {"connect": "network connect", "create": "network create", "disconnect": "network disconnect", "inspect": "network inspect",
                 "ls": "network ls", "list": "network ls", "prune": "network prune", "rm": "network rm", "remove": "network rm"},
+    "volume": {"create": "volume create", "inspect": "volume inspect", "ls": "volume ls", "list": "volume ls", "prune": "volume prune",
+               "rm": "volume rm", "remove": "volume rm", "update": "volume update"},
     "system": {"df": "system df", "dial-stdio": "system dial-stdio", "events": "events", "info": "info", "prune": "system prune",
                "service": "system service"},
     "context": {"create": "context create", "export": "context export", "import": "context import",
@@ -113,7 +121,7 @@ GROUPS = {
 }  # fmt: skip
 GROUP_SUMMARIES = {
     "container": "Manage containers", "image": "Manage images", "manifest": "Manage manifests of several platforms",
-    "network": "Manage networks", "system": "Manage the engine and what it keeps",
+    "network": "Manage networks", "volume": "Manage volumes", "system": "Manage the engine and what it keeps",
     "context": "Manage names of engines", "registry": "Run a registry of your own",
 }  # fmt: skip
 # Not shown: `__complete` answers the shells' completion scripts.

@@ -13,13 +13,13 @@ ARGUMENTS = {
     "rename": "container", "restart": "container...", "rm": "container...", "rmi": "image...", "run": "image",
     "save": "image...", "search": "new", "start": "stopped...", "stats": "running...", "stop": "running...", "system service": "=install|uninstall|status",
     "tag": "image new", "top": "running", "unpause": "paused...", "update": "container...", "wait": "running...",
-    "why": "container...",
+    "volume create": "new", "volume inspect": "volume...", "volume rm": "volume...", "volume update": "volume", "why": "container...",
 }  # fmt: skip
 
 # --flag or placeholder of a flag -> kind of its value
 KINDS_OF_PLACEHOLDERS = {
     "FILE": "file", "DIR": "directory", "CONTAINER": "container", "CONTEXT": "context", "--context": "context", "--network": "network", "NETWORK": "network", "--link": "container", "--env": "variable",
-    "--volume": "directory", "--device": "file", "--runtime": "runtime", "--default-runtime": "", "--workdir": "",
+    "--volume": "mountable", "--device": "file", "--runtime": "runtime", "--default-runtime": "", "--workdir": "",
     "--pidfile": "file", "--init-path": "file",
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ FILTERS: "dict[str, tuple[tuple[str, str], ...]]" = {
     "ps": (("ancestor", "<image>"), ("before", "<container>"), ("exited", ""), ("expose", ""),
            ("health", "none starting healthy unhealthy"), ("id", ""), ("is-task", "true false"), ("label", ""), ("name", "<container>"),
            ("network", "<network>"), ("publish", ""), ("since", "<container>"),
-           ("status", "created running paused restarting removing exited dead"), ("volume", "")),
+           ("status", "created running paused restarting removing exited dead"), ("volume", "<volume>")),
     "images": (("before", "<image>"), ("dangling", "true false"), ("label", ""), ("reference", ""), ("since", "<image>"), ("until", "")),
     "search": (("is-official", "true false"), ("stars", "")),
     "events": (("container", "<container>"), ("daemon", ""),
@@ -74,6 +74,8 @@ FILTERS: "dict[str, tuple[tuple[str, str], ...]]" = {
     "network ls": (("dangling", "true false"), ("driver", "bridge macvlan ipvlan host null"), ("id", ""), ("label", ""), ("name", "<network>"),
                    ("scope", "local"), ("type", "custom builtin")),
     "network prune": (("label", ""), ("label!", ""), ("until", "")),
+    "volume ls": (("dangling", "true false"), ("driver", "local"), ("label", ""), ("name", "<volume>")),
+    "volume prune": (("all", "true false"), ("label", ""), ("label!", "")),
     "container prune": (("label", ""), ("label!", ""), ("until", "")),
     "image prune": (("label", ""), ("label!", ""), ("until", "")),
     "system prune": (("label", ""), ("label!", ""), ("until", "")),

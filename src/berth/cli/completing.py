@@ -166,8 +166,10 @@ def _of_kind(kind: str, ask: "Ask") -> "Candidates":
         return [_DIRECTORIES]
     if kind == "copy":  # a path here, or one in a container
         return [*((f"{name}:", text) for name, text in ask("container")), _FILES]
+    if kind == "mountable":  # what `-v` may begin with
+        return [*((f"{name}:", "volume") for name, _ in ask("volume")), _DIRECTORIES]
     if kind == "anything":
-        return ask("container") + ask("image") + ask("network")
+        return ask("container") + ask("image") + ask("network") + ask("volume")
     if kind.startswith("="):
         return [(word, "") for word in kind[1:].split("|")]
     if kind == "variable":
@@ -196,7 +198,7 @@ class Engine:
         self._words = words
 
     def ask(self, kind: str) -> "Candidates":
-        """Kinds: container, running, paused, stopped, image, repository, network, custom (network), context, registry, runtime."""
+        """Kinds: container, running, paused, stopped, image, repository, network, custom (network), volume, context, registry, runtime."""
         try:
             if kind == "context":
                 return self._contexts()
@@ -206,6 +208,8 @@ class Engine:
                 return self._images(kind)
             if kind in ("network", "custom"):
                 return self._networks(kind)
+            if kind == "volume":
+                return sorted((str(volume["Name"]), str(volume["Driver"])) for volume in self._get("/volumes")["Volumes"] or [])
             if kind == "runtime":
                 return [(str(name), "") for name in self._get("/info")["Runtimes"]]
             return self._containers(kind)

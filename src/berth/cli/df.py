@@ -3,6 +3,7 @@
 from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Syntax
 from berth.cli.table import age, print_rows, render, shorten, size
+from berth.cli.volume import row
 from berth.models.jsonlite import dumps_as_go
 from berth.models.units import human_size
 
@@ -23,13 +24,13 @@ def df(call: "Invocation") -> int:
     """berth system df"""
     parsed = parse_command(call, SYNTAX)
     found = call.client.json("GET", "/system/df")
-    images, containers = found["Images"] or [], found["Containers"] or []
+    images, containers, volumes = (found[key] or [] for key in ("Images", "Containers", "Volumes"))
     if not parsed.flag("verbose"):
-        print_rows(parsed.text("format"), _COLUMNS, summary(found["LayersSize"], images, containers), " ".join(_COLUMNS), False, "Type")
+        print_rows(parsed.text("format"), _COLUMNS, summary(found["LayersSize"], images, containers, volumes), " ".join(_COLUMNS), False, "Type")
         return 0
     image_rows, container_rows = [row for image in images for row in image_lines(image)], [container_line(c) for c in containers]
     if parsed.text("format") not in ("", "table"):
-        value = {"Images": image_rows, "Containers": container_rows, "Volumes": [], "BuildCache": []}
+        value = {"Images": image_rows, "Containers": container_rows, "Volumes": [row(volume) for volume in volumes], "BuildCache": []}
         if parsed.text("format") == "json":
             print(dumps_as_go(value))
         else:
@@ -41,7 +42,7 @@ def df(call: "Invocation") -> int:
              "Repository Tag ID CreatedSince Size SharedSize UniqueSize Containers")  # fmt: skip
     _section("Containers", "CONTAINER_ID IMAGE COMMAND LOCAL_VOLUMES SIZE CREATED STATUS NAMES", container_rows,
              "ID Image Command LocalVolumes Size RunningFor Status Names")  # fmt: skip
-    _section("Local Volumes", "VOLUME_NAME LINKS SIZE", [], "")
+    _section("Local Volumes", "VOLUME_NAME LINKS SIZE", [row(volume) for volume in volumes], "Name Links Size")
     print("Build cache usage: 0B\n")
     print("CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED")
     return 0
@@ -52,15 +53,17 @@ def _section(title: str, heads: str, rows: "list[dict[str, str]]", fields: str) 
     print(render([[head.replace("_", " ") for head in heads.split()], *([row[field] for field in fields.split()] for row in rows)]))
 
 
-def summary(layers_bytes: int, images: "list[dict]", containers: "list[dict]") -> "list[dict[str, str]]":
+def summary(layers_bytes: int, images: "list[dict]", containers: "list[dict]", volumes: "list[dict]") -> "list[dict[str, str]]":
     """A line for each kind. An image in use holds what no other shares with it; the rest could go. Pure."""
     held = sum(image["Size"] - max(image["SharedSize"], 0) for image in images if image["Containers"])
     written = sum(container.get("SizeRw", 0) for container in containers)
     idle = sum(container.get("SizeRw", 0) for container in containers if container["State"] not in _ACTIVE)
+    usage = [(volume["UsageData"]["Size"], bool(volume["UsageData"]["RefCount"])) for volume in volumes]
+    kept, unused, used = sum(size for size, _ in usage), sum(size for size, used in usage if not used), sum(used for _, used in usage)
     return [
         _line("Images", len(images), sum(bool(image["Containers"]) for image in images), layers_bytes, layers_bytes - held),
         _line("Containers", len(containers), sum(c["State"] in _ACTIVE for c in containers), written, idle),
-        _line("Local Volumes", 0, 0, 0, 0), _line("Build Cache", 0, 0, 0, 0),
+        _line("Local Volumes", len(volumes), used, kept, unused), _line("Build Cache", 0, 0, 0, 0),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""berth inspect, and the same of containers, images and networks."""
+"""berth inspect, and the same of containers, images, networks and volumes."""
 
 import sys
 
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
 _FORMAT: Flag = ("format", "f", "string", "FORMAT", "json, or a Go template such as '{{.State.Pid}}'")
 _SIZE: Flag = ("size", "s", "bool", "", "Show the sizes of containers")
-_TYPE: Flag = ("type", "", "string", "TYPE", "container, image or network; without it, whichever there is")
+_TYPE: Flag = ("type", "", "string", "TYPE", "container, image, network or volume; without it, whichever there is")
 _PLATFORM: Flag = ("platform", "", "string", "OS/ARCH", "Refuse images of another platform")
 _VERBOSE: Flag = ("verbose", "v", "bool", "", "Accepted for Docker's sake: there is more of networks of swarms only")
 SYNTAX = {
     "inspect": Syntax("[OPTIONS] NAME|ID [NAME|ID...]", (_FORMAT, _SIZE, _TYPE), at_least=1),
     "container inspect": Syntax("[OPTIONS] CONTAINER [CONTAINER...]", (_FORMAT, _SIZE), at_least=1),
     "image inspect": Syntax("[OPTIONS] IMAGE [IMAGE...]", (_FORMAT, _PLATFORM), at_least=1),
+    "volume inspect": Syntax("[OPTIONS] VOLUME [VOLUME...]", (_FORMAT,), at_least=1),
     "network inspect": Syntax("[OPTIONS] NETWORK [NETWORK...]", (_FORMAT, _VERBOSE), at_least=1),
 }
-_PATHS = {"container": "/containers/{}/json", "image": "/images/{}/json", "network": "/networks/{}"}
+_PATHS = {"container": "/containers/{}/json", "image": "/images/{}/json", "network": "/networks/{}", "volume": "/volumes/{}"}
 
 
 def inspect(call: "Invocation") -> int:
@@ -32,7 +33,7 @@ def inspect(call: "Invocation") -> int:
     parsed = parse_command(call, SYNTAX)
     kind = call.name.removesuffix("inspect").strip() or parsed.text("type")
     if kind not in ("", *_PATHS):
-        raise Misuse(f'unknown type: "{kind}": must be one of "container", "image", "network"; the others come in later versions')
+        raise Misuse(f'unknown type: "{kind}": must be one of "container", "image", "network", "volume"; the others come in later versions')
     found: list[Any] = []
     code = 0
     for name in parsed.arguments:

@@ -1,11 +1,11 @@
-"""container, image, network and system prune: what goes is said before, and asked for."""
+"""container, image, network, volume and system prune: what goes is said before, and asked for."""
 
 import sys
 
 from berth.cli.client import query
 from berth.cli.command import parse_command
 from berth.cli.configfile import setting
-from berth.cli.flags import Flag, Syntax
+from berth.cli.flags import Flag, Misuse, Syntax
 from berth.cli.ps import parse_filters
 from berth.models.units import human_size
 
@@ -17,10 +17,13 @@ _FILTER: Flag = ("filter", "", "filter", "KEY=VALUE", "Only those that match: la
 _FORCE: Flag = ("force", "f", "bool", "", "Do not ask")
 _ALL: Flag = ("all", "a", "bool", "", "All images that no container uses, not only those without a name")
 _VOLUMES: Flag = ("volumes", "", "bool", "", "Anonymous volumes too")
+_ALL_VOLUMES: Flag = ("all", "a", "bool", "", "Those with a name too, not only anonymous ones")
+_FILTER_VOLUMES: Flag = ("filter", "", "filter", "KEY=VALUE", "Only those that match: label, label!")
 SYNTAX = {
     "container prune": Syntax("[OPTIONS]", (_FILTER, _FORCE), at_most=0),
     "image prune": Syntax("[OPTIONS]", (_ALL, _FILTER, _FORCE), at_most=0),
     "network prune": Syntax("[OPTIONS]", (_FILTER, _FORCE), at_most=0),
+    "volume prune": Syntax("[OPTIONS]", (_ALL_VOLUMES, _FILTER_VOLUMES, _FORCE), at_most=0),
     "system prune": Syntax("[OPTIONS]", (_ALL, _FILTER, _FORCE, _VOLUMES), at_most=0),
 }
 
@@ -55,10 +58,29 @@ def network_prune(call: "Invocation") -> int:
     return 0
 
 
+def volume_prune(call: "Invocation") -> int:
+    """berth volume prune"""
+    parsed = parse_command(call, SYNTAX)
+    filters = parsed.list("filter")
+    parse_filters(filters, "--filter")
+    if parsed.flag("all"):
+        if any(item.partition("=")[0] == "all" for item in filters):
+            raise Misuse("conflicting options: cannot specify both --all and --filter all=1")
+        filters = [*filters, "all=true"]
+    everything = any(item in ("all=1", "all=true") for item in filters)
+    what = "all local" if everything else "anonymous local"
+    question = f"WARNING! This will remove {what} volumes not used by at least one container.\nAre you sure you want to continue?"
+    if not parsed.flag("force") and not confirmed(question):
+        return 0
+    return _report(_volumes(call, filters))
+
+
 def system_prune(call: "Invocation") -> int:
     """berth system prune"""
     parsed = parse_command(call, SYNTAX)
     filters, everything = parsed.list("filter"), parsed.flag("all")
+    if parsed.flag("volumes") and any(item.partition("=")[0] == "until" for item in filters):
+        raise Misuse('ERROR: The "until" filter is not supported with "--volumes"')
     warnings = ["all stopped containers", "all networks not used by at least one container"]
     warnings += ["all anonymous volumes not used by at least one container"] if parsed.flag("volumes") else []
     warnings += ["all images without at least one container associated to them"] if everything else ["all dangling images"]
@@ -68,7 +90,9 @@ def system_prune(call: "Invocation") -> int:
         text += "\n  Items to be pruned will be filtered with:\n" + "".join(f"  - {item}\n" for item in sorted(filters))
     if not parsed.flag("force") and not confirmed(f"{text}\nAre you sure you want to continue?"):
         return 0
-    return _report(_containers(call, filters), _networks(call, filters), _images(call, filters, everything))
+    parts = [_containers(call, filters), _networks(call, filters)]
+    parts += [_volumes(call, filters)] if parsed.flag("volumes") else []
+    return _report(*parts, _images(call, filters, everything))
 
 
 def confirmed(question: str) -> bool:
@@ -89,6 +113,13 @@ def _networks(call: "Invocation", filters: "list[str]") -> "tuple[str, int]":
     filters = with_settings(filters, setting(call.config, "pruneFilters"))
     names = call.client.json("POST", f"/networks/prune{query(filters=parse_filters(filters))}")["NetworksDeleted"] or []
     return "".join(["Deleted Networks:\n", *(f"{name}\n" for name in names)]) if names else "", 0
+
+
+def _volumes(call: "Invocation", filters: "list[str]") -> "tuple[str, int]":
+    filters = with_settings(filters, setting(call.config, "pruneFilters"))
+    answer = call.client.json("POST", f"/volumes/prune{query(filters=parse_filters(filters))}")
+    names = answer["VolumesDeleted"] or []
+    return "".join(["Deleted Volumes:\n", *(f"{name}\n" for name in names)]) if names else "", answer["SpaceReclaimed"]
 
 
 def _images(call: "Invocation", filters: "list[str]", everything: bool) -> "tuple[str, int]":

@@ -2,7 +2,7 @@
 
 import os
 
-from berth.cli import netflags
+from berth.cli import mountspec, netflags
 from berth.cli.flags import Parsed, Refused, UsageError, wrong_value
 from berth.cli.ports import ports
 from berth.cli.runflags import CREATE_FLAGS
@@ -47,6 +47,7 @@ def container_config(parsed: Parsed) -> "dict[str, Any]":
     foreground = not parsed.flag("detach")
     mode, endpoints = netflags.networks(parsed)
     exposed, bindings = ports(parsed.list("publish"), parsed.list("expose"))
+    binds, volumes = mountspec.volumes(parsed.list("volume"))
     config: dict[str, Any] = {
         "Image": image, "Cmd": command or None, "Hostname": parsed.text("hostname"),
         "Domainname": parsed.text("domainname"), "User": parsed.text("user"), "Tty": parsed.flag("tty"),
@@ -55,7 +56,8 @@ def container_config(parsed: Parsed) -> "dict[str, Any]":
         "AttachStdout": foreground and (not attach or "stdout" in attach),
         "AttachStderr": foreground and (not attach or "stderr" in attach),
         "Env": environment(parsed), "Labels": _labels(parsed), "WorkingDir": parsed.text("workdir"),
-        "ExposedPorts": exposed, "HostConfig": _host(parsed) | {"NetworkMode": mode, "PortBindings": bindings},
+        "ExposedPorts": exposed, "Volumes": volumes,
+        "HostConfig": _host(parsed) | {"NetworkMode": mode, "PortBindings": bindings, "Binds": binds or None},
         "NetworkingConfig": {"EndpointsConfig": endpoints},
     }  # fmt: skip
     if parsed.given("entrypoint"):
@@ -159,7 +161,7 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
     if parsed.flag("rm") and parsed.text("restart") not in ("", "no"):
         raise Refused("conflicting options: cannot specify both --restart and --rm")
     host: dict[str, Any] = {
-        "Binds": parsed.list("volume") or None, "AutoRemove": parsed.flag("rm"), "Privileged": parsed.flag("privileged"),
+        "AutoRemove": parsed.flag("rm"), "Privileged": parsed.flag("privileged"),
         "PidMode": parsed.text("pid"), "IpcMode": parsed.text("ipc"), "UTSMode": parsed.text("uts"),
         "UsernsMode": parsed.text("userns"), "CgroupnsMode": parsed.text("cgroupns"),
         "CapAdd": parsed.list("cap-add") or None, "CapDrop": parsed.list("cap-drop") or None,
@@ -275,54 +277,9 @@ def _device(item: str) -> "dict[str, str]":
     return {"PathOnHost": source, "PathInContainer": target, "CgroupPermissions": mode}
 
 
-_TRUTH = {"": True, "true": True, "1": True, "false": False, "0": False}
-
-
-def mount_spec(text: str) -> "dict[str, Any]":
+def mount_spec(text: str, flag: str = "--mount") -> "dict[str, Any]":
     """`type=bind,source=/a,target=/b,readonly` -> Docker's Mount."""
-    mount: dict[str, Any] = {"Type": "volume"}
-    bind: dict[str, Any] = {}
-    tmpfs: dict[str, Any] = {}
-    for field in text.split(","):
-        key, _, value = field.partition("=")
-        key = key.strip().lower()
-        if "=" not in field and key not in ("readonly", "ro", "bind-nonrecursive", "bind-create-src"):
-            raise _wrong("--mount", text, f"invalid field '{field}' must be a key=value pair")
-        if key == "type":
-            mount["Type"] = value.lower()
-        elif key in ("source", "src"):
-            mount["Source"] = os.path.abspath(value) if value.startswith(".") else value
-        elif key in ("target", "dst", "destination"):
-            mount["Target"] = value
-        elif key in ("readonly", "ro"):
-            if value not in _TRUTH:
-                raise _wrong("--mount", text, f"invalid value for {key}: {value}")
-            mount["ReadOnly"] = _TRUTH[value]
-        elif key == "bind-propagation":
-            bind["Propagation"] = value
-        elif key == "bind-nonrecursive":
-            bind["NonRecursive"] = _TRUTH.get(value, True)
-        elif key == "bind-create-src":
-            bind["CreateMountpoint"] = _TRUTH.get(value, True)
-        elif key == "bind-recursive":
-            if value == "disabled":
-                bind["NonRecursive"] = True
-            elif value == "writable":
-                bind["ReadOnlyNonRecursive"] = True
-            elif value == "readonly":
-                bind["ReadOnlyForceRecursive"] = True
-        elif key == "tmpfs-size":
-            tmpfs["SizeBytes"] = size_bytes(value, "--mount")
-        elif key == "tmpfs-mode":
-            tmpfs["Mode"] = int(value, 8)
-        elif key == "consistency":
-            mount["Consistency"] = value
-        else:
-            raise _wrong("--mount", text, f"unexpected key '{key}' in '{field}'")
-    if not mount.get("Target"):
-        raise _wrong("--mount", text, "target is required")
-    if bind:
-        mount["BindOptions"] = bind
-    if tmpfs:
-        mount["TmpfsOptions"] = tmpfs
-    return mount
+    try:
+        return mountspec.mount(text)
+    except ValueError as error:
+        raise _wrong(flag, text, str(error)) from None
