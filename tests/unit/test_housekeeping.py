@@ -60,10 +60,11 @@ def test_df_lines() -> None:
         {"Size": 1000, "SharedSize": 600, "Containers": 1}, {"Size": 700, "SharedSize": 600, "Containers": 0},
     ]  # fmt: skip
     containers = [{"SizeRw": 10, "State": "running"}, {"SizeRw": 30, "State": "exited"}]
-    lines = df.summary(1100, images, containers)
+    volumes = [{"UsageData": {"RefCount": 2, "Size": 100}}, {"UsageData": {"RefCount": 0, "Size": 300}}]
+    lines = df.summary(1100, images, containers, volumes)
     assert [(line["Type"], line["TotalCount"], line["Active"], line["Size"], line["Reclaimable"]) for line in lines] == [
         ("Images", "2", "1", "1.1kB", "700B (63%)"), ("Containers", "2", "1", "40B", "30B (75%)"),
-        ("Local Volumes", "0", "0", "0B", "0B"), ("Build Cache", "0", "0", "0B", "0B"),
+        ("Local Volumes", "2", "1", "400B", "300B (75%)"), ("Build Cache", "0", "0", "0B", "0B"),
     ]  # fmt: skip
 
 
