@@ -23,6 +23,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 
+from berth import errors
 from berth.network.dns import control
 from berth.network.resolving import Resolver
 
@@ -306,13 +307,34 @@ def test_names_are_answered_while_the_engine_is_dead_and_the_next_one_goes_on(di
             asyncio.run(next_engine(pid))
 
 
-def test_a_container_that_ends_without_an_engine_is_noticed(directory: str) -> None:
+@pytest.mark.parametrize("between", [False, True], ids=["one engine", "another engine, another resolver"])
+def test_a_container_that_ends_without_an_engine_is_noticed(directory: str, between: bool) -> None:
+    async def next_engine() -> int:
+        resolver = await Resolver.start(directory)
+        await resolver.set_sandbox("c0", networks=["n"])
+        await resolver.add_endpoint("n", "1", ["web"], ["10.0.0.2"])
+        await resolver.synced()
+        os.kill(resolver.pid, signal.SIGKILL)
+        while True:
+            with contextlib.suppress(errors.Unavailable):
+                await resolver.flushed()
+                break
+            await asyncio.sleep(0.05)
+        pid = resolver.pid
+        resolver.close()
+        return pid
+
     with Container() as box, subprocess.Popen(["sleep", "600"]) as sleeping:
         with engine_process(directory, [box], str(sleeping.pid)) as (process, pid):
             process.kill()
             process.wait()
-            assert box.dig("web").data == ["10.0.0.2"]
-            sleeping.kill()
+            try:
+                if between:
+                    earlier, pid = pid, asyncio.run(next_engine())
+                    assert pid != earlier
+                assert box.dig("web").data == ["10.0.0.2"]
+            finally:
+                sleeping.kill()
             wait_until(lambda: has_ended(pid), "a resolver that nobody needs")
             assert os.listdir(directory) == []
 
@@ -544,5 +566,10 @@ def test_telling_it_costs_a_start_next_to_nothing(box: Container, directory: str
             assert time.perf_counter() - begin_s < 1
             os.kill(resolver.pid, signal.SIGCONT)
             assert (await resolver.stats())["endpoints"] == 2
+            with pytest.raises(errors.InvalidParameter, match="more than the resolver takes"):
+                await resolver.add_endpoint("n", "many", [f"a-name-of-many-{number}" for number in range(10000)], ["10.0.0.9"])
+            with pytest.raises(errors.InvalidParameter, match="more than the resolver takes"):  # and its sockets are closed
+                await resolver.add_sandbox("c2", *box.take_sockets(), networks=["n"], links={"n": {f"a-link-of-many-{n}": "web" for n in range(10000)}})
+            assert (await asyncio.to_thread(box.dig, "web")).data == ["10.0.0.2"]
 
     asyncio.run(run())

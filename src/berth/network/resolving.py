@@ -133,8 +133,8 @@ class Resolver:
 
     def _told(self, version: "asyncio.Future[str]", message: dict, fds: list[int]) -> None:
         """What an earlier engine's resolver says of itself, up to `end`."""
-        if message["op"] == "sandbox" and len(fds) == control.MAX_FDS:
-            self._sandboxes[message["id"]] = _Sandbox(fds)
+        if message["op"] == "sandbox" and len(fds) >= 2:
+            self._sandboxes[message["id"]] = _Sandbox(fds[:2], fds[2] if len(fds) > 2 else -1)
             return
         control.close_all(fds)
         if message["op"] == "end" and not version.done():
@@ -206,13 +206,15 @@ class Resolver:
 
     async def _ask(self, operation: str) -> dict:
         self.warm_up()
+        if self._channel is None:
+            raise errors.Unavailable("the resolver is being started again")
         reply: asyncio.Future[dict] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
         self._send(control.encode(operation))
         return await reply
 
     async def flushed(self) -> None:
-        """Returns once the process has acted on all that was said before; raises Unavailable if it ends meanwhile."""
+        """Returns once the process has acted on all that was said before; raises Unavailable if it ends meanwhile, or has."""
         await self._ask("ping")
 
     async def stats(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What engine and resolver tell each other: one JSON object a message, on a SEQPACKET socket, sockets beside it.
 
     engine ── hello {version} ──▶ resolver            at the start of a connection to one that was there before
-        ◀── sandbox {id} + its sockets ──             for each one that it has
+        ◀── sandbox {id} + its sockets (+ pidfd) ──   for each one that it has
         ◀── end {version} ──
            ── sync ──▶
     engine ── network, unnetwork, endpoint, unendpoint, add + sockets, set + sockets, watch + pidfd, remove ──▶
@@ -24,7 +24,7 @@ from berth.linux import sockets
 
 VERSION = f"{RELEASE} 1"  # one of another version is replaced: its messages may be others, and it may have faults that are mended
 MAX_MESSAGE_BYTES = 128 * 1024
-MAX_FDS = 2
+MAX_FDS = 3
 SOCKET_NAME = "resolver.sock"
 
 

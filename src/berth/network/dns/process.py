@@ -153,7 +153,8 @@ class Process:
     def _do_hello(self, message: dict, fds: list[int]) -> None:
         assert self._engine
         for identity, sandbox in self._sandboxes.items():
-            fds = [os.dup(fd) for fd in sandbox.fds]  # it may be closed before they are sent
+            pidfd = self._pidfds.get(identity, -1)
+            fds = [os.dup(fd) for fd in (*sandbox.fds, pidfd) if fd >= 0]  # they may be closed before they are sent
             self._engine.send(control.encode("sandbox", id=identity), fds, close=fds)
         self._engine.send(control.encode("end", version=control.VERSION))
 

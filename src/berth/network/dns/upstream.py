@@ -35,7 +35,9 @@ class Server(NamedTuple):
         """`192.0.2.1`, `fe80::1%eth0`, or with a port, `192.0.2.1#5353`; ValueError for anything else."""
         address, _, port = text.partition("#")
         ipaddress.ip_address(address)
-        return cls(address, int(port or PORT))
+        if not 0 < (number := int(port or PORT)) < 1 << 16:
+            raise ValueError(text)
+        return cls(address, number)
 
     def connect(self, kind: int) -> tuple[socket.socket, tuple]:
         """A socket and what to connect it to."""
