@@ -1,6 +1,7 @@
 """Pull and push, with Debian's docker-registry: what a registry may hold, what Docker's CLI is told, compared with dockerd."""
 
 import base64
+import hashlib
 import http.client
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from dockerd import Dockerd
-from handmade import OCI, OCI_MANIFEST, Handmade, Made, layer, member
+from handmade import OCI, OCI_MANIFEST, Handmade, Made, Proxy, layer, member
 from harness import BUSYBOX, Engine, status
 from registries import HAVE_DOCKER_REGISTRY, Host, docker_registry
 
@@ -178,6 +179,42 @@ def test_many_layers_an_empty_one_and_one_twice(registry: Handmade, puller: Engi
     puller.docker("rmi", name)
 
 
+def test_blobs_that_are_named_by_sha512(registry: Handmade, puller: Engine) -> None:
+    """docker-registry takes and gives them by either name. The image's id stays Docker's."""
+    tars = [busybox(), layer(("sha512", b"x"))]
+    made = registry.image("odd/sha512", "", tars, oci=True, compression="")
+    config = registry.ask("GET", f"/v2/odd/sha512/blobs/{made.config}")[2]
+
+    def entry(kind: str, data: bytes) -> dict:
+        digest = f"sha512:{hashlib.sha512(data).hexdigest()}"
+        _, headers, _ = registry.ask("POST", "/v2/odd/sha512/blobs/uploads/")
+        path = headers["location"].split(registry.host, 1)[-1]
+        assert registry.ask("PUT", f"{path}&digest={digest}", data)[0] == 201
+        return {"mediaType": OCI + kind, "digest": digest, "size": len(data)}
+
+    layers = [entry("layer.v1.tar", tar) for tar in tars]
+    registry.manifest("odd/sha512", "1", {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entry("config.v1+json", config), "layers": layers}, OCI_MANIFEST)
+    name = f"{registry.host}/odd/sha512:1"
+    said = puller.docker("pull", name).stdout
+    assert all(f"{one['digest'][7:19]}: Pull complete" in said for one in layers)
+    assert (puller.docker("inspect", "-f", "{{.Id}}", name).stdout.strip(), diffs(puller, name)) == (made.config, made.diffs)
+    assert shell(puller, name, "cat /sha512") == "x"
+    assert puller.docker("push", name).stdout.count("Layer already exists") == 2
+    assert [one["digest"] for one in registry.read_manifest("odd/sha512", "1")["layers"]] == [one["digest"] for one in layers]
+    puller.docker("rmi", name)
+    with Proxy(registry.host) as proxy:
+        proxy.change = lambda path, body: body[:-1] + b"x" if path.endswith(layers[1]["digest"]) else body
+        assert f"{layers[1]['digest']} came from the registry with digest sha512:" in puller.docker("pull", f"{proxy.host}/odd/sha512:1", code=1).stderr
+
+
+def test_a_login_by_registry_config(puller: Engine) -> None:
+    """As clients send with a build: logins of all registries, each for its own."""
+    with docker_registry(auth=("ada", "secret")) as locked:
+        for host, words in ((str(locked), "not found: manifest unknown"), ("other.example", "unauthorized: authentication required")):
+            header = base64.urlsafe_b64encode(json.dumps({host: {"username": "ada", "password": "secret"}}).encode()).decode()
+            assert words in str(ask(puller.env, "POST", f"/images/create?fromImage={locked}/nosuch&tag=1", {"X-Registry-Config": header}))
+
+
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
@@ -280,14 +317,14 @@ def test_many_files_and_a_large_one(registry: Handmade, puller: Engine) -> None:
 # -- what is said ---------------------------------------------------------------------------------------------------
 
 
-def ask(env: dict[str, str], method: str, path: str) -> tuple[int, list[dict]]:
+def ask(env: dict[str, str], method: str, path: str, headers: "dict[str, str] | None" = None) -> tuple[int, list[dict]]:
     """A request to an engine: status, and the messages of the answer."""
     connection = http.client.HTTPConnection("engine")
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(120)
     connection.sock.connect(env["DOCKER_HOST"].removeprefix("unix://"))
     try:
-        connection.request(method, f"/v1.41{path}", headers={"X-Registry-Auth": base64.urlsafe_b64encode(b"{}").decode()})
+        connection.request(method, f"/v1.41{path}", headers=headers or {"X-Registry-Auth": base64.urlsafe_b64encode(b"{}").decode()})
         answer = connection.getresponse()
         return answer.status, [json.loads(line) for line in answer.read().splitlines()]
     finally:

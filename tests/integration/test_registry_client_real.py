@@ -91,6 +91,27 @@ def test_skopeo_reads_what_the_client_pushed(registry: Host, tmp_path: Path) -> 
         assert (tmp_path / "copy" / hashlib.sha256(data).hexdigest()).read_bytes() == data
 
 
+def test_what_refers_to_an_image_is_listed_under_a_tag(registry: Host) -> None:
+    """docker-registry 2 has no list of referrers; skopeo sees the tag that stands in."""
+    empty = {"mediaType": media.OCI_EMPTY, "digest": "sha256:" + hashlib.sha256(b"{}").hexdigest(), "size": 2}
+    with client_of(registry) as client:
+        subject = push_image(client, "berth/signed", "v1", [b"x"])
+        client.upload("berth/signed", lambda offset: io.BytesIO(b"{}"[offset:]))
+        pushed = []
+        for kind in ("signature", "sbom"):
+            document = {
+                "schemaVersion": 2, "mediaType": media.OCI_MANIFEST, "artifactType": f"application/x-{kind}", "config": empty, "layers": [empty],
+                "subject": {"mediaType": media.DOCKER_MANIFEST, "digest": subject, "size": 1}, "annotations": {"of": kind},
+            }  # fmt: skip
+            raw = json.dumps(document).encode()
+            pushed.append(client.put_manifest("berth/signed", "sha256:" + hashlib.sha256(raw).hexdigest(), raw, media.OCI_MANIFEST))
+        assert [entry.digest for entry in client.referrers("berth/signed", subject)] == pushed
+    seen = json.loads(skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{registry}/berth/signed:{subject.replace(':', '-')}").stdout)
+    assert [(entry["digest"], entry["artifactType"], entry["annotations"]) for entry in seen["manifests"]] == [
+        (pushed[0], "application/x-signature", {"of": "signature"}), (pushed[1], "application/x-sbom", {"of": "sbom"}),
+    ]  # fmt: skip
+
+
 def test_a_password_over_tls(locked: Host) -> None:
     with client_of(locked) as nobody, pytest.raises(Unauthorized, match=r"failed with status: 401 Unauthorized"):
         nobody.login()

@@ -213,9 +213,9 @@ def test_a_size_that_was_made_up_costs_nothing(tmp_path: Path) -> None:
     partial.discard()
 
 
-@pytest.mark.parametrize("digest", ["", "sha256:", "../../etc/passwd", "sha256:" + "A" * 64, DIGEST + "/x"])
+@pytest.mark.parametrize("digest", ["", "sha256:", "../../etc/passwd", "sha256:" + "A" * 64, DIGEST + "/x", "sha512:" + "a" * 64])
 def test_no_path_is_made_of_what_is_no_digest(tmp_path: Path, digest: str) -> None:
-    with pytest.raises(DataLoss, match="is not a sha256 digest"):
+    with pytest.raises(DataLoss, match="is not a sha256 or sha512 digest"):
         Partial(str(tmp_path), digest, 10)
     assert os.listdir(tmp_path) == []
 

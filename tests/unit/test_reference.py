@@ -5,9 +5,11 @@ import time
 import pytest
 
 from berth.errors import InvalidParameter
+from berth.oci import digest as digests
 from berth.oci import reference
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
+SHA512 = "sha512:" + "1" * 128
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,8 @@ def test_digests() -> None:
         ("", "is not the name of a repository"), ("Debian", r"repository name \(library/Debian\) must be lowercase"),
         ("a/B", "must be lowercase"), ("a:", "is not a tag"), ("a:-x", "is not a tag"), ("a:" + "x" * 129, "is not a tag"),
         ("a:b/c", "is not the name of a reg|is not the name of a repository"), (":x", "is not the name of a repository"),
-        ("a@", "is not a sha256 digest"), ("a@sha256:12", "is not a sha256 digest"), (f"a@{DIGEST.upper()}", "is not a sha256"),
+        ("a@", "is not a sha256 or sha512 digest"), ("a@sha256:12", "is not a sha256"), (f"a@{DIGEST.upper()}", "is not a sha256"),
+        ("a@sha512:" + "0" * 64, "is not a sha256 or sha512"), ("a@md5:" + "0" * 32, "is not a sha256"), ("a@sha256:" + "0" * 128, "is not a sha256"),
         ("a//b", "is not the name of a repository"), ("/a", "is not the name of a repository"), ("a/", "is not the name of a repository"),
         ("a b", "is not the name of a repository"), ("-a", "is not the name"), ("a-", "is not the name"), ("a..b", "is not the name"),
         ("a___b", "is not the name"), ("../a", "is not the name"), ("a/../b", "is not the name"), ("-x.y/a", "name of a registry"),
@@ -79,7 +82,15 @@ def test_matching_takes_no_exponential_time(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "image_id", "digest"),
     [(DIGEST, True, True), (DIGEST[7:], True, False), ("abc", True, False), ("sha256:ab", True, False), ("xyz", False, False),
-     ("", False, False), (DIGEST + "0", False, False)],
+     ("", False, False), (DIGEST + "0", False, False), (SHA512, False, False)],
 )  # fmt: skip
 def test_ids_and_digests(text: str, image_id: bool, digest: bool) -> None:
-    assert (reference.is_image_id(text), reference.is_digest(text)) == (image_id, digest)
+    assert (reference.is_image_id(text), digests.is_sha256(text)) == (image_id, digest)
+    assert digests.is_known(text) == (digest or text == SHA512)
+
+
+def test_digests_of_both_algorithms() -> None:
+    assert reference.parse(f"a@{SHA512}").digest == SHA512
+    assert digests.of(b"x", DIGEST) == digests.of(b"x") == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    assert digests.of(b"x", SHA512).startswith("sha512:a4abd4448c49562d828115d13a1fccea927f52b4d5459297")
+    assert digests.hexadecimal(SHA512) == "1" * 128

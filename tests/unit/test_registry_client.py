@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import fake_registry
-from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
+from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
 from berth.oci import reference
 from berth.registry import media
 from berth.registry.client import download
@@ -684,6 +685,84 @@ def test_referrers_fall_back_to_their_tag(registry: FakeRegistry) -> None:
         registry.rule("GET", "/referrers/", answer(200, b'{"layers":[],"config":{"digest":"sha256:%s","size":1}}' % (b"4" * 64)))
         with pytest.raises(DataLoss, match="which its fields contradict"):
             client.referrers("a/b", digest)
+
+
+def referring(subject: str, **more: object) -> bytes:
+    empty = {"mediaType": media.OCI_EMPTY, "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a", "size": 2}
+    of = {"mediaType": media.OCI_MANIFEST, "digest": subject, "size": 7}
+    return json.dumps({"schemaVersion": 2, "mediaType": media.OCI_MANIFEST, "config": empty, "layers": [empty], "subject": of, **more}).encode()
+
+
+@pytest.mark.parametrize(("subject", "tag"), [("sha256:" + "1" * 64, "sha256-" + "1" * 64), ("sha512:" + "2" * 128, "sha512-" + "2" * 64)])
+def test_a_push_keeps_the_list_of_referrers_where_the_registry_does_not(registry: FakeRegistry, subject: str, tag: str) -> None:
+    pushed = [referring(subject, artifactType="x/1", annotations={"a": "b"}), referring(subject)]
+    with client_of(registry.host) as client:
+        first, second = (client.put_manifest("a/b", f"v{number}", raw, media.OCI_MANIFEST) for number, raw in enumerate(pushed))
+        client.put_manifest("a/b", "again", pushed[0], media.OCI_MANIFEST)
+        assert [entry.digest for entry in client.referrers("a/b", subject)] == [first, second]
+    kind, raw = registry.manifests[tag]
+    assert kind == media.OCI_INDEX
+    assert json.loads(raw) == {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [
+        {"mediaType": media.OCI_MANIFEST, "digest": first, "size": len(pushed[0]), "artifactType": "x/1", "annotations": {"a": "b"}},
+        {"mediaType": media.OCI_MANIFEST, "digest": second, "size": len(pushed[1]), "artifactType": media.OCI_EMPTY},
+    ]}  # fmt: skip
+
+
+def test_a_registry_that_lists_referrers_itself(registry: FakeRegistry) -> None:
+    subject = "sha256:" + "1" * 64
+    registry.rule("PUT", "/manifests/", answer(201, OCI_Subject=subject))
+    with client_of(registry.host) as client:
+        client.put_manifest("a/b", "v1", referring(subject), media.OCI_MANIFEST)
+    assert len(registry.asked("PUT", "")) == 1
+    assert registry.asked("GET", "/manifests/") == []
+
+
+def test_a_list_of_referrers_that_others_change_meanwhile(registry: FakeRegistry) -> None:
+    subject, tag = "sha256:" + "1" * 64, "sha256-" + "1" * 64
+    other = {"mediaType": media.OCI_MANIFEST, "digest": "sha256:" + "9" * 64, "size": 1, "data": "kept as it is"}
+
+    def change(exchange: fake_registry.Exchange) -> None:
+        registry.add_manifest(tag, {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [other]}, media.OCI_INDEX)
+        exchange.error(412, "DENIED", "the tag has another ETag")
+
+    registry.rule("PUT", tag, change, times=1)
+    with client_of(registry.host) as client:
+        pushed = client.put_manifest("a/b", "v1", referring(subject), media.OCI_MANIFEST)
+        assert [entry["digest"] for entry in json.loads(registry.manifests[tag][1])["manifests"]] == [other["digest"], pushed]
+        assert json.loads(registry.manifests[tag][1])["manifests"][0] == other
+        registry.rule("PUT", tag, error(412, "DENIED"))
+        with pytest.raises(Conflict, match="changed by others all the time"):
+            client.put_manifest("a/b", "v1", referring(subject, artifactType="x/2"), media.OCI_MANIFEST)
+
+
+def test_a_tag_of_referrers_that_is_something_else_stays(registry: FakeRegistry) -> None:
+    subject, tag = "sha256:" + "1" * 64, "sha256-" + "1" * 64
+    registry.add_manifest(tag, json.loads(referring(subject)), media.OCI_MANIFEST)
+    before = registry.manifests[tag]
+    with client_of(registry.host) as client, pytest.raises(DataLoss, match="names something else than an index"):
+        client.put_manifest("a/b", "v1", referring(subject), media.OCI_MANIFEST)
+    assert registry.manifests[tag] == before
+
+
+def test_digests_of_another_algorithm(registry: FakeRegistry, tmp_path: Path) -> None:
+    """What a registry names by sha512 is compared by it; by one that nobody knows, by nothing."""
+    digest = add_image(registry)
+    raw = registry.manifests["v1"][1]
+    sha512 = "sha512:" + hashlib.sha512(raw).hexdigest()
+    registry.manifests[sha512] = registry.manifests["v1"]
+    with client_of(registry.host) as client:
+        found = client.manifest(reference.parse(f"{registry.host}/a/b@{sha512}"))
+        assert (found.digest, found.known_as) == (digest, sha512)
+        for claimed, known_as in ((sha512, sha512), ("blake3:00", digest)):
+            registry.rule("GET", "/manifests/v1", answer(200, raw, Content_Type=media.OCI_MANIFEST, Docker_Content_Digest=claimed))
+            assert client.manifest(name_in(registry)).known_as == known_as
+        registry.rule("GET", "/manifests/", answer(200, raw + b" ", Content_Type=media.OCI_MANIFEST, Docker_Content_Digest=sha512))
+        for name in (name_in(registry), reference.parse(f"{registry.host}/a/b@{sha512}")):
+            with pytest.raises(DataLoss, match="came from the registry with digest sha512:"):
+                client.manifest(name)
+        blob = "sha512:" + hashlib.sha512(RANDOM).hexdigest()
+        registry.blobs[blob] = RANDOM
+        assert fetch(client, tmp_path, blob, len(RANDOM)) == RANDOM
 
 
 # -- uploads -----------------------------------------------------------------------------------------------------

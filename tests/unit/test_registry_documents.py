@@ -56,7 +56,8 @@ def test_what_a_document_is(value: dict, header: str, media_type: str) -> None:
         ({**MANIFEST, "config": None}, DataLoss, "no descriptor at `config`"),
         ({**MANIFEST, "layers": [7]}, DataLoss, r"no descriptor at `layers\[0\]`"),
         ({**MANIFEST, "layers": [{**DESCRIPTOR, "digest": "sha256:../../x"}]}, DataLoss, r"'sha256:../../x' at `layers\[0\].digest`"),
-        ({**MANIFEST, "config": {**DESCRIPTOR, "digest": "sha512:" + "a" * 128}}, DataLoss, "not a sha256 digest"),
+        ({**MANIFEST, "config": {**DESCRIPTOR, "digest": "sha512:" + "a" * 127}}, DataLoss, "not a sha256 or sha512 digest"),
+        ({**MANIFEST, "config": {**DESCRIPTOR, "digest": "md5:" + "a" * 32}}, DataLoss, "not a sha256 or sha512 digest"),
         ({**MANIFEST, "config": {**DESCRIPTOR, "size": -1}}, DataLoss, "has -1 at `config.size`"),
         ({**MANIFEST, "config": {**DESCRIPTOR, "size": 1.5}}, DataLoss, "has 1.5 at"),
         ({**MANIFEST, "config": {**DESCRIPTOR, "size": True}}, DataLoss, "has True at"),
@@ -90,7 +91,7 @@ def test_any_field_of_a_descriptor(change: dict) -> None:
         found = parse({**MANIFEST, "layers": [{**DESCRIPTOR, **change}]}).layers[0]
     except DataLoss:
         return
-    assert documents.reference.is_digest(found.digest)
+    assert documents.digests.is_known(found.digest)
     assert 0 <= found.size_bytes <= 1 << 43
 
 

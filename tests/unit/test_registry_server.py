@@ -153,6 +153,9 @@ def test_a_pushed_manifest() -> None:
     foreign = json.loads(raw)
     foreign["layers"][0].update(mediaType="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", urls=["https://example.org/x"])
     assert len(manifests.parse(json.dumps(foreign).encode(), media.OCI_MANIFEST).blobs) == 1
+    foreign["layers"][0]["digest"] = "sha512:" + "a" * 128
+    with pytest.raises(Refused, match="digests are sha256 here"):
+        manifests.parse(json.dumps(foreign).encode(), media.OCI_MANIFEST)
     with pytest.raises(Refused, match="its Content-Type"):
         manifests.parse(raw, media.DOCKER_MANIFEST)
     with pytest.raises(Refused, match="the manifest is not JSON"):

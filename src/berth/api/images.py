@@ -103,14 +103,14 @@ class Images:
 
     async def _pull(self, exchange: Exchange) -> None:
         name = pulled_name(exchange.query.get("fromImage", ""), exchange.query.get("tag", ""))
-        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        credentials = registryauth.credentials_for(name.registry, exchange.headers)
         await tell(exchange, self._engine.distribution.pull(name, exchange.query.get("platform", ""), credentials))
 
     async def image_push(self, exchange: Exchange) -> None:
         name = reference.parse(exchange.parameters["name"], default_tag="")
         if tag := exchange.query.get("tag", ""):
             name = reference.parse(f"{name.familiar_name}:{tag}")
-        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        credentials = registryauth.credentials_for(name.registry, exchange.headers)
         await tell(exchange, self._engine.distribution.push(name, credentials, _platform(exchange, 46)))
 
     async def image_search(self, exchange: Exchange) -> None:
@@ -118,7 +118,7 @@ class Images:
         filters = parse_filters(exchange.query.get("filters", ""))
         wanted = searchlist.checked(filters)
         limit = exchange.number("limit")
-        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        credentials = registryauth.credentials_for(registryauth.split_term(term)[0], exchange.headers)
         try:
             found = await self._engine.distribution.search(term, 25 if limit is None else limit, credentials)
         except errors.Unauthorized as error:
@@ -128,7 +128,7 @@ class Images:
 
     async def distribution_inspect(self, exchange: Exchange) -> None:
         name = reference.parse(exchange.parameters["name"])
-        credentials = registryauth.credentials_of(exchange.headers.get("x-registry-auth", ""))
+        credentials = registryauth.credentials_for(name.registry, exchange.headers)
         exchange.respond(200, await self._engine.distribution.inspect(name, credentials))
 
     async def auth(self, exchange: Exchange) -> None:

@@ -77,9 +77,9 @@ def fetch_for_run(call: "Invocation", image: str, platform: str, *, missing: boo
 
     missing: whether the engine has said that it is not there.
     """
-    from berth.oci import reference
+    from berth.oci.digest import is_sha256
 
-    if image.startswith("sha256:") or reference.is_digest(f"sha256:{image}"):
+    if image.startswith("sha256:") or is_sha256(f"sha256:{image}"):
         return False
     try:
         name = parse_name(image)

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from berth.errors import InvalidParameter
@@ -18,13 +19,35 @@ def credentials_of(header: str) -> Credentials:
     if not header:
         return Credentials()
     try:
-        if len(header) > _MOST_AUTH_BYTES:
-            raise ValueError(f"it has {len(header)} characters")
-        padded = header.replace("+", "-").replace("/", "_").rstrip("=")
-        value = json.loads(base64.urlsafe_b64decode(padded + "=" * (-len(padded) % 4)) or b"{}")
+        value = _decoded(header)
     except (ValueError, binascii.Error, RecursionError) as error:
         raise InvalidParameter(f"invalid X-Registry-Auth header: {error}") from None
     return credentials_from(value)
+
+
+def credentials_by_registry(header: str) -> dict[str, Credentials]:
+    """An X-Registry-Config header: AuthConfigs by registry, as clients send with a build. What cannot be read says nothing, as with Docker."""
+    found: dict[str, Credentials] = {}
+    with suppress(ValueError, binascii.Error, RecursionError):
+        value = _decoded(header) if header else {}
+        for address, entry in value.items() if isinstance(value, dict) else ():
+            with suppress(InvalidParameter):
+                found[login_registry(address)] = credentials_from(entry)
+    return found
+
+
+def credentials_for(registry: str, headers: dict[str, str]) -> Credentials:
+    """Of a request that is about one registry: X-Registry-Auth, or its entry in X-Registry-Config. headers: names in lower case."""
+    if header := headers.get("x-registry-auth", ""):
+        return credentials_of(header)
+    return credentials_by_registry(headers.get("x-registry-config", "")).get(registry) or Credentials()
+
+
+def _decoded(header: str) -> object:
+    if len(header) > _MOST_AUTH_BYTES:
+        raise ValueError(f"it has {len(header)} characters")
+    padded = header.replace("+", "-").replace("/", "_").rstrip("=")
+    return json.loads(base64.urlsafe_b64decode(padded + "=" * (-len(padded) % 4)) or b"{}")
 
 
 def credentials_from(value: object) -> Credentials:

@@ -7,6 +7,7 @@ Source: distribution/reference grammar. Names are kept in their familiar form, a
 import re
 
 from berth.errors import InvalidParameter
+from berth.oci import digest as digests
 
 _DEFAULT_REGISTRY, _LEGACY_REGISTRY, _OFFICIAL = "docker.io", "index.docker.io", "library/"
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -14,7 +15,6 @@ _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"  # labels need the dot between them, or matching takes exponential time
 _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
 _TAG = re.compile(r"[\w][\w.-]{0,127}", re.ASCII)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MAX_NAME_CHARACTERS = 255
 
 
@@ -49,8 +49,8 @@ def parse(text: str, *, default_tag: str = "latest") -> Reference:
     Raises InvalidParameter("invalid reference format...") as Docker words it.
     """
     rest, at, digest = text.partition("@")
-    if at and not _DIGEST.fullmatch(digest):
-        raise _invalid(text, f"{digest!r} is not a sha256 digest")
+    if at and not digests.is_known(digest):
+        raise _invalid(text, f"{digest!r} is not a sha256 or sha512 digest")
     head, slash, tail = rest.rpartition("/")
     name, colon, tag = tail.partition(":")
     if colon and not _TAG.fullmatch(tag):
@@ -87,8 +87,3 @@ def _invalid(text: str, reason: str) -> InvalidParameter:
 def is_image_id(text: str) -> bool:
     """Whether `text` can be (the start of) an image id, with or without `sha256:`."""
     return bool(re.fullmatch(r"(sha256:)?[0-9a-f]{1,64}", text))
-
-
-def is_digest(text: str) -> bool:
-    """Whether `text` is a whole sha256 digest."""
-    return bool(_DIGEST.fullmatch(text))

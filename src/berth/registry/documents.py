@@ -3,12 +3,12 @@
 Source: OCI image specification 1.1, manifest.md and image-index.md; Docker's image manifest version 2, schema 2.
 """
 
-import hashlib
 import json
 from typing import Any
 
 from berth.errors import DataLoss, InvalidParameter, NotImplementedHere
-from berth.oci import platforms, reference
+from berth.oci import digest as digests
+from berth.oci import platforms
 from berth.registry import media
 
 MAX_MANIFEST_BYTES = 4 << 20  # what registries accept, and Docker reads
@@ -40,13 +40,16 @@ class Descriptor:
 
 
 class Document:
-    """A manifest or an index: its bytes, their digest, and what they say. Of `manifests` and `layers` one is empty."""
+    """A manifest or an index: its bytes, their digest, and what they say. Of `manifests` and `layers` one is empty.
 
-    __slots__ = ("config", "digest", "layers", "manifests", "media_type", "raw", "subject")
+    digest: sha256; known_as: the digest that the registry names it by, which may be of another algorithm.
+    """
+
+    __slots__ = ("config", "digest", "known_as", "layers", "manifests", "media_type", "raw", "subject")
 
     def __init__(self, raw: bytes, media_type: str) -> None:
         self.raw = raw
-        self.digest = digest_of(raw)
+        self.digest = self.known_as = digest_of(raw)
         self.media_type = media_type
         self.config: Descriptor | None = None
         self.layers: list[Descriptor] = []
@@ -64,7 +67,7 @@ class Document:
 
 def digest_of(data: bytes) -> str:
     """`sha256:…` of these bytes."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return digests.of(data)
 
 
 def parse(raw: bytes, content_type: str) -> Document:
@@ -127,8 +130,8 @@ def _descriptor(item: object, where: str) -> Descriptor:
     if not isinstance(item, dict):
         raise DataLoss(f"the registry's manifest has no descriptor at `{where}`")
     digest, size = item.get("digest"), item.get("size")
-    if not isinstance(digest, str) or not reference.is_digest(digest):
-        raise DataLoss(f"the registry's manifest has {_shown(digest)} at `{where}.digest`, which is not a sha256 digest")
+    if not isinstance(digest, str) or not digests.is_known(digest):
+        raise DataLoss(f"the registry's manifest has {_shown(digest)} at `{where}.digest`, which is not a sha256 or sha512 digest")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE_BYTES:
         raise DataLoss(f"the registry's manifest has {_shown(size)} at `{where}.size`, which is not a size in bytes")
     annotations, urls = item.get("annotations"), item.get("urls")
@@ -162,7 +165,7 @@ def choose(index: Document, wanted: platforms.Platform) -> Descriptor:
 
 def check(data: bytes, digest: str, what: str) -> bytes:
     """`data`, if it has this digest; DataLoss otherwise."""
-    have = digest_of(data)
+    have = digests.of(data, digest)
     if have != digest:
         raise DataLoss(f"{what} {digest} came from the registry with digest {have}: it was changed on the way or in the registry")
     return data

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from berth.models import units
+from berth.oci.digest import hexadecimal
 
 Report = Callable[[dict], None]
 
@@ -51,4 +52,4 @@ class Line:
 
 def short(digest: str) -> str:
     """As people see digests."""
-    return digest.removeprefix("sha256:")[:12]
+    return hexadecimal(digest)[:12]

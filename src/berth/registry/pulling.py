@@ -5,13 +5,13 @@ of the others in their partial files. What was wrong in itself goes, and everyth
 """
 
 import errno
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter, NotFound
+from berth.oci import digest as digests
 from berth.oci import platforms
 from berth.oci.reference import Reference
 from berth.registry import documents, media
@@ -119,7 +119,7 @@ class Pull:
                     self._fetch(manifest.layers, diffs, chains)
                 image = self._store.add_image(
                     raw, names=[self._name.familiar] if self._name.tag and not self._name.digest else [],
-                    digests=[(self._name.familiar_name, top.digest)], sources=self._sources(manifest.layers, diffs),
+                    digests=[(self._name.familiar_name, top.known_as)], sources=self._sources(manifest.layers, diffs),
                 )  # fmt: skip
                 if known is None:  # a pull that was killed may have left those of layers that it had named already
                     self._drop_partial(manifest)
@@ -128,7 +128,7 @@ class Pull:
                 self._store.discard_layers(self._kept)
                 self._drop_partial(manifest)
             raise
-        return Pulled(image, top.digest, new=before != image.id)
+        return Pulled(image, top.known_as, new=before != image.id)
 
     def _drop_partial(self, manifest: Document) -> None:
         self._transfers.unless_busy([layer.digest for layer in manifest.layers], self._store.layout.drop_partial)
@@ -247,7 +247,7 @@ class Pull:
     def _unpack(self, partial: Partial, layer: Descriptor, diff: str, parent: str, line: Line) -> None:
         downloading = _Downloading(self, partial, layer, line)
         downloading.start()
-        observer = _Observer(layer.size_bytes, line, downloading)
+        observer = _Observer(layer.digest, layer.size_bytes, line, downloading)
         reader = ArrivingReader(partial, observer)
         try:
             try:
@@ -329,8 +329,8 @@ class _Downloading:
 class _Observer:
     """Hashes what is read, and says how far unpacking has got once the download is over."""
 
-    def __init__(self, size_bytes: int, line: Line, downloading: _Downloading) -> None:
-        self._hasher = hashlib.sha256()
+    def __init__(self, digest: str, size_bytes: int, line: Line, downloading: _Downloading) -> None:
+        self._hasher = digests.hasher(digest)
         self._size_bytes = size_bytes
         self._seen = 0
         self._line = line
@@ -344,7 +344,7 @@ class _Observer:
 
     @property
     def digest(self) -> str:
-        return f"sha256:{self._hasher.hexdigest()}"
+        return digests.text_of(self._hasher)
 
 
 def _compare(reader: ArrivingReader, observer: _Observer, layer: Descriptor) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from berth.errors import DataLoss, InvalidParameter, NotFound
-from berth.oci import platforms, reference
+from berth.oci import platforms
+from berth.oci.digest import is_sha256
 from berth.oci.platforms import Platform
 from berth.store.archive import Archive, Member, clean, parse
 
@@ -219,7 +220,7 @@ def _blob(archive: Archive, digest: str) -> bytes:
 
 
 def _blob_name(digest: str) -> str:
-    if not reference.is_digest(digest):
+    if not is_sha256(digest):
         raise DataLoss(f"the archive uses digest {digest!r}; berth reads sha256 ones")
     return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 

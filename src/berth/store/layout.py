@@ -17,6 +17,8 @@ import time
 from contextlib import suppress
 from typing import IO
 
+from berth.oci.digest import hexadecimal
+
 
 class Layout:
     """The directories below one data root; made if missing."""
@@ -53,7 +55,7 @@ class Layout:
 
     def drop_partial(self, digest: str) -> int:
         """Removes what has come of a blob, if nobody is fetching it -> bytes on the disk."""
-        path = f"{self.partial}/{digest.removeprefix('sha256:')}"
+        path = f"{self.partial}/{hexadecimal(digest)}"
         with suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever fetches has it locked
             os.unlink(path)

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from berth.errors import DataLoss, InvalidParameter
-from berth.oci import reference
+from berth.oci import digest, reference
 
 
 def chain_id(parent: str, diff: str) -> str:
@@ -17,11 +17,11 @@ def checked_config(raw: bytes) -> dict:
     try:
         config = json.loads(raw)
         diffs = config["rootfs"]["diff_ids"]
-        good = isinstance(diffs, list) and all(isinstance(d, str) and reference.is_digest(d) for d in diffs)
+        good = isinstance(diffs, list) and all(isinstance(d, str) and digest.is_sha256(d) for d in diffs)
     except (ValueError, KeyError, TypeError, RecursionError):
         good = False
     if not good:
-        raise DataLoss("the image's configuration is not JSON with a list of digests at rootfs.diff_ids")
+        raise DataLoss("the image's configuration is not JSON with a list of sha256 digests at rootfs.diff_ids")
     return dict(config)
 
 

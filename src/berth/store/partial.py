@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from berth.errors import Cancelled, Conflict, DataLoss
-from berth.oci import reference
+from berth.oci import digest as digests
 
 CHUNK_BYTES = 8 << 20
 _MOST_CHUNKS = 1 << 14  # a size that a registry made up must not cost memory
@@ -29,11 +29,11 @@ class Partial:
     """
 
     def __init__(self, directory: str, digest: str, size_bytes: int, *, chunk_bytes: int = 0) -> None:
-        if not reference.is_digest(digest):
-            raise DataLoss(f"{digest!r} is not a sha256 digest")
+        if not digests.is_known(digest):
+            raise DataLoss(f"{digest!r} is not a sha256 or sha512 digest")
         self.digest = digest
         self.size_bytes = size_bytes
-        self.path = f"{directory}/{digest.removeprefix('sha256:')}"
+        self.path = f"{directory}/{digests.hexadecimal(digest)}"
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._map: mmap.mmap | None = None

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import IO, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
-from berth.oci.reference import Reference, is_digest
+from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
+from berth.oci import digest as digests
+from berth.oci.reference import Reference
 from berth.registry import documents, media
+from berth.registry.client import referrers
 from berth.registry.client.answer import Answer
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.download import Download, tell
@@ -27,6 +29,7 @@ _MOST_CONFIG_BYTES = 16 << 20
 _MOST_LIST_BYTES = 16 << 20
 _MOST_PAGES = 1000
 _PAGE_ENTRIES = 1000
+_MOST_CHANGES = 5  # of a list, by others, while we change it
 _SEARCH_HOST = "index.docker.io"
 
 Progress = Callable[[int], None]
@@ -86,13 +89,13 @@ class RegistryClient:
             raise of_pull(refused.refusal, name.familiar_name, name.familiar) from None
         if answer.status != 200:
             raise of_pull(answer.refusal(), name.familiar_name, name.familiar)
-        raw = answer.body
-        if name.digest:
-            documents.check(raw, name.digest, "manifest")
-        elif claimed := answer.header("Docker-Content-Digest"):
-            if claimed.startswith("sha256:"):
-                documents.check(raw, claimed, "manifest")
-        return documents.parse(raw, answer.header("Content-Type"))
+        claimed = name.digest or answer.header("Docker-Content-Digest")
+        if not digests.is_known(claimed):  # of an algorithm that nobody here can compare
+            return documents.parse(answer.body, answer.header("Content-Type"))
+        documents.check(answer.body, claimed, "manifest")
+        found = documents.parse(answer.body, answer.header("Content-Type"))
+        found.known_as = claimed
+        return found
 
     def describe(self, name: Reference) -> Descriptor | None:
         """The descriptor of what a tag or digest names, by a HEAD request; None where there is none."""
@@ -106,22 +109,57 @@ class RegistryClient:
             raise of_request(Refusal(answer.status, "", f"HEAD {answer.url}: status {answer.status}"))
         size = answer.header("Content-Length")
         digest = answer.header("Docker-Content-Digest")
-        if not is_digest(digest) or not (size.isascii() and size.isdigit() and len(size) < 10):
+        if not digests.is_sha256(digest) or not (size.isascii() and size.isdigit() and len(size) < 10):
             return self._manifest(self._session.endpoint(pull=False), name).descriptor
         return Descriptor(answer.header("Content-Type").partition(";")[0], digest, int(size))
 
     def put_manifest(self, repository: str, name: str, raw: bytes, media_type: str) -> str:
-        """Stores a manifest under a tag or its digest; returns its digest. Safe to repeat."""
+        """Stores a manifest under a tag or its digest; returns its digest. Safe to repeat.
+
+        One that refers to another is put into that one's list by us where the registry says not that it has done so.
+        """
+        digest, subject = self._put_manifest(repository, name, raw, media_type)
+        if not subject and b'"subject"' in raw:
+            self._refer(repository, documents.parse(raw, media_type))
+        return digest
+
+    def _put_manifest(self, repository: str, name: str, raw: bytes, media_type: str, match: str = "") -> tuple[str, str]:
+        """-> its digest, and that of the manifest to whose list the registry has added it. match: only if the tag has this ETag."""
         target = f"/v2/{repository}/manifests/{quote(name, safe=':')}"
-        answer = self._ask("PUT", target, _push_scope(repository), {"Content-Type": media_type}, raw)
+        headers = {"Content-Type": media_type, **({"If-Match": match} if match else {})}
+        answer = self._ask("PUT", target, _push_scope(repository), headers, raw)
         if answer.status not in (200, 201, 202):
             raise of_request(answer.refusal())
         answer.finish()
         digest = documents.digest_of(raw)
         claimed = answer.header("Docker-Content-Digest")
-        if claimed.startswith("sha256:") and claimed != digest:
+        if digests.is_known(claimed) and claimed != digests.of(raw, claimed):
             raise DataLoss(f"the registry stored manifest {digest} as {claimed}")
-        return digest
+        return digest, answer.header("OCI-Subject")
+
+    def _refer(self, repository: str, document: Document) -> None:
+        """Adds a manifest to the list of what refers to its subject, which is an index under a tag of its own."""
+        if document.subject is None:
+            return
+        tag = referrers.tag_of(document.subject.digest)
+        for _ in range(_MOST_CHANGES):
+            target = f"/v2/{repository}/manifests/{tag}"
+            answer = self._fetch_from(
+                self._session.endpoint(pull=False), target, _push_scope(repository), documents.MAX_MANIFEST_BYTES, {"Accept": media.OCI_INDEX}
+            )
+            if answer.status not in (200, 404):
+                raise of_request(answer.refusal())
+            if answer.status == 404:
+                answer.finish()
+            changed = referrers.listed(answer.body if answer.status == 200 else None, referrers.entry_of(document))
+            if changed is None:
+                return
+            try:
+                self._put_manifest(repository, tag, changed, media.OCI_INDEX, answer.header("ETag") if answer.status == 200 else "")
+                return
+            except Conflict:  # somebody else has added something meanwhile
+                continue
+        raise Conflict(f"the list of what refers to {document.subject.digest} is changed by others all the time: push again")
 
     def delete_manifest(self, repository: str, name: str) -> None:
         """Removes a tag or a manifest by digest."""
@@ -240,8 +278,7 @@ class RegistryClient:
         answer = self._fetch(f"/v2/{repository}/referrers/{digest}{query}", scope, documents.MAX_MANIFEST_BYTES, accept)
         if answer.status == 404:
             answer.finish()
-            tag = digest.replace(":", "-")
-            answer = self._fetch(f"/v2/{repository}/manifests/{tag}", scope, documents.MAX_MANIFEST_BYTES, accept)
+            answer = self._fetch(f"/v2/{repository}/manifests/{referrers.tag_of(digest)}", scope, documents.MAX_MANIFEST_BYTES, accept)
             if answer.status == 404:
                 answer.finish()
                 return []
@@ -296,12 +333,15 @@ class RegistryClient:
         except RefusedAnswer as refused:
             raise of_request(refused.refusal) from None
 
+    def _fetch_from(self, endpoint: Endpoint, target: str, scope: str, limit_bytes: int, headers: dict[str, str] | None) -> Answer:
+        try:
+            return self._session.fetch("GET", endpoint, target, limit_bytes, scope=scope, headers=headers)
+        except RefusedAnswer as refused:
+            raise of_request(refused.refusal) from None
+
     def _fetch(self, target: str, scope: str, limit_bytes: int, headers: dict[str, str] | None = None) -> Answer:
         def fetch(endpoint: Endpoint) -> Answer:
-            try:
-                answer = self._session.fetch("GET", endpoint, target, limit_bytes, scope=scope, headers=headers)
-            except RefusedAnswer as refused:
-                raise of_request(refused.refusal) from None
+            answer = self._fetch_from(endpoint, target, scope, limit_bytes, headers)
             if endpoint.mirror and answer.status != 200:
                 raise of_request(answer.refusal())
             return answer

@@ -93,7 +93,7 @@ def of_request(found: Refusal) -> BerthError:
         return DataLoss(words)
     if found.status in (400, 405, 413, 415, 416):
         return InvalidParameter(words)
-    if found.status == 409:
+    if found.status in (409, 412):
         return Conflict(words)
     if found.status >= 500:  # whatever its body says, as with Docker
         phrase = http.client.responses.get(found.status, "")

@@ -5,6 +5,7 @@ import json
 from berth.errors import DataLoss, NotImplementedHere
 from berth.registry import documents, media
 from berth.registry.documents import Descriptor, Document
+from berth.registry.server import names
 from berth.registry.server.refusals import Refused
 
 MAX_BYTES = documents.MAX_MANIFEST_BYTES
@@ -42,6 +43,9 @@ def parse(raw: bytes, content_type: str) -> Pushed:
         document = documents.parse(raw, content_type)
     except (DataLoss, NotImplementedHere) as error:
         raise Refused("MANIFEST_INVALID", str(error).replace("the registry's manifest", "the manifest")) from None
+    named = [document.config, document.subject, *document.layers, *document.manifests]
+    if other := next((one.digest for one in named if one and not names.is_digest(one.digest)), ""):
+        raise Refused("MANIFEST_INVALID", f"the manifest names {other[:100]}, and digests are sha256 here")
     value = json.loads(raw)
     said, header = value.get("mediaType"), content_type.partition(";")[0].strip().lower()
     if said is not None and header and said != header:
