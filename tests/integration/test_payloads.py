@@ -34,6 +34,7 @@ DEFINITIONS |= {
 # Fields that may be absent or null, as a path, and why.
 ABSENT: dict[str, str] = {
     r"(ImageManifestDescriptor|Descriptor|Manifests|Identity|OsVersion|Variant)$": "of images from an index, of other systems, or later than 1.51",
+    r"OCIDescriptor\.(urls|annotations|data|platform|artifactType)$|Manifests\.(Descriptor\.\w+|AttestationData|ImageData\.(Platform\.\S+|Identity))$": "where there is one",
     r"Storage$|\.os_type$|^ContainerSummary\.Health$|\.NRI$": "later than 1.51",
     r"ContainerInspectResponse\.(SizeRw|SizeRootFs)$|ContainerSummary\.(SizeRw|SizeRootFs)$": "where the size is asked for",
     r"State\.Health$": "where there is a check",
@@ -180,8 +181,9 @@ def test_a_life(engine: Engine, peer: Peer) -> None:
 
 
 def test_images(engine: Engine, peer: Peer) -> None:
-    check(peer.ask("GET", "/images/json"), "array<ImageSummary>")
-    check(peer.ask("GET", "/images/bb/json"), "ImageInspect")
+    for options in ("", "?manifests=1"):
+        check(peer.ask("GET", f"/images/json{options}"), "array<ImageSummary>")
+        check(peer.ask("GET", f"/images/bb/json{options}"), "ImageInspect")
     check(peer.ask("GET", "/images/bb/history"), "array<ImageHistoryResponseItem>")
     assert peer.ask("POST", "/images/bb/tag?repo=payload").status == 201
     check(peer.ask("DELETE", "/images/payload"), "array<ImageDeleteResponseItem>")

@@ -24,7 +24,7 @@ LATER = {
 }  # fmt: skip
 FLAGS_LATER = {
     "--use-api-socket": "no issue: experimental in Docker; the socket can be mounted with --volume",
-    "--checkpoint": EXPERIMENTAL, "--checkpoint-dir": EXPERIMENTAL, "--tree": EXPERIMENTAL,
+    "--checkpoint": EXPERIMENTAL, "--checkpoint-dir": EXPERIMENTAL,
 }  # fmt: skip
 # What differs although it is there, and why.
 OTHER_DEFAULTS = {

@@ -86,6 +86,8 @@ def _adjust_read_only(mounts: list[dict[str, Any]]) -> None:
 def image_inspect(version: str, found: dict[str, Any]) -> dict[str, Any]:
     """GET /images/{name}/json."""
     found = dict(found)
+    if before(version, 48):
+        found.pop("Descriptor", None)
     if before(version, 50):
         found["Config"] = {**_NOT_OF_IMAGES, **found["Config"]}
     if before(version, 45):
@@ -98,6 +100,8 @@ def image_inspect(version: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def image_summaries(version: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The elements of GET /images/json."""
+    if before(version, 48):
+        found = [{key: value for key, value in image.items() if key != "Descriptor"} for image in found]
     if before(version, 43):
         nameless = {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
         found = [image if image["RepoTags"] else {**image, **nameless} for image in found]

@@ -1,13 +1,14 @@
 """Image endpoints: list, inspect, history, pull, push, search, tag, remove; `imagefiles` has those that read and write files."""
 
 import asyncio
+import contextlib
 
 from berth import errors
 from berth.api import compat
 from berth.api.imagefiles import ImageFiles
 from berth.api.messages import tell
 from berth.api.request import parse_filters, platform_of
-from berth.engine import imagelist, imageplatform, registryauth, searchlist, views
+from berth.engine import imagelist, imagemanifests, imageplatform, registryauth, searchlist, views
 from berth.engine.images import publish, publish_removed
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
@@ -16,6 +17,7 @@ from berth.oci import reference
 from berth.oci.platforms import Platform
 from berth.oci.reference import Reference
 from berth.store import naming
+from berth.store.images import Image
 
 
 class Images:
@@ -42,16 +44,44 @@ class Images:
         found = imagelist.summaries(
             self._engine.images, filters, shared_size=exchange.flag("shared-size"), intermediate=exchange.flag("all")
         )
+        images = self._engine.images
+        chosen = [image for payload in found if (image := images.by_id(payload["Id"]))]
+        with_manifests = exchange.flag("manifests") and not compat.before(exchange.version, 47)
+        listed = await asyncio.to_thread(self._manifests, chosen, self._users()) if with_manifests else {}
+        described = {image.id: {"Descriptor": descriptor} for image in chosen if (descriptor := imagemanifests.descriptor(images, image))}
+        found = [{**payload, **described.get(payload["Id"], {}), **listed.get(payload["Id"], {})} for payload in found]
         exchange.respond(200, compat.image_summaries(exchange.version, found))
+
+    def _users(self) -> dict[str, list[str]]:
+        """By image id: the containers made of it."""
+        found: dict[str, list[str]] = {}
+        for container in self._engine.containers.all():
+            found.setdefault(container.record.image_id, []).append(container.record.id)
+        return found
+
+    def _manifests(self, chosen: list[Image], users: dict[str, list[str]]) -> dict[str, dict]:
+        """By image id: the field `Manifests`. Blocks."""
+        found = {}
+        for image in chosen:
+            with contextlib.suppress(errors.NotFound, FileNotFoundError):  # it was removed meanwhile
+                found[image.id] = {"Manifests": imagemanifests.manifests(self._engine.images, image, users.get(image.id, []))}
+        return found
 
     async def image_inspect(self, exchange: Exchange) -> None:
         images = self._engine.images
-        image = imageplatform.found(images, exchange.parameters["name"], _platform(exchange, 49))
+        wanted, with_manifests = _platform(exchange, 49), exchange.flag("manifests") and not compat.before(exchange.version, 48)
+        if wanted and with_manifests:
+            raise errors.InvalidParameter("conflicting options: manifests and platform options cannot both be set")
+        image = imageplatform.found(images, exchange.parameters["name"], wanted)
+        listed = await asyncio.to_thread(self._manifests, [image], self._users()) if with_manifests else {}
         found = views.image_inspect(
             image.id, image.config, images.names_of(image.id), images.digests_of(image.id), size_bytes=images.size_bytes(image),
             layers=[layer.diff for layer in images.layers_of(image)], directories=images.lower_directories(image),
             parent=images.parent_of(image.id), tagged_ns=images.tagged_ns(image.id),
         )  # fmt: skip
+        if descriptor := imagemanifests.descriptor(images, image):
+            found["Descriptor"] = descriptor
+        found |= listed.get(image.id, {})
         exchange.respond(200, compat.image_inspect(exchange.version, found))
 
     async def image_history(self, exchange: Exchange) -> None:

@@ -25,6 +25,7 @@ _IMAGES: "tuple[Flag, ...]" = (
     ("format", "", "string", "FORMAT", "table, json, or a Go template"),
     ("no-trunc", "", "bool", "", "Do not shorten ids"),
     ("quiet", "q", "bool", "", "Only ids"),
+    ("tree", "", "bool", "", "Each image with the platforms that its index lists"),
 )
 _IMPORT: "tuple[Flag, ...]" = (
     ("change", "c", "list", "INSTRUCTION", "Apply a Dockerfile instruction, e.g. 'CMD [\"bash\"]'"),
@@ -64,6 +65,11 @@ def images(call: "Invocation") -> int:
     """berth images"""
     parsed = parse_command(call, SYNTAX)
     filters = parsed.list("filter") + [f"reference={name}" for name in parsed.arguments]
+    if parsed.flag("tree"):
+        from berth.cli import imagetree
+
+        imagetree.show(call, parsed, filters)
+        return 0
     rows = []
     digests, format_ = parsed.flag("digests"), parsed.text("format") or text_setting(call.config, "imagesFormat")
     if digests and format_.startswith("table ") and ".Digest" not in format_:

@@ -121,6 +121,8 @@ class Pull:
                     raw, names=[self._name.familiar] if self._name.tag and not self._name.digest else [],
                     digests=[(self._name.familiar_name, top.known_as)], sources=self._sources(manifest.layers, diffs),
                 )  # fmt: skip
+                self._store.documents.keep(top.digest, top.media_type, top.raw, "" if top.is_index else image.id)
+                self._store.documents.keep(manifest.digest, manifest.media_type, manifest.raw, image.id)
                 if known is None:  # a pull that was killed may have left those of layers that it had named already
                     self._drop_partial(manifest)
         except (BerthError, OSError) as error:

@@ -58,6 +58,7 @@ class Push:
             digest = self._client.put_manifest(self._name.repository, self._name.tag, manifest, kind)
             sources = [Source(diff, self._where, d.digest, d.size_bytes, d.media_type) for diff, d in sent.items() if not d.urls]
             self._store.note_pushed(self._image.id, [(self._name.familiar_name, digest)], sources)
+            self._store.documents.keep(digest, kind, manifest, self._image.id)
             for diff in sent:
                 unsent.drop(self._store.layout.uploads, diff, self._where)
         return Pushed(digest, len(manifest))

@@ -8,7 +8,7 @@ from typing import IO, Protocol
 
 _COPY_BYTES = 1 << 20
 _BLOCK, _RECORD = 512, 10240
-_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
@@ -53,20 +53,14 @@ def write(images: list[Saved], out: IO[bytes]) -> None:
         for layer in image.layers:
             writing.layer(layer)
         config_digest = writing.blob(image.config)
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": _MANIFEST_TYPE,
-            "config": {"mediaType": _CONFIG_TYPE, "digest": config_digest, "size": len(image.config)},
-            "layers": [{"mediaType": _LAYER_TYPE, "digest": layer.diff, "size": layer.size_bytes} for layer in image.layers],
-        }
-        data = json.dumps(manifest).encode()
+        data = manifest_of(image.config, [(layer.diff, layer.size_bytes) for layer in image.layers])
         digest = writing.blob(data)
         manifests.append({
             "Config": _blob_name(config_digest), "RepoTags": image.names or None,
             "Layers": [_blob_name(layer.diff) for layer in image.layers],
         })  # fmt: skip
         for name in image.names or [""]:
-            descriptor: dict = {"mediaType": _MANIFEST_TYPE, "digest": digest, "size": len(data)}
+            descriptor: dict = {"mediaType": MANIFEST_TYPE, "digest": digest, "size": len(data)}
             if image.platform:
                 descriptor["platform"] = image.platform
             if name:
@@ -78,6 +72,18 @@ def write(images: list[Saved], out: IO[bytes]) -> None:
     writing.file("index.json", json.dumps({"schemaVersion": 2, "manifests": index}).encode())
     writing.file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
     writing.end()
+
+
+def manifest_of(config: bytes, layers: list[tuple[str, int]]) -> bytes:
+    """The OCI manifest that an image is saved with. layers: digest and size of each tar, bottom first."""
+    digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {"mediaType": _CONFIG_TYPE, "digest": digest, "size": len(config)},
+        "layers": [{"mediaType": _LAYER_TYPE, "digest": layer, "size": size_bytes} for layer, size_bytes in layers],
+    }
+    return json.dumps(manifest).encode()
 
 
 def _blob_name(digest: str) -> str:

@@ -21,6 +21,7 @@ from berth.oci.platforms import Platform
 from berth.store import bringing, unsent
 from berth.store.archive import Progress
 from berth.store.database import Database, Statement
+from berth.store.documents import Documents
 from berth.store.foreign import ForeignLayers
 from berth.store.layers import LayerStore, Loose
 from berth.store.layout import Layout
@@ -78,6 +79,7 @@ class ImageStore:
         self.layout = layout
         self.layers = LayerStore(layout, limits)
         self.foreign = ForeignLayers(database)
+        self.documents = Documents(database)
         self._database = database
         self._lock = threading.RLock()
         self._syncing: threading.Timer | None = None
@@ -299,6 +301,7 @@ class ImageStore:
     def _untag(self, names: list[str]) -> list[dict[str, str]]:
         self._database.write_now(*_untag_statements(names))
         self._forget_names(names)
+        self._drop_documents()
         return [{"Untagged": name} for name in names]
 
     def _forget_names(self, names: list[str]) -> None:
@@ -308,6 +311,9 @@ class ImageStore:
                 del self._digests[(repository, digest)]
             else:
                 del self._tags[name]
+
+    def _drop_documents(self) -> None:
+        self.documents.drop_unused({digest for _, digest in self._digests}, self._images)
 
     def _delete(self, images: list[Image], names: list[str]) -> list[dict[str, str]]:
         """Takes images and their names away at once; files that nothing uses any more after that."""
@@ -344,6 +350,7 @@ class ImageStore:
             del self._images[image.id]
             self._parents.pop(image.id, None)
             self._tagged_ns.pop(image.id, None)
+        self._drop_documents()
         for layer in layers:
             del self._layers[layer.chain]
         diffs = {layer.diff for layer in self._layers.values()}

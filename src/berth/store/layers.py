@@ -220,6 +220,11 @@ class LayerStore:
         """Of the archive that `tar` makes."""
         return tar_size_bytes(self._layout.recipe(chain))
 
+    def recipe_bytes(self, chain: str) -> int:
+        """Of the files that `tar` needs beside the layer's own."""
+        top = self._layout.recipe(chain)
+        return sum(os.stat(f"{at}/{name}", follow_symlinks=False).st_size for at, _, names in os.walk(top) for name in names)
+
     def tar(self, chain: str, diff: str) -> ChunkReader:
         """The layer's archive as it came, uncompressed. DataLoss when it is read to its end and is not `diff`. Close it."""
 

@@ -6,9 +6,11 @@ TEXTS: "dict[str, Text]" = {
     "images": Text(
         "Lists images: one line for each name. REPOSITORY limits the list to one repository, with a tag to one image; * stands for "
         "any letters.",
+        "--tree shows under each image the platforms that its index lists; those that are not here are faint.",
         "Filters: dangling (true or false), label, reference (a pattern), before and since (another image), until.",
         examples=(("All", "berth images"), ("Those of one name, with whole ids", "berth images --no-trunc app"),
-                  ("Ids of images without a name", "berth images --quiet --filter dangling=true")),
+                  ("Ids of images without a name", "berth images --quiet --filter dangling=true"),
+                  ("Platforms of an image", "berth images --tree debian")),
         see_also=("rmi", "tag", "pull", "load", "import"),
     ),
     "import": Text(
