@@ -116,7 +116,7 @@ class Echo:
                 sock.bind(("::", port))
                 self.sockets.append(sock)
         self.sockets[0].listen(128)
-        self.thread = threading.Thread(target=self._serve)
+        self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@
                               └──── br-db: three (10.8.0.2)
 """
 
+import contextlib
 import select
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
@@ -62,6 +63,9 @@ class World:
 
     def echo(self, host: Host, port: int) -> None:
         self.echoes.append(Echo(host, port))
+
+    def client_address(self, *, six: bool = False) -> str:
+        return "2001:db8:1::2" if six else "192.0.2.2"
 
     def do(self, work: Callable[[], object]) -> object:
         """In the host's namespace, for settings below /proc/sys."""
@@ -278,11 +282,10 @@ def test_no_way_in_by_a_containers_own_address(world: World) -> None:
 
 
 def test_what_containers_send_has_the_hosts_address(world: World) -> None:
-    echo = Echo(world.client, 7000)
-    assert ask(world.containers["one"], "192.0.2.2", 7000) == "192.0.2.1"
-    assert ask(world.containers["one"], "2001:db8:1::2", 7000) == "2001:db8:1::1"
-    assert ask_udp(world.containers["three"], "192.0.2.2", 7000) == "192.0.2.1 1"
-    echo.close()
+    with contextlib.closing(Echo(world.client, 7000)):
+        assert ask(world.containers["one"], "192.0.2.2", 7000) == "192.0.2.1"
+        assert ask(world.containers["one"], "2001:db8:1::2", 7000) == "2001:db8:1::1"
+        assert ask_udp(world.containers["three"], "192.0.2.2", 7000) == "192.0.2.1 1"
 
 
 def test_without_masquerading(worlds: Callable[..., World]) -> None:
@@ -326,6 +329,46 @@ def test_unpublished(worlds: Callable[..., World]) -> None:
     assert ask(world.client, "192.0.2.1", 8080) == "192.0.2.2"
     world.publish(published(8080, port=81))  # leads elsewhere now
     assert ask(world.client, "192.0.2.1", 8080) == "refused"
+
+
+@pytest.mark.parametrize(("address", "own"), [("192.0.2.1", "192.0.2.2"), ("2001:db8:1::1", "2001:db8:1::2")])
+def test_a_client_that_goes_on_sending(worlds: Callable[..., World], address: str, own: str) -> None:
+    """UDP: before there is a container, while it restarts with another address, and when it is gone."""
+    world = worlds(networks=(WEB,))
+    one, two = world.container("one", WEB, 2), world.container("two", WEB, 3)
+    world.echo(one, 80)
+    world.echo(two, 80)
+    six = ":" in address
+    first, second = (published(9000, protocol="udp", on="::" if six else "0.0.0.0", to=to) for to in (("fd00:9::2", "fd00:9::3") if six else ("10.9.0.2", "10.9.0.3")))
+    seen = lambda: world.host.run("conntrack", "-L", "-p", "udp", "-f", "ipv6" if six else "ipv4")  # noqa: E731
+    world.echo(world.client, 9000)  # a port of the same number elsewhere: nothing of ours
+    assert ask_udp(one, world.client_address(six=six), 9000).endswith(" 1")
+    assert ask_udp(world.client, address, 9000, source_port=5555, wait_s=1) == ""
+    world.publish(first)
+    assert ask_udp(world.client, address, 9000, source_port=5555) == f"{own} 1"
+    world.do(lambda: world.firewall.unpublish([first]))
+    assert "sport=5555" not in seen()
+    assert ask_udp(world.client, address, 9000, source_port=5555, wait_s=1) == ""
+    world.publish(second)
+    assert ask_udp(world.client, address, 9000, source_port=5555) == f"{own} 1"
+    world.publish(first)  # leads elsewhere without having been away
+    assert ask_udp(world.client, address, 9000, source_port=5555) == f"{own} 1"
+    assert f"src={first.address} dst={own} sport=80" in seen()
+    assert f"src={second.address} dst={own}" not in seen()
+    assert f"dst={world.client_address(six=six)} sport" in seen()  # the other one's is still there
+
+
+def test_what_went_around_does_not_go_again(world: World) -> None:
+    """Packets of a connection that is tracked as the host's own are for the host: they must not run in circles."""
+    before = world.host.route.link("berth-out").counters
+    ask_udp(world.client, "192.0.2.1", 9095, source_port=5556, wait_s=0.2)  # refused, and remembered
+    world.host.nft("add element ip berth any-checked { udp . 9095 }")
+    ask_udp(world.client, "192.0.2.1", 9095, source_port=5556, wait_s=0.5)
+    after = world.host.route.link("berth-out").counters
+    world.host.nft("delete element ip berth any-checked { udp . 9095 }")
+    assert before is not None
+    assert after is not None
+    assert after["tx_packets"] - before["tx_packets"] <= 2
 
 
 def test_the_rules_of_others_stay_and_ours_go(worlds: Callable[..., World]) -> None:

@@ -18,7 +18,7 @@ from berth.linux import nftables
 from berth.linux import nftmessages as nft
 from berth.linux.netlinksocket import Refused, Request
 from berth.linux.rtnetlink import Route
-from berth.network import explaining, forwarding, loop, ruleset, sysctl
+from berth.network import explaining, forwarding, loop, ruleset, stale, sysctl
 from berth.network.model import BRIDGE, Names, Network, PublishedPort
 
 _DELETIONS = {nft.DELTABLE, nft.DELCHAIN, nft.DELRULE, nft.DELSET, nft.DELSETELEM}
@@ -75,11 +75,15 @@ class Firewall:
 
     def publish(self, ports: Iterable[PublishedPort]) -> None:
         """Leads ports to containers; one that is led already is led anew. Raises as `set_networks`, and InvalidParameter."""
-        self._change(self._networks, {**self._ports, **{_key(port): port for port in ports}})
+        come = list(ports)
+        self._change(self._networks, {**self._ports, **{_key(port): port for port in come}})
+        stale.forget(self._route, come, published=True)
 
     def unpublish(self, ports: Iterable[PublishedPort]) -> None:
         gone = {_key(port) for port in ports}
+        led = [port for key, port in self._ports.items() if key in gone]
         self._change(self._networks, {key: port for key, port in self._ports.items() if key not in gone})
+        stale.forget(self._route, led, published=False)
 
     def remove(self) -> None:
         """Takes away all of it, also what an engine of the same name has left that was killed."""

@@ -136,7 +136,7 @@ def _table(family: str, names: Names, networks: list[Network], ports: list[Publi
         sets["checked"] = Set((nft.PROTOCOL, address, nft.PORT), elements=_keys([port for port in from_outside if not _is_any(port)]))
         sets["any-checked"] = Set((nft.PROTOCOL, nft.PORT), elements=_keys([port for port in from_outside if _is_any(port)]))
         chains["around"] = _around(family, loop)
-        chains["input"] = _input(family, address)
+        chains["input"] = _input(family, address, loop)
     return Table(family, names.table, sets, chains)
 
 
@@ -218,12 +218,15 @@ def _raw() -> Chain:
     )  # fmt: skip
 
 
-def _input(family: str, address: nft.Field) -> Chain:
+def _input(family: str, address: nft.Field, loop: Loop) -> Chain:
     """What every firewall has let in: the first packet of a connection to a published port is sent around."""
-    new = (nft.meta(nft.IIFNAME), nft.differs(nft.name_bytes("lo")), nft.conntrack(nft.CT_STATE), nft.any_bit(nft.NEW))
+    new = (nft.conntrack(nft.CT_STATE), nft.any_bit(nft.NEW))
     around = nft.verdict(nft.GOTO, "around")
+    # What the host sends itself was led already, or cannot be; what has been around once must not go again.
+    done = tuple((nft.meta(nft.IIFNAME), nft.equals(nft.name_bytes(name)), nft.verdict(nft.RETURN)) for name in ("lo", loop.inside))
     return Chain(
         (
+            *done,
             (*new, *_destination(family, address), nft.lookup("checked"), around),
             (*new, *_to_this_host(), *_protocol_and_port(), nft.lookup("any-checked"), around),
         ),
