@@ -300,8 +300,8 @@ def test_parents_are_mounted_before_children() -> None:
 @pytest.mark.parametrize(
     ("bind", "options"),
     [
-        ("/s:/d", ["rbind", "rprivate", "rw"]), ("/s:/d:rw", ["rbind", "rprivate", "rw"]), ("/s:/d:ro", ["rbind", "rprivate", "ro", "rro"]),
-        ("/s/../s/:/d/", ["rbind", "rprivate", "rw"]), ("/s:/d:ro,rslave", ["rbind", "rslave", "ro", "rro"]), ("/s:/d:z", ["rbind", "rprivate", "rw"]),
+        ("/s:/d", ["rbind", "rprivate"]), ("/s:/d:rw", ["rbind", "rprivate"]), ("/s:/d:ro", ["rbind", "rprivate", "ro", "rro"]),
+        ("/s/../s/:/d/", ["rbind", "rprivate"]), ("/s:/d:ro,rslave", ["rbind", "rslave", "ro", "rro"]), ("/s:/d:z", ["rbind", "rprivate"]),
     ],
 )  # fmt: skip
 def test_binds(bind: str, options: list[str]) -> None:
@@ -312,7 +312,7 @@ def test_binds(bind: str, options: list[str]) -> None:
 @pytest.mark.parametrize(
     ("mount", "options"),
     [
-        ({}, ["rbind", "rprivate", "rw"]), ({"ReadOnly": True}, ["rbind", "rprivate", "ro", "rro"]),
+        ({}, ["rbind", "rprivate"]), ({"ReadOnly": True}, ["rbind", "rprivate", "ro", "rro"]),
         ({"BindOptions": {"NonRecursive": True, "Propagation": "rshared"}, "ReadOnly": True}, ["bind", "rshared", "ro"]),
         ({"BindOptions": {"ReadOnlyNonRecursive": True}, "ReadOnly": True}, ["rbind", "rprivate", "ro"]),
     ],

@@ -94,12 +94,13 @@ def finish(place: Place) -> bool:
     except FileNotFoundError:
         return False
     try:
+        top = os.fstat(ready)
         for name in os.listdir(ready):
             try:
                 libc.renameat2(ready, name, place.data, name, libc.RENAME_NOREPLACE)
             except FileExistsError:
                 pass  # a container has made it meanwhile: what is newer stays
-        copying.copy_attributes(ready, place.data, os.fstat(ready))
+        copying.copy_attributes(ready, place.data, top)
     finally:
         os.close(ready)
     remove_tree(place.staging, place.ready)

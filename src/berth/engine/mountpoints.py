@@ -67,7 +67,8 @@ def oci_mount(point: MountPoint, source: str) -> dict[str, Any]:
     """What the runtime mounts. source: the path where it finds what the mount shows."""
     if point.kind == TMPFS:
         return tmpfs(point.destination, [*point.options, *(["ro"] if point.read_only else [])])
-    access = ["ro"] if point.read_only else ["rw"]
+    # Not "rw": what is read-only on the host stays so.
+    access = ["ro"] if point.read_only else []
     # ro holds for the mounts beneath too, unless somebody says otherwise: a writable hole in a read-only bind helps nobody.
     if point.read_only and point.recursive and point.below != _BELOW_NOT:
         access.append("rro")
