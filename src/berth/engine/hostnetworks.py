@@ -43,9 +43,11 @@ class HostNetworks:
     # -- asked by the services ------------------------------------------------------------------
 
     def routed(self) -> list[Range]:
-        """The subnets that the host has routes to; blocks."""
+        """The subnets that the host has routes to by other interfaces than the default bridge of ours; blocks."""
         with self._lock:
-            return [ip_network(route.destination) for route in self._routes().routes() if route.destination]
+            own = self._routes().find(self._names.bridge)
+            index = own.index if own else -1
+            return [ip_network(route.destination) for route in self._routes().routes() if route.destination and route.index != index]
 
     async def up(self, network: Network) -> None:
         """Makes sure of what the network needs of the host."""

@@ -59,6 +59,8 @@ class NetworkStore:
         subnets = list(settings.subnets)
         if not any(subnet.network.version == 4 for subnet in subnets):
             kept = next((subnet for subnet in old.subnets() if subnet.network.version == 4), None) if old else None
+            if kept and any(addresses.overlap(kept.network, other) for other in self._routed()):
+                kept = None  # somebody has come since who uses it, too
             subnets.insert(0, kept or _with_gateway(self.free_subnet()))
         if settings.ipv6 and not any(subnet.network.version == 6 for subnet in subnets):
             subnets.append(_with_gateway(addresses.unique_local(hashlib.sha256(self.names.bridge.encode()).hexdigest())))
