@@ -147,7 +147,7 @@ def _plain(peer: tuple) -> str:
     return peer[0].removeprefix("::ffff:")
 
 
-def ask(host: Host, address: str, port: int, *, wait_s: int = 5) -> str:
+def ask(host: Host, address: str, port: int, *, wait_s: float = 5) -> str:
     """What an Echo answers over TCP; "" if there is no answer, "refused" if that is the answer."""
     text = f"[{address}]" if ":" in address else address
     answer = host.run("curl", "-sS", "-g", "-m", str(wait_s), f"http://{text}:{port}/", check=False)

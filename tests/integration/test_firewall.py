@@ -13,7 +13,8 @@ import pytest
 from nethosts import Echo, Host, ask, ask_udp, connect, wait_for
 
 from berth import errors
-from berth.network import firewall, plumbing
+from berth.linux import nftmessages
+from berth.network import firewall, plumbing, ruleset
 from berth.network.model import Attachment, Names, Network, PublishedPort, Subnet
 
 pytestmark = pytest.mark.root
@@ -201,7 +202,7 @@ def test_loopback_is_reached_from_nowhere_else(world: World) -> None:
         neighbour.ip("address del 127.0.0.1/8 dev lo")
         neighbour.sysctl("net/ipv4/conf/eth0/route_localnet", "1")
         neighbour.ip(f"route add 127.0.0.1 via {gateway} dev eth0")
-        assert ask(neighbour, "127.0.0.1", 9091, wait_s=1) == ""
+        assert ask(neighbour, "127.0.0.1", 9091, wait_s=0.5) == ""
         neighbour.ip("route del 127.0.0.1")
         neighbour.ip("address add 127.0.0.1/8 dev lo")
 
@@ -211,8 +212,8 @@ def test_loopback_is_reached_from_nowhere_else(world: World) -> None:
 
 def test_closed_by_input(closed: World) -> None:
     for address in ("192.0.2.1", "2001:db8:1::1"):
-        assert ask(closed.client, address, 8080, wait_s=1) == ""
-        assert ask_udp(closed.client, address, 8080, wait_s=1) == ""
+        assert ask(closed.client, address, 8080, wait_s=0.5) == ""
+        assert ask_udp(closed.client, address, 8080, wait_s=0.5) == ""
     assert ask(closed.host, "127.0.0.1", 8080) == "10.9.0.1"  # what the host sends itself is not its firewall's concern
     assert ask(closed.containers["two"], "192.0.2.1", 8080) == "10.9.0.1"
 
@@ -220,7 +221,7 @@ def test_closed_by_input(closed: World) -> None:
 def test_opened_by_a_rule_for_the_hosts_port(closed: World) -> None:
     closed.host.nft("add rule inet theirs input tcp dport 8080 ip saddr 192.0.2.2 accept")
     assert ask(closed.client, "192.0.2.1", 8080) == "192.0.2.2"
-    assert ask(closed.client, "192.0.2.1", 9090, wait_s=1) == ""
+    assert ask(closed.client, "192.0.2.1", 9090, wait_s=0.5) == ""
     closed.host.nft("add rule inet theirs input tcp dport 8080 accept")
     assert ask(closed.client, "2001:db8:1::1", 8080) == "2001:db8:1::2"
     closed.host.nft("add rule inet theirs input udp dport 8080 accept")
@@ -237,7 +238,7 @@ def test_refused_in_so_many_words(world: World) -> None:
 def test_iptables_decides_too(world: World) -> None:
     """ufw and many others speak iptables, which is nftables underneath."""
     world.host.run("iptables-nft", "-I", "INPUT", "-i", "eth0", "-p", "tcp", "--dport", "8080", "-j", "DROP")
-    assert ask(world.client, "192.0.2.1", 8080, wait_s=1) == ""
+    assert ask(world.client, "192.0.2.1", 8080, wait_s=0.5) == ""
     world.host.run("iptables-nft", "-F", "INPUT")
     assert ask(world.client, "192.0.2.1", 8080) == "192.0.2.2"
     world.host.nft("delete table ip filter")
@@ -270,14 +271,14 @@ def test_direct_is_dockers_way(worlds: Callable[..., World]) -> None:
 def test_networks_are_apart(world: World) -> None:
     three, one = world.containers["three"], world.containers["one"]
     assert ask(world.containers["two"], "10.9.0.2", 80) == "10.9.0.3"
-    assert ask(three, "10.9.0.2", 80, wait_s=1) == ""
+    assert ask(three, "10.9.0.2", 80, wait_s=0.5) == ""
     assert "100% packet loss" in three.ping("10.9.0.2", wait_s=1, check=False)
-    assert ask(one, "10.8.0.2", 80, wait_s=1) == ""
+    assert ask(one, "10.8.0.2", 80, wait_s=0.5) == ""
 
 
 def test_no_way_in_by_a_containers_own_address(world: World) -> None:
     world.client.ip("route add 10.9.0.0/24 via 192.0.2.1")
-    assert ask(world.client, "10.9.0.2", 80, wait_s=1) == ""
+    assert ask(world.client, "10.9.0.2", 80, wait_s=0.5) == ""
     world.client.ip("route del 10.9.0.0/24")
 
 
@@ -309,10 +310,10 @@ def test_an_internal_network(worlds: Callable[..., World]) -> None:
     world.publish(*BOTH)
     assert ask(six, "10.7.0.2", 80) == "10.7.0.3"
     five.ip("route add default via 10.7.0.1")  # a container may try
-    assert ask(five, "192.0.2.2", 80, wait_s=1) == ""
-    assert ask(five, "10.9.0.2", 80, wait_s=1) == ""
-    assert ask(five, "192.0.2.1", 8080, wait_s=1) == ""
-    assert ask(one, "10.7.0.2", 80, wait_s=1) == ""
+    assert ask(five, "192.0.2.2", 80, wait_s=0.5) == ""
+    assert ask(five, "10.9.0.2", 80, wait_s=0.5) == ""
+    assert ask(five, "192.0.2.1", 8080, wait_s=0.5) == ""
+    assert ask(one, "10.7.0.2", 80, wait_s=0.5) == ""
     assert ask(world.host, "10.7.0.2", 80) == "10.7.0.1"
 
 
@@ -343,12 +344,12 @@ def test_a_client_that_goes_on_sending(worlds: Callable[..., World], address: st
     seen = lambda: world.host.run("conntrack", "-L", "-p", "udp", "-f", "ipv6" if six else "ipv4")  # noqa: E731
     world.echo(world.client, 9000)  # a port of the same number elsewhere: nothing of ours
     assert ask_udp(one, world.client_address(six=six), 9000).endswith(" 1")
-    assert ask_udp(world.client, address, 9000, source_port=5555, wait_s=1) == ""
+    assert ask_udp(world.client, address, 9000, source_port=5555, wait_s=0.5) == ""
     world.publish(first)
     assert ask_udp(world.client, address, 9000, source_port=5555) == f"{own} 1"
     world.do(lambda: world.firewall.unpublish([first]))
     assert "sport=5555" not in seen()
-    assert ask_udp(world.client, address, 9000, source_port=5555, wait_s=1) == ""
+    assert ask_udp(world.client, address, 9000, source_port=5555, wait_s=0.5) == ""
     world.publish(second)
     assert ask_udp(world.client, address, 9000, source_port=5555) == f"{own} 1"
     world.publish(first)  # leads elsewhere without having been away
@@ -578,7 +579,7 @@ def test_a_forward_chain_that_refuses(worlds: Callable[..., World]) -> None:
     world.publish(*BOTH)
     world.echo(world.client, 7000)
     world.host.nft("table inet theirs { chain forward { type filter hook forward priority 0; policy drop; }; }")
-    assert ask(one, "192.0.2.2", 7000, wait_s=1) == ""
+    assert ask(one, "192.0.2.2", 7000, wait_s=0.5) == ""
     (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
     assert warning.startswith("WARNING: table inet theirs, chain forward (priority 0, policy drop, 0 rules) refuses what containers send")
     for command in warning.partition("add: ")[2].split("; "):
@@ -593,12 +594,51 @@ def test_a_forward_chain_of_iptables(worlds: Callable[..., World]) -> None:
     one = world.container("one", WEB, 2)
     world.echo(world.client, 7000)
     world.host.run("iptables-nft", "-P", "FORWARD", "DROP")
-    assert ask(one, "192.0.2.2", 7000, wait_s=1) == ""
+    assert ask(one, "192.0.2.2", 7000, wait_s=0.5) == ""
     (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
     for command in warning.partition("add: ")[2].split("; "):
         world.host.run(*command.replace("iptables ", "iptables-nft ").split())
     assert ask(one, "192.0.2.2", 7000) == "192.0.2.1"
     assert not [line for line in world.firewall.explain() if line.startswith("WARNING")]
+
+
+def test_a_chain_that_checks_sources(worlds: Callable[..., World]) -> None:
+    """As firewalld's IPv6_rpfilter does; a rule that people copy from nftables' own pages."""
+    world = worlds()
+    world.echo(world.container("one", WEB, 2), 80)
+    world.publish(*BOTH)
+    world.host.nft("table inet theirs { chain pre { type filter hook prerouting priority -150; fib saddr . iif oif missing drop; }; }")
+    assert ask(world.client, "192.0.2.1", 8080, wait_s=0.5) == ""
+    (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    world.host.run(*warning.partition("other hosts; ")[2].split())
+    assert ask(world.client, "192.0.2.1", 8080) == "192.0.2.2"
+    assert ask(world.client, "2001:db8:1::1", 8080) == "2001:db8:1::2"
+    assert not [line for line in world.firewall.explain() if line.startswith("WARNING")]
+
+
+def test_as_ufw_has_it(worlds: Callable[..., World]) -> None:
+    """The chains that ufw makes with its defaults, cut down to what decides."""
+    world = worlds(networks=(WEB,))
+    for program, prefix in (("iptables-nft", "ufw"), ("ip6tables-nft", "ufw6")):
+        for chain in ("input", "forward"):
+            world.host.run(program, "-N", f"{prefix}-before-{chain}")
+            world.host.run(program, "-A", f"{prefix}-before-{chain}", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT")
+            world.host.run(program, "-A", chain.upper(), "-j", f"{prefix}-before-{chain}")
+            world.host.run(program, "-P", chain.upper(), "DROP")
+    (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    assert warning.startswith("WARNING: table ip filter, chain FORWARD (priority 0, policy drop, 1 rules) and table ip6 filter, chain FORWARD")
+    assert warning.endswith("add: ufw route allow in on br-web; ufw route allow out on br-web")
+
+
+def test_without_the_kernels_dup(worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for an expression that it does not have, the kernel refuses as it would if it lacked dup."""
+    world = worlds()
+    world.echo(world.container("one", WEB, 2), 80)
+    monkeypatch.setattr(ruleset.nft, "duplicate", lambda *_: nftmessages.nested(1, b"\x08\0\1\0dpu\0"))
+    world.publish(*BOTH)
+    assert ask(world.client, "192.0.2.1", 8080) == "192.0.2.2"
+    assert world.firewall.explain()[0].startswith("WARNING: published ports cannot be checked: this kernel lacks nft's dup")
+    assert "berth-out" not in world.host.ip("link show")
 
 
 def test_rules_of_iptables_legacy(worlds: Callable[..., World]) -> None:

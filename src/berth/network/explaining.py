@@ -1,13 +1,17 @@
 """Words for `berth info`: which of the host's rules decide on published ports and on what containers send, and what to do."""
 
+import re
+
 from berth.linux.netlinksocket import Refused
 from berth.linux.nftables import Chain, Nftables
 from berth.network import sysctl
 from berth.network.model import Names
 
 _LEGACY = {"ip": ("/proc/net/ip_tables_names", "iptables-legacy"), "ip6": ("/proc/net/ip6_tables_names", "ip6tables-legacy")}
-_FAMILIES = {"ip": ("inet", "ip"), "ip6": ("inet", "ip6")}
 _SHOWN = 4  # interfaces that a line names
+# An expression `fib` as the kernel gives it: name, attributes for register and result, flags.
+_FIB_FLAGS = re.compile(rb"fib\0.{0,24}?\x08\0\x03\0\0\0\0(.)", re.DOTALL)
+_SADDR_AND_IIF = 0x01 | 0x08
 
 
 def lines(netfilter: Nftables, names: Names, mode: str, lacks_loop: str, guarded: frozenset[str], bridges: list[str]) -> list[str]:
@@ -16,9 +20,10 @@ def lines(netfilter: Nftables, names: Names, mode: str, lacks_loop: str, guarded
         others = [chain for chain in netfilter.chains() if chain.hook and not _is_berths(chain, names)]
     except Refused as error:
         return [f"WARNING: the host's packet rules cannot be read: {error.strerror}"]
-    return [
-        *_on_ports(others, mode, lacks_loop), *_on_forwarding(netfilter, others, bridges), *_on_legacy(bridges), *_on_settings(guarded),
-    ]  # fmt: skip
+    found = [*_on_ports(others, mode, lacks_loop), *_on_forwarding(netfilter, others, bridges)]
+    if mode == "checked":
+        found += _on_sources(netfilter, others, names)
+    return [*found, *_on_legacy(bridges), *_on_settings(guarded)]
 
 
 def _on_ports(others: list[Chain], mode: str, lacks_loop: str) -> list[str]:
@@ -34,32 +39,53 @@ def _on_ports(others: list[Chain], mode: str, lacks_loop: str) -> list[str]:
 
 def _on_forwarding(netfilter: Nftables, others: list[Chain], bridges: list[str]) -> list[str]:
     """Chains that would drop what containers send. One that names every bridge is thought to let it pass."""
-    found = []
+    refusing: dict[str, list[str]] = {}
     for chain in others:
         if chain.hook != "forward" or chain.kind != "filter" or not (chain.drops or chain.table == "firewalld"):
             continue
         missing = [bridge for bridge in bridges if not _mentions(netfilter, chain, bridge)]
         if missing:
-            found.append(
-                f"WARNING: {_name(chain)} refuses what containers send to others and get from them, which berth's rules cannot change; "
-                f"add: {_remedy(others, netfilter, chain, missing[:_SHOWN])}"
-            )
-    return found
+            refusing.setdefault(_remedy(netfilter, chain, missing[:_SHOWN]), []).append(_name(chain))
+    return [
+        f"WARNING: {' and '.join(chains)} refuse{'s' if len(chains) == 1 else ''} what containers send to others and get from them, "
+        f"which berth's rules cannot change; add: {remedy}"
+        for remedy, chains in refusing.items()
+    ]
 
 
-def _remedy(others: list[Chain], netfilter: Nftables, chain: Chain, bridges: list[str]) -> str:
+def _remedy(netfilter: Nftables, chain: Chain, bridges: list[str]) -> str:
     if chain.table == "firewalld":
         add = "; ".join(f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}" for bridge in bridges)
         return f"{add}; firewall-cmd --reload"
     known = {found.name for found in netfilter.chains() if (found.family, found.table) == (chain.family, chain.table)}
-    if "ufw-before-forward" in known:
+    if known & {"ufw-before-forward", "ufw6-before-forward"}:
         return "; ".join(f"ufw route allow in on {bridge}; ufw route allow out on {bridge}" for bridge in bridges)
-    if (chain.name, chain.table) == ("FORWARD", "filter") and chain.family in _FAMILIES:  # of iptables-nft
+    if (chain.name, chain.table) == ("FORWARD", "filter") and chain.family in _LEGACY:  # of iptables-nft
         program = "iptables" if chain.family == "ip" else "ip6tables"
         at = "DOCKER-USER" if "DOCKER-USER" in known else "FORWARD"
         return "; ".join(f"{program} -I {at} -i {bridge} -j ACCEPT; {program} -I {at} -o {bridge} -j ACCEPT" for bridge in bridges)
     start = f"nft insert rule {chain.family} {chain.table} {chain.name}"
     return "; ".join(f"{start} iifname {bridge} accept; {start} oifname {bridge} accept" for bridge in bridges)
+
+
+def _on_sources(netfilter: Nftables, others: list[Chain], names: Names) -> list[str]:
+    """Chains that drop what does not come by the way that leads back, as what goes around by the loop does not."""
+    found = []
+    for chain in others:
+        if chain.hook != "prerouting" or chain.family not in ("inet", "ip", "ip6") or _mentions(netfilter, chain, names.loop_in):
+            continue
+        if any(_checks_way_back(rule) for rule in netfilter.rules(chain.family, chain.table)):
+            remedy = f"nft insert rule {chain.family} {chain.table} {chain.name} iifname {names.loop_in} accept"
+            if chain.table == "firewalld":
+                remedy = "set IPv6_rpfilter=no in /etc/firewalld/firewalld.conf, and run: firewall-cmd --complete-reload"
+            found.append(f"WARNING: {_name(chain)} checks by which interface packets come, so published ports are not reached from other hosts; {remedy}")
+    return found
+
+
+def _checks_way_back(rule: bytes) -> bool:
+    """Whether it is of the kind `fib saddr . iif oif missing drop`."""
+    flags = _FIB_FLAGS.search(rule)
+    return flags is not None and flags[1][0] & _SADDR_AND_IIF == _SADDR_AND_IIF
 
 
 def _on_legacy(bridges: list[str]) -> list[str]:
@@ -101,7 +127,7 @@ def _mentions(netfilter: Nftables, chain: Chain, interface: str) -> bool:
 
 def _is_berths(chain: Chain, names: Names) -> bool:
     """Of this engine, or of another one beside it."""
-    return chain.table == names.table or (chain.table.startswith("berth-") and chain.family in _FAMILIES)
+    return chain.table == names.table or (chain.table.startswith("berth-") and chain.family in _LEGACY)
 
 
 def _name(chain: Chain) -> str:

@@ -25,6 +25,8 @@ from berth.network import sysctl
 from berth.network.model import BRIDGE, IPVLAN, MACVLAN, Address, Attachment, Network
 
 _MARK = "berth"
+# One that the kernel makes is checked for duplicates for a second or two, in which the host asks no neighbour for its address.
+_LINK_LOCAL = "fe80::1/64"
 _VLAN = re.compile(r"(?P<parent>.+)\.(?P<number>[0-9]{1,4})")
 _DUMMY_PREFIX = {MACVLAN: "dm-", IPVLAN: "di-"}  # Docker's names
 
@@ -116,7 +118,7 @@ def _ensure_bridge(route: Route, network: Network) -> None:
     bridge = route.find(name)
     is_new = bridge is None
     if bridge is None:
-        route.do(rt.add_bridge(name, mac=_mac(network.id)), rt.set_link(name, alias=f"{_MARK} {network.id}"))
+        route.do(rt.add_bridge(name, mac=_mac(network.id)), rt.no_link_local(name), rt.set_link(name, alias=f"{_MARK} {network.id}"))
         bridge = route.link(name)
     elif bridge.kind != "bridge":
         raise Conflict(
@@ -144,6 +146,8 @@ def _ensure_bridge(route: Route, network: Network) -> None:
 
 def _address_changes(route: Route, network: Network, bridge: Link) -> list[Request]:
     wanted = [f"{subnet.gateway}/{subnet.network.prefixlen}" for subnet in network.subnets if subnet.gateway]
+    if network.has_ipv6 and _owners(bridge):
+        wanted.append(_LINK_LOCAL)
     had = [address for _, address in route.addresses(bridge.index)]
     changes = [rt.add_address(bridge.index, address) for address in wanted if address not in had]
     if _owners(bridge):
