@@ -172,6 +172,19 @@ def test_the_hosts_firewall_decides(net: Engine, lab: Lab, start: Up) -> None:
         lab.at("host", "nft", "delete table inet fw")
 
 
+def test_info_names_the_rule_that_decides(net: Engine, lab: Lab, start: Up) -> None:
+    start("-p", "18091:80")
+    assert "no firewall has rules for INPUT" in json.dumps(json.loads(net.docker("info", "-f", "json").stdout)["FirewallBackend"])
+    lab.at("host", "nft", "add table inet fw; add chain inet fw input { type filter hook input priority 0; policy drop; }; "
+           "add chain inet fw forward { type filter hook forward priority 0; policy drop; }")  # fmt: skip
+    try:
+        found = json.loads(net.docker("info", "-f", "json").stdout)
+        assert "chain input of table inet fw" in json.dumps(found["FirewallBackend"])
+        assert any("forward" in line and "nft insert rule inet fw forward" in line for line in found["Warnings"])
+    finally:
+        lab.at("host", "nft", "delete table inet fw")
+
+
 def test_a_port_in_use_names_the_process(net: Engine, lab: Lab) -> None:
     with lab.running("host", "python3", "-u", "-c", "import socket, time; s = socket.create_server(('', 18084)); print('ready'); time.sleep(100)") as server:
         assert server.stdout

@@ -80,6 +80,12 @@ def _adjust_read_only(mounts: list[dict[str, Any]]) -> None:
                 mount["BindOptions"] = {**(mount.get("BindOptions") or {}), "ReadOnlyNonRecursive": True}
 
 
+def adjust_network(version: str, body: dict[str, Any]) -> None:
+    """Makes a request for a network of an old client what it means to a new one."""
+    if before(version, 48):
+        body.pop("EnableIPv4", None)
+
+
 # -- answers --------------------------------------------------------------------------------------
 
 
@@ -124,6 +130,7 @@ def info(version: str, found: dict[str, Any]) -> dict[str, Any]:
     if before(version, 50):
         found |= {"BridgeNfIptables": False, "BridgeNfIp6tables": False}
     if before(version, 49):
+        found.pop("FirewallBackend", None)
         for name in ("ContainerdCommit", "RuncCommit", "InitCommit"):
             found[name] = {**found[name], "Expected": found[name]["ID"]}
     if not before(version, 47):

@@ -45,6 +45,7 @@ class Networks:
 
     async def create(self, exchange: Exchange) -> None:
         body = shapes.shaped(await exchange.json(), shapes.NETWORK_CREATE)
+        compat.adjust_network(exchange.version, body)
         network, warnings = await self._networks.create(netpayload.network_create(body))
         exchange.respond(201, {"Id": network.id, "Warning": "; ".join(warnings)})
 

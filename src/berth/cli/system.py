@@ -106,6 +106,8 @@ def info_lines(data: "dict[str, Any]", context: str) -> "list[str]":
     lines += [" Labels:", *(f"  {label}" for label in data["Labels"])] if data.get("Labels") else []
     registries = (data.get("RegistryConfig") or {}).get("InsecureRegistryCIDRs") or []
     lines += [" Insecure Registries:", *(f"  {network}" for network in registries)] if registries else []
+    firewall = data.get("FirewallBackend") or {}
+    lines += [f" Firewall Backend: {firewall['Driver']}", *(f"  {name}: {value}" for name, value in firewall.get("Info") or [])] if firewall else []
     return [*lines, f" Live Restore Enabled: {_truth(data, 'LiveRestoreEnabled')}"]
 
 

@@ -14,6 +14,7 @@ from berth.engine.namespaces import Namespaces
 from berth.engine.netendpoint import link
 from berth.engine.netrecords import NetworkRecord
 from berth.engine.state import Record
+from berth.network.etcfiles import Wishes
 from berth.network.resolving import Resolver
 
 Place = tuple[NetworkRecord, dict[str, Any], dict[str, Any]]  # network, settings, live, as a record keeps them
@@ -32,6 +33,11 @@ class ContainerNames:
     async def open(self) -> None:
         """Finds the resolver of an engine before, which goes on answering."""
         self._resolver = await Resolver.start(self._exec_root)
+
+    def warm_up(self) -> None:
+        """Somebody makes a network: the first container in it shall not wait for the process."""
+        with contextlib.suppress(errors.Unavailable):  # said to whoever needs it
+            self._to.warm_up()
 
     def close(self) -> None:
         if self._resolver:
@@ -115,11 +121,10 @@ class ContainerNames:
                 other, alias = link(text)
                 with contextlib.suppress(errors.BerthError):
                     links.setdefault(network.id, {})[alias] = self._name_of(other)
-        options = record.host.get("DnsOptions") or []
         return {
             "networks": [network.id for network, _, _ in places if network.is_user_defined], "upstreams": record.host.get("Dns") or [],
             "forward": any(not network.internal for network, _, _ in places), "links": links,
-            "single_labels": not any(option.startswith("ndots:") and option != "ndots:0" for option in options),
+            "single_labels": not Wishes(options=record.host.get("DnsOptions") or ()).has_ndots,
         }  # fmt: skip
 
 

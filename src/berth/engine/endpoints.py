@@ -130,6 +130,11 @@ class Endpoints:
             return [str(address) for address in self._store.settings.host_gateways]
         return [text for _, _, live in self.places(record) for text in live["gateways"]]
 
+    def warm_up(self) -> None:
+        """Somebody is about to start containers in networks."""
+        self._namespaces.warm_up()
+        self._names.warm_up()
+
     # -- start and end --------------------------------------------------------------------------
 
     async def attach(self, record: Record, directory: str, mappings: tuple[list[dict], list[dict]] | None) -> Namespace | None:

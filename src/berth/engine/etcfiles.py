@@ -11,7 +11,7 @@ from typing import Any
 from berth import errors
 from berth.engine.endpointnames import mode_of
 from berth.engine.netendpoint import link
-from berth.engine.netrecords import HOST, NONE, NetworkRecord
+from berth.engine.netrecords import HOST, NetworkRecord
 from berth.engine.state import Record
 from berth.network import etcfiles
 from berth.network.etcfiles import ResolvConf, Wishes
@@ -84,7 +84,7 @@ def check_links(record: Record, find: Callable[[str], Record]) -> None:
 def _resolv_conf(record: Record, places: Sequence[Place]) -> str:
     wishes = Wishes(*(tuple(record.host.get(key) or ()) for key in ("Dns", "DnsSearch", "DnsOptions")))
     text = read(etcfiles.HOST_FILE)
-    if mode_of(record.host) in (HOST, NONE):
+    if mode_of(record.host) == HOST:
         return etcfiles.resolv_conf_host(text, wishes)
     if any(network.is_user_defined for network, _, _ in places):
         return etcfiles.resolv_conf_network(etcfiles.parse(text), wishes)

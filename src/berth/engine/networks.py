@@ -97,6 +97,7 @@ class NetworkService:
             await self.store.remove(record)
             await self._host.down(record.as_model())
             raise
+        self._endpoints.warm_up()
         self._events.publish("network", "create", record.id, {"name": record.name, "type": record.driver})
         return record, list(request.warnings)
 

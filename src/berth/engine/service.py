@@ -114,6 +114,8 @@ class Engine:
         mended += await self.containers.restore()
         await self.container_names.restored()
         await self.networks.restore()
+        if self.options.network.bridge != "none":
+            self.namespaces.warm_up()
         await self.volumes.settle()
         for text in mended:
             log.warning("mended after an unclean end: %s", text)
@@ -210,7 +212,17 @@ class Engine:
             "LiveRestoreEnabled": self.options.live_restore, "Isolation": "", "InitBinary": os.path.basename(self.host.init),
             "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
             "SecurityOptions": self._security_options(),
-            "Warnings": self.warnings,
+            **self._firewall(),
+        }  # fmt: skip
+
+    def _firewall(self) -> dict:
+        """FirewallBackend, with what decides on published ports; and all that `info` warns of."""
+        if self.options.network.bridge == "none":
+            return {"Warnings": self.warnings}
+        lines = self.host_networks.explain()
+        rows = [list(line.partition(": ")[::2]) for line in lines if not line.startswith("WARNING")]
+        return {
+            "FirewallBackend": {"Driver": "nftables", "Info": rows}, "Warnings": [*self.warnings, *(line for line in lines if line.startswith("WARNING"))],
         }  # fmt: skip
 
     def _security_options(self) -> list[str]:
