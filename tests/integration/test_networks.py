@@ -179,7 +179,7 @@ def test_info_names_the_rule_that_decides(net: Engine, lab: Lab, start: Up) -> N
            "add chain inet fw forward { type filter hook forward priority 0; policy drop; }")  # fmt: skip
     try:
         found = json.loads(net.docker("info", "-f", "json").stdout)
-        assert "chain input of table inet fw" in json.dumps(found["FirewallBackend"])
+        assert "table inet fw, chain input" in json.dumps(found["FirewallBackend"])
         assert any("forward" in line and "nft insert rule inet fw forward" in line for line in found["Warnings"])
     finally:
         lab.at("host", "nft", "delete table inet fw")
