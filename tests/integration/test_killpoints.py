@@ -124,12 +124,36 @@ class Killed:
         assert os.listdir(f"{data}/tmp") == []
         unfinished = [name for directory in (data, f"{data}/records") for name in os.listdir(directory) if name.endswith(".new")]
         assert not unfinished
-        assert not [line for line in mounts() - self.engine.mounts_before if self.engine.top in line]
+        self.check_volumes(records)
         chains = {chain for (chain,) in self.rows("SELECT chain FROM chains")}
         assert set(os.listdir(f"{data}/layers")) == set(os.listdir(f"{data}/recipes")) == {chain[7:] for chain in chains}
         images = {identity for (identity,) in self.rows("SELECT id FROM images")}
         assert set(self.tags().values()) == images, "an image without a name, or a name without an image"
         assert chains >= {chain for (chain,) in self.rows("SELECT chain FROM images")}
+
+    def volumes(self) -> dict[str, dict]:
+        """Name -> record."""
+        return {name: json.loads(record) for name, record in self.rows("SELECT name, record FROM volumes")}
+
+    def files_of(self, volume: str) -> list[str]:
+        return sorted(os.listdir(f"{self.engine.data}/volumes/{volume}/_data"))
+
+    def check_volumes(self, records: dict[str, dict]) -> None:
+        """Directories and records are the same; anonymous ones are somebody's; only what a running container has is mounted."""
+        top, known = f"{self.engine.data}/volumes", self.volumes()
+        wait_until(lambda: set(os.listdir(top)) == set(known), "directories of volumes that are no more")
+        assert {name: os.listdir(f"{top}/{name}") for name in known} == {name: ["_data"] for name in known}
+        used = {point["name"] for record in records.values() for point in record["mounts"] if point["kind"] == "volume"}
+        assert {name for name, record in known.items() if "com.docker.volume.anonymous" in record["labels"]} <= used
+        assert used <= set(known)
+        running = [record for record in records.values() if record["status"] in ("running", "paused")]
+        in_use = {point["name"] for record in running for point in record["mounts"] if point["kind"] == "volume"}
+        expected = {f"{top}/{name}/_data" for name in in_use if known[name]["options"]}
+
+        def mounted() -> set[str]:
+            return {line.split()[4] for line in mounts() - self.engine.mounts_before if self.engine.top in line}
+
+        wait_until(lambda: mounted() == expected, "mounts of volumes that nobody uses")
 
     def set_aside(self) -> list[str]:
         """Files of databases that were not believed."""
@@ -140,6 +164,8 @@ class Killed:
             status, answer = self.ask("DELETE", f"/containers/{record['id']}?force=1")
             assert status in (204, 404, 409), answer  # it may be going already
         wait_until(lambda: not self.records(), "containers")
+        for name in self.volumes():
+            self.do("DELETE", f"/volumes/{name}")
         for name in self.tags():
             if name != "bb:latest":
                 self.do("DELETE", f"/images/{name}")
@@ -224,6 +250,47 @@ def _named(killed: Killed, name: str) -> None:
     killed.do("DELETE", f"/containers/{made}")
 
 
+_WITH_VOLUMES = {"Image": "bb", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none", "Binds": ["kpv:/etc", "kpm:/m", "/anon"]}}
+_ETC = ["group", "passwd", "plain"]
+
+
+def _prepare_volumes(killed: Killed) -> None:
+    """One in memory, one that holds something."""
+    killed.do("POST", "/volumes/create", {"Name": "kpm", "DriverOpts": {"type": "tmpfs", "device": "tmpfs"}})
+
+
+def _create_with_volumes(killed: Killed) -> None:
+    _prepare_volumes(killed)
+    killed.do("POST", "/containers/create?name=kp", _WITH_VOLUMES)
+
+
+def _volumes_are_whole(killed: Killed) -> None:
+    """What came of a container with volumes: none of it, or all; and a start fills what is empty still."""
+    seen = _seen(killed, "kp")
+    _one_of(seen, None, ("created", 0), _RUNNING)
+    if seen is None:
+        assert set(killed.volumes()) <= {"kpv", "kpm"}
+        return
+    assert len(killed.volumes()) == 3
+    _one_of(killed.files_of("kpv"), [], _ETC, sorted([*_ETC, "hostname", "hosts", "resolv.conf"]))
+    if seen == ("created", 0):
+        killed.do("POST", "/containers/kp/start")
+    assert set(killed.files_of("kpv")) >= set(_ETC)
+    killed.check_volumes({record["id"]: record for record in killed.records().values()})
+
+
+def _volume_or_nothing(killed: Killed) -> None:
+    """A volume that holds a file, or no volume."""
+    if "kpv" in killed.volumes():
+        assert killed.files_of("kpv") == ["file"]
+
+
+def _prepare_named_volume(killed: Killed) -> None:
+    killed.do("POST", "/volumes/create", {"Name": "kpv"})
+    with open(f"{killed.engine.data}/volumes/kpv/_data/file", "w") as file:
+        file.write("x")
+
+
 class Verb:
     """prepare: what is there before; act: the request; check: that it is as before or as after."""
 
@@ -284,6 +351,18 @@ VERBS = {
     "rmi": Verb(
         lambda k: _named(k, "goes"), lambda k: k.ask("DELETE", "/images/goes:1"),
         lambda k: _one_of(set(k.tags()), {"bb:latest"}, {"bb:latest", "goes:1"}),
+    ),
+    "volume-create": Verb(
+        lambda k: None, lambda k: k.ask("POST", "/volumes/create", {"Name": "kpv", "Labels": {"a": "b"}}),
+        lambda k: _one_of([(v["name"], v["labels"]) for v in k.volumes().values()], [], [("kpv", {"a": "b"})]),
+    ),
+    "volume-rm": Verb(_prepare_named_volume, lambda k: k.ask("DELETE", "/volumes/kpv"), _volume_or_nothing),
+    "volume-prune": Verb(_prepare_named_volume, lambda k: k.ask("POST", "/volumes/prune?filters=%7B%22all%22%3A%5B%221%22%5D%7D"), _volume_or_nothing),
+    "create-volumes": Verb(_prepare_volumes, lambda k: k.ask("POST", "/containers/create?name=kp", _WITH_VOLUMES), _volumes_are_whole),
+    "start-volumes": Verb(_create_with_volumes, lambda k: k.ask("POST", "/containers/kp/start"), _volumes_are_whole),
+    "rm-volumes": Verb(
+        _create_with_volumes, lambda k: k.ask("DELETE", "/containers/kp?v=1"),
+        lambda k: _one_of((_seen(k, "kp"), len(k.volumes())), (("created", 0), 3), (None, 2)),
     ),
     "prune": Verb(
         lambda k: [_ended(k, name, "exit 7") for name in ("kp", "kp2")], lambda k: k.ask("POST", "/containers/prune"),

@@ -25,9 +25,10 @@ DEFINITIONS |= {
     "ExecProcess": {"type": "object", "properties": {
         "privileged": "boolean", "user": "string", "tty": "boolean", "entrypoint": "string", "arguments": "array<string>"}},
     "DiskUsage": {"type": "object", "properties": {
-        "LayersSize": "integer", "Images": "array<ImageSummary>", "Containers": "array<ContainerSummary>", "Volumes": "array<object>",
+        "LayersSize": "integer", "Images": "array<ImageSummary>", "Containers": "array<ContainerSummary>", "Volumes": "array<Volume>",
         "BuildCache": "array<object>"}},
     "ContainersPruned": {"type": "object", "properties": {"ContainersDeleted": "array<string>", "SpaceReclaimed": "integer"}},
+    "VolumesPruned": {"type": "object", "properties": {"VolumesDeleted": "array<string>", "SpaceReclaimed": "integer"}},
     "ImagesPruned": {"type": "object", "properties": {"ImagesDeleted": "array<ImageDeleteResponseItem>", "SpaceReclaimed": "integer"}},
 }  # fmt: skip
 
@@ -35,14 +36,16 @@ DEFINITIONS |= {
 ABSENT: dict[str, str] = {
     r"(ImageManifestDescriptor|Descriptor|Manifests|Identity|OsVersion|Variant)$": "of images from an index, of other systems, or later than 1.51",
     r"OCIDescriptor\.(urls|annotations|data|platform|artifactType)$|Manifests\.(Descriptor\.\w+|AttestationData|ImageData\.(Platform\.\S+|Identity))$": "where there is one",
-    r"Storage$|\.os_type$|^ContainerSummary\.Health$|\.NRI$": "later than 1.51",
-    r"ContainerInspectResponse\.(SizeRw|SizeRootFs)$|ContainerSummary\.(SizeRw|SizeRootFs)$": "where the size is asked for",
+    r"Storage$|\.os_type$|(^ContainerSummary|Containers)\.Health$|\.NRI$": "later than 1.51",
+    r"ContainerInspectResponse\.(SizeRw|SizeRootFs)$|(ContainerSummary|Containers)\.(SizeRw|SizeRootFs)$": "where the size is asked for",
     r"State\.Health$": "where there is a check",
     r"HostConfig\.(Annotations|Init|Mounts|StorageOpt|Tmpfs|Sysctls|KernelMemory|KernelMemoryTCP)$": "dockerd leaves them out where they say nothing",
+    r"HostConfig\.Mounts\.(\w+Options(\.\w+)?|Consistency|ReadOnly|Source)$": "dockerd leaves them out where they say nothing",
     r"HostConfig\.(MemorySwappiness|OomKillDisable|PidsLimit)$": "null: nothing is said",
     r"Config\.(ExposedPorts|Healthcheck|ArgsEscaped|NetworkDisabled|StopSignal|StopTimeout|Shell|MacAddress)$": "dockerd leaves them out where they say nothing",
     r"Healthcheck\.\w+$": "dockerd leaves out what is 0",
-    r"Mounts\.(Name|Driver)$": "of volumes, which come later",
+    r"Mounts\.(Name|Driver)$": "of volumes alone",
+    r"Volumes?\.(Status|ClusterVolume|UsageData|Labels|Options)$": "of other drivers and swarms; usage in `system df`; null where there are none",
     r"SystemInfo\.(ProductLicense|DefaultAddressPools|FirewallBackend|DiscoveredDevices|CDISpecDirs|Containerd)$": "there is no containerd, no firewall and no CDI here yet",
     r"RegistryConfig\.ExtraFields$|Swarm\.(Nodes|Managers|Cluster)$|Runtimes\.\w+\.(runtimeArgs|status)$": "dockerd leaves them out where there is nothing to say",
     r"^SystemVersion\.Experimental$": "dockerd leaves out what is false",
@@ -178,6 +181,22 @@ def test_a_life(engine: Engine, peer: Peer) -> None:
     pruned = peer.ask("POST", f"/containers/prune?filters={filters}")
     assert pruned.body["ContainersDeleted"] == [made.body["Id"]]
     check(pruned, "ContainersPruned")
+
+
+def test_volumes(engine: Engine, peer: Peer) -> None:
+    check(peer.ask("POST", "/volumes/create", {"Name": "payload", "Labels": {"payload": "1"}}), "Volume")
+    made = peer.ask("POST", "/containers/create", {"Image": "bb", "Cmd": ["true"], "Volumes": {"/a": {}}, "HostConfig": {
+        "NetworkMode": "none", "Binds": ["payload:/p:ro"], "Mounts": [{"Type": "image", "Source": "bb", "Target": "/i"}, {"Type": "tmpfs", "Target": "/t"}]}})  # fmt: skip
+    check(made, "ContainerCreateResponse")
+    check(peer.ask("GET", f"/containers/{made.body['Id']}/json"), "ContainerInspectResponse")
+    check(peer.ask("GET", "/containers/json?all=1"), "array<ContainerSummary>")
+    check(peer.ask("GET", "/volumes/payload"), "Volume")
+    check(peer.ask("GET", "/volumes"), "VolumeListResponse")
+    check(peer.ask("GET", "/system/df"), "DiskUsage")
+    assert peer.ask("DELETE", f"/containers/{made.body['Id']}?v=1").status == 204
+    pruned = peer.ask("POST", f"/volumes/prune?filters={json.dumps({'label': ['payload'], 'all': ['1']}).replace(' ', '')}")
+    assert pruned.body["VolumesDeleted"] == ["payload"]
+    check(pruned, "VolumesPruned")
 
 
 def test_images(engine: Engine, peer: Peer) -> None:

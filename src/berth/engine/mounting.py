@@ -144,12 +144,14 @@ class Mounting(Registry):
                     "read/write": "false" if point.read_only else "true",
                 })  # fmt: skip
 
-    def _release_mounts(self, container: Container, *, tell: bool = True) -> None:
-        """It has ended: volumes that nobody else uses are let go of. tell: whether it had them."""
+    def _publish_unmounts(self, container: Container) -> None:
+        for name in self._volumes_of(container):
+            self._volumes.publish_use(name, "unmount", {"container": container.record.id})
+
+    def _release_mounts(self, container: Container) -> None:
+        """It has ended: volumes that nobody else uses are let go of."""
         container.holds_mounts = False
         names = self._volumes_of(container)
-        for name in names if tell else ():
-            self._volumes.publish_use(name, "unmount", {"container": container.record.id})
         if any(self._volumes.has(name) and self._volumes.find(name).record.has_filesystem for name in names):
             self._tasks.spawn(self._volumes.unmount_idle(names))
 

@@ -59,7 +59,7 @@ class Running(Preparing):
             await self._hold_mounts(container)
             connection, report = await self._launch(container)
         except BaseException as error:
-            self._release_mounts(container, tell=False)
+            self._release_mounts(container)
             if not isinstance(error, errors.BerthError):
                 raise
             self._endpoints.detach(record)
@@ -128,7 +128,9 @@ class Running(Preparing):
     async def _start_failed(self, container: Container, error: errors.BerthError) -> None:
         record = container.record
         self.publish_network(container, "connect")
+        self._publish_mounts(container)
         self.publish_network(container, "disconnect")
+        self._publish_unmounts(container)
         record.error = str(error)
         record.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 128
         if record.status == state.RESTARTING:
@@ -222,6 +224,7 @@ class Running(Preparing):
         self.publish(container, "die", {"exitCode": str(record.exit_code), "execDuration": str(ran_s)})
         self.publish_network(container, "disconnect")
         self._endpoints.detach(record)
+        self._publish_unmounts(container)
         self._release_mounts(container)
         if record.auto_remove:
             await self._forget(container)
