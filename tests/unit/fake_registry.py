@@ -142,6 +142,7 @@ def hang_up(exchange: Exchange) -> None:
 
 def stall(exchange: Exchange) -> None:
     """No answer, until the registry is closed."""
+    exchange.registry.stalled.set()
     exchange.registry.over.wait()
     exchange.close()
 

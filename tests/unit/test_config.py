@@ -71,6 +71,23 @@ def test_a_key_that_is_a_flag_too(key: str, value: object, flag: str, given: obj
     assert str(caught.value) == f"the following directives are specified both as a flag and in the configuration file: {said}"
 
 
+def test_proxies() -> None:
+    given = {"http-proxy": "http://me:secret@p.test:1", "https-proxy": "socks5://p.test", "no-proxy": "a, .b"}
+    for value in ({"proxies": given}, given):
+        options = from_settings(settings(value))
+        assert (options.http_proxy, options.https_proxy, options.no_proxy) == tuple(given.values())
+    assert options.proxies()["NO_PROXY"] == "a, .b"
+    for value, words in (
+        ({"proxies": {"http-proxy": "ftp://p"}}, "is no proxy"), ({"https-proxy": "http://"}, "is no proxy"), ({"proxies": {"ftp-proxy": ""}}, '"ftp-proxy": expected'),
+        ({"proxies": {"no-proxy": 1}}, "proxies"), ({"proxies": given, "no-proxy": ""}, "no-proxy: is given beside proxies, too"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidParameter, match=words):
+            settings(value)
+    with pytest.raises(InvalidParameter) as caught:
+        settings({"proxies": given}, **{"http-proxy": "http://you:pass@q"})
+    assert "http-proxy: (from flag: http://xxxxx:xxxxx@q, from file: http://xxxxx:xxxxx@p.test:1)" in str(caught.value)
+
+
 # Of Docker's documentation, "daemon configuration file" (28), and dockerd --help (20.10 and 28).
 DOCKERS = """
 allow-direct-routing allow-nondistributable-artifacts api-cors-header authorization-plugins bip bip6 bridge builder cdi-spec-dirs cgroup-parent

@@ -194,10 +194,43 @@ def test_any_refusal_becomes_a_short_printable_error(status: int, content_type: 
     ],
 )  # fmt: skip
 def test_which_registries_are_insecure(registry: str, insecure: bool) -> None:
-    settings = Settings(insecure=["10.0.0.0/8", "plain.test:5000", "any.test"], environment={})
+    settings = Settings(insecure=["10.0.0.0/8", "plain.test:5000", "any.test"], environment={}, look_up=lambda host: [])
     assert settings.is_insecure(registry) == insecure
     assert [one.scheme for one in settings.endpoints(registry, pull=True)] == (["https", "http"] if insecure else ["https"])
     assert next(one.verify for one in settings.endpoints(registry, pull=True)) == (not insecure)
+
+
+NAMES = {
+    "inside.test": ["10.1.2.3", "fd00::7"], "outside.test": ["11.1.2.3"], "both.test": ["10.1.2.3", "11.1.2.3"], "here.test": ["127.0.0.1", "::1"], "none.test": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("registry", "insecure"),
+    [("inside.test", True), ("inside.test:5000", True), ("outside.test", False), ("both.test", False), ("here.test:1", True), ("none.test", False)],
+)
+def test_a_name_is_as_insecure_as_all_its_addresses(registry: str, insecure: bool) -> None:
+    settings = Settings(insecure=["10.0.0.0/8", "fd00::/8"], environment={}, look_up=lambda host: NAMES[host])
+    host = registry.partition(":")[0]
+    assert settings.addresses(host) == []
+    assert settings.is_insecure(registry) == insecure
+    assert settings.addresses(host) == (NAMES[host] if insecure else [])  # no other way is taken there
+
+
+def test_names_that_a_proxy_looks_up_or_nobody_has_to() -> None:
+    def look_up(host: str) -> list[str]:
+        raise AssertionError(host)
+
+    for environment, registry in (({"HTTPS_PROXY": "p:1"}, "inside.test"), ({"HTTP_PROXY": "p:1"}, "inside.test:5000"), ({}, "11.2.3.4"), ({}, "[fe80::1]:5")):
+        assert not Settings(insecure=["10.0.0.0/8"], environment=environment, look_up=look_up).is_insecure(registry)
+    assert not Settings(insecure=["10.0.0.0/8"], environment={}, look_up=look_up).endpoints("docker.io", pull=True)[0].scheme == "http"
+    assert not Settings(foreign=["a.test"], environment={}, look_up=look_up).takes_foreign("b.test")
+
+
+def test_which_registries_take_foreign_layers() -> None:
+    settings = Settings(foreign=["a.test", "b.test:5000", "10.0.0.0/8"], environment={}, look_up=lambda host: NAMES.get(host, []))
+    found = {name for name in ("a.test", "a.test:1", "b.test", "b.test:5000", "10.1.1.1:5", "127.0.0.1", "inside.test", "both.test", "here.test") if settings.takes_foreign(name)}
+    assert found == {"a.test", "a.test:1", "b.test:5000", "10.1.1.1:5"}  # inside.test has an address elsewhere
 
 
 def test_mirrors_are_of_docker_hub_and_for_pulls() -> None:

@@ -1,6 +1,9 @@
 """How registries are reached: TLS and certs.d, insecure ones, proxies; and what a hostile one can make a client hold in memory."""
 
+import io
+import random
 import shutil
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fake_registry
-from berth.errors import BerthError, InvalidParameter, Unavailable
+from berth.errors import BerthError, Cancelled, InvalidParameter, Unavailable
 from berth.oci import reference
 from berth.registry import media
 from berth.registry.client.challenge import Credentials
@@ -17,7 +20,8 @@ from berth.registry.client.settings import Settings
 from berth.registry.documents import Descriptor
 from berth.store.partial import Partial
 from certificates import make_certificates
-from fake_registry import FakeRegistry, answer, forever, of_blob, raw
+from fake_proxy import FakeProxy
+from fake_registry import FakeRegistry, answer, forever, of_blob, raw, stall
 
 ALICE = Credentials("alice", "secret")
 NAME = "registry.test"  # what the certificate is for; nobody resolves it but the proxy
@@ -153,12 +157,24 @@ def test_plain_http_on_loopback_and_where_it_was_allowed(tls: str) -> None:
             ask(client_of(NAME, plain), NAME)
 
 
+def test_a_name_of_this_machine_without_tls() -> None:
+    """Wherever it leads by the time of the connection."""
+    with FakeRegistry() as plain:
+        plain.add_manifest("v1", {"schemaVersion": 2, "manifests": []}, media.OCI_INDEX)
+        port = plain.host.rpartition(":")[2]
+        host = f"here.invalid:{port}"
+        ask(client_of(host, plain, environment={}, look_up=lambda name: ["::1", "127.0.0.1"]), host)
+        assert plain.asked("GET", "/manifests/")[-1].headers["host"] == host
+        with pytest.raises(Unavailable, match="no such host"):
+            ask(client_of(host, plain, environment={}, attempts=1, look_up=lambda name: ["127.0.0.1", "192.0.2.1"]), host)
+
+
 def test_nobody_there() -> None:
     with FakeRegistry() as gone:
         pass
     with pytest.raises(Unavailable, match=rf'Get "http://{gone.host}/v2/": dial tcp {gone.host}: connect: connection refused'):
         ask(client_of(gone.host, gone), gone.host)
-    with pytest.raises(Unavailable, match=rf'Get "https://{NAME}/v2/a/b/manifests/v1": dial tcp .*connection refused'):
+    with pytest.raises(Unavailable, match=rf'Get "https://{NAME}/v2/a/b/manifests/v1": proxyconnect tcp: dial tcp {gone.host}: connect: connection refused'):
         ask(client_of(NAME, gone), NAME)
     client = RegistryClient("no.invalid", Settings(environment={}, certificate_directories=(), attempts=1, timeout_s=5.0))
     with pytest.raises(Unavailable, match=r'Get "https://no.invalid/v2/a/b/manifests/v1": (dial tcp: lookup no.invalid: no such host|dial tcp no.invalid: i/o timeout)'):
@@ -194,7 +210,85 @@ def test_a_proxy_whose_answer_does_not_end(registry: FakeRegistry, act: fake_reg
         ask(client_of(NAME, registry, timeout_s=0.3), NAME)
 
 
-@pytest.mark.parametrize("proxy", ["https://secret:word@p.test:1", "socks5://p.test", "http://", "http://[", "http://p.test:99999"])
+@pytest.mark.parametrize("who", [None, ("me", "p@ss")], ids=["anybody", "password"])
+@pytest.mark.parametrize("kind", ["http", "https", "socks5"])
+def test_every_kind_of_proxy(registry: FakeRegistry, tmp_path: Path, tls: str, kind: str, who: "tuple[str, str] | None") -> None:
+    """To a registry with TLS and to one without; a large blob, too, and one that goes up."""
+    data = random.Random(3).randbytes(3 << 20)
+    with FakeRegistry() as plain:
+        for target, host in ((registry, NAME), (plain, "plain.test")):
+            target.add_manifest("v1", {"schemaVersion": 2, "manifests": []}, media.OCI_INDEX)
+            digest = target.add_blob(data)
+            with FakeProxy(kind, target=target.host, tls=tls, who=who) as proxy:
+                certs = trust(tmp_path / host, tls, host)
+                trust(tmp_path / host, tls, proxy.host)
+                url = proxy.url.replace("p@ss", "p%40ss")
+                client = client_of(host, registry, certs_d=certs, insecure=["plain.test"], environment={"HTTPS_PROXY": url, "HTTP_PROXY": url})
+                partial = Partial(str(tmp_path), digest, len(data))
+                client.download("a/b", Descriptor("", digest, len(data)), partial)
+                assert partial.read(0, len(data)) == data
+                partial.discard()
+                del target.blobs[digest]
+                assert client.upload("a/b", lambda offset: io.BytesIO(data[offset:]))[0] == digest
+                assert target.blobs[digest] == data
+                ask(client, host)
+                tunnel = {"socks5": "SOCKS"}.get(kind, "CONNECT")
+                assert f"{tunnel} {host}:443" in proxy.asked
+                if target is plain:
+                    assert (f"{tunnel} {host}:80" if kind == "socks5" else f"GET http://{host}/v2/") in proxy.asked
+            assert target is plain or all("proxy-authorization" not in request.headers for request in target.requests)
+
+
+def test_a_proxy_with_tls_that_nobody_trusts(registry: FakeRegistry, tmp_path: Path, tls: str) -> None:
+    with FakeProxy("https", target=registry.host, tls=tls) as proxy:
+        client = client_of(NAME, registry, certs_d=trust(tmp_path, tls, NAME), environment={"HTTPS_PROXY": proxy.url})
+        with pytest.raises(Unavailable, match=rf'"https://{NAME}/[^ ]*": proxyconnect tcp: x509: certificate signed by unknown authority .*certs.d/{proxy.host}/ca.crt$'):
+            ask(client, NAME)
+        # and the registry behind a proxy that is trusted
+        client = client_of(NAME, registry, certs_d=trust(tmp_path / "other", tls, proxy.host), environment={"HTTPS_PROXY": proxy.url})
+        with pytest.raises(Unavailable, match=rf"unknown authority .*certs.d/{NAME}/ca.crt, or name the registry"):
+            ask(client, NAME)
+    with FakeRegistry() as plain:
+        client = client_of(NAME, registry, environment={"HTTPS_PROXY": f"https://{plain.host}"})
+        with pytest.raises(Unavailable, match="proxyconnect tcp: tls: "):
+            ask(client, NAME)
+
+
+def test_why_a_socks_proxy_will_not(registry: FakeRegistry) -> None:
+    with FakeProxy("socks5", target=registry.host, who=("me", "secret")) as proxy:
+        for url, words in ((f"socks5://{proxy.host}", "wants a name and a password"), (f"socks5h://me:wrong@{proxy.host}", "name or password is wrong")):
+            with pytest.raises(Unavailable, match=f"the proxy refused: Tunnel: .*{words}"):
+                ask(client_of(NAME, registry, environment={"HTTPS_PROXY": url}), NAME)
+        proxy.refuse = 4
+        with pytest.raises(Unavailable, match="the proxy refused: Tunnel: no route to host"):
+            ask(client_of(NAME, registry, environment={"HTTPS_PROXY": proxy.url}), NAME)
+    with pytest.raises(Unavailable, match=f"proxyconnect tcp: dial tcp {registry.host}: i/o timeout"):  # it waits for more of a TLS record
+        ask(client_of(NAME, registry, timeout_s=0.3, environment={"HTTPS_PROXY": f"socks5://{registry.host}"}), NAME)
+
+
+def test_a_connection_through_a_proxy_that_stalls_is_ended(registry: FakeRegistry, tmp_path: Path, tls: str) -> None:
+    """From another thread, as when a client leaves."""
+    registry.rule("GET", "/manifests/", stall)
+    with FakeProxy("https", target=registry.host, tls=tls) as proxy:
+        certs = trust(tmp_path, tls, NAME)
+        client = client_of(NAME, registry, certs_d=trust(certs, tls, proxy.host), environment={"HTTPS_PROXY": proxy.url})
+        failures: list[BerthError] = []
+
+        def work() -> None:
+            try:
+                client.manifest(reference.parse(f"{NAME}/a/b:v1"))
+            except BerthError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert registry.stalled.wait(60)
+        client.close()
+        thread.join(60)
+        assert isinstance(failures[0], Cancelled)
+
+
+@pytest.mark.parametrize("proxy", ["ftp://secret:word@p.test:1", "socks4://p.test", "http://", "http://[", "https://a:word@p.test:99999", "socks5://:word@"])
 def test_proxies_that_are_none(registry: FakeRegistry, proxy: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         ask(client_of(NAME, registry, environment={"HTTPS_PROXY": proxy}), NAME)

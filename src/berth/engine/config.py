@@ -76,10 +76,12 @@ def parse(data: bytes, flags: dict[str, Any]) -> dict[str, Any]:
 
 def _given_twice(value: dict[str, Any], flags: dict[str, Any]) -> list[str]:
     """In dockerd's words, values as Go writes them."""
+    value = {**value, **(value["proxies"] if isinstance(value.get("proxies"), dict) else {})}
     both = sorted(key for key in value if FLAG_NAMES.get(key, key) in flags)
     if not both:
         return []
-    rows = [f"{key}: (from flag: {_go(flags[FLAG_NAMES.get(key, key)])}, from file: {_go(value[key])})" for key in both]
+    found = {key: (flags[FLAG_NAMES.get(key, key)], value[key]) for key in both}
+    rows = [f"{key}: (from flag: {_go(flag)}, from file: {_go(there)})" for key, (flag, there) in found.items()]
     return [f"the following directives are specified both as a flag and in the configuration file: {', '.join(rows)}"]
 
 
@@ -88,12 +90,14 @@ def _go(value: object) -> str:
         return f"map[{' '.join(f'{key}:{_go(value[key])}' for key in sorted(value))}]"
     if isinstance(value, list):
         return f"[{' '.join(map(_go, value))}]"
+    if isinstance(value, str):
+        return check.masked(value)
     return str(value).lower() if isinstance(value, bool) else "<nil>" if value is None else str(value)
 
 
 def _contradictions(found: dict[str, Any], flags: dict[str, Any]) -> list[str]:
     """Values that are right by themselves and not together."""
-    problems = []
+    problems = [f"{key}: is given beside proxies, too" for key in found.get("proxies", {}) if key in found]
     if found.get("default-runtime") and "add-runtime" not in flags and "runtimes" in found:
         name = found["default-runtime"]
         if name not in (*found["runtimes"], "berth", "runc", "crun"):
@@ -131,6 +135,7 @@ KEYS: dict[str, Check] = {
     "seccomp-profile": check.seccomp_profile, "dns": check.addresses, "dns-opts": check.strings, "dns-search": check.strings,
     "registry-mirrors": check.mirrors, "insecure-registries": check.insecure_registries,
     "allow-nondistributable-artifacts": check.registries,
+    "http-proxy": check.proxy, "https-proxy": check.proxy, "no-proxy": check.string, "proxies": check.proxies,
     "max-concurrent-downloads": check.whole_number, "max-concurrent-uploads": check.whole_number,
     "max-download-attempts": check.positive_number,
     **dict.fromkeys(("icc", "ip-forward", "ip-masq", "ipv6", "userland-proxy"), check.boolean), "bridge": netsettings.interface,

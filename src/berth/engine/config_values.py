@@ -6,6 +6,8 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+from berth.errors import InvalidParameter
+
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "fatal": 50}
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MAX_PROFILE_BYTES = 1 << 20
@@ -241,6 +243,38 @@ def registries(value: object) -> list[str]:
         if port and not (port.isascii() and port.isdigit() and int(port[:6]) < 1 << 16):
             raise Mistake(f"has {json.dumps(item)}: invalid port {port}")
     return strings(value)
+
+
+def proxy(value: object) -> str:
+    """The address of a proxy, or ''."""
+    text = string(value)
+    if text:
+        from berth.registry.client import proxies  # for those who have one
+
+        try:
+            proxies.parse(text if "://" in text else f"http://{text}")
+        except InvalidParameter as error:
+            raise Mistake(f"is no proxy: {str(error).partition(': ')[2] or error}") from None
+    return text
+
+
+def proxies(value: object) -> dict[str, str]:
+    """The object of that name: http-proxy, https-proxy and no-proxy."""
+    found = {}
+    for key, item in string_map(value).items():
+        if key not in ("http-proxy", "https-proxy", "no-proxy"):
+            raise Mistake(f"has {json.dumps(key)}: expected http-proxy, https-proxy or no-proxy")
+        found[key] = string(item) if key == "no-proxy" else proxy(item)
+    return found
+
+
+def masked(text: str) -> str:
+    """The address of a proxy as others may see it, as dockerd shows it."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return text if parts.username is None else parts._replace(netloc=f"xxxxx:xxxxx@{parts.netloc.rpartition('@')[2]}").geturl()
+    except ValueError:
+        return text
 
 
 def _is_network(text: str) -> bool:

@@ -51,7 +51,7 @@ class Distribution:
         options = self._options
         return Settings(
             mirrors=options.registry_mirrors, insecure=options.insecure_registries, attempts=options.max_download_attempts,
-            agent=f"berth/{VERSION}", foreign=options.foreign_registries,
+            agent=f"berth/{VERSION}", foreign=options.foreign_registries, environment=options.proxies(),
         )  # fmt: skip
 
     # -- transfers ------------------------------------------------------------------------------------

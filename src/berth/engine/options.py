@@ -25,6 +25,7 @@ class Options:
         metrics_addr: str = "", live_restore: bool = True, shutdown_timeout_s: int = 15,
         container_defaults: dict[str, Any] | None = None, log_format: str = "text", seccomp_profile: str = "builtin",
         registry_mirrors: list[str] | None = None, insecure_registries: list[str] | None = None, foreign_registries: list[str] | None = None,
+        http_proxy: str = "", https_proxy: str = "", no_proxy: str = "",
         max_concurrent_downloads: int = 3, max_concurrent_uploads: int = 5, max_download_attempts: int = 5,
         network: NetworkSettings | None = None,
     ) -> None:  # fmt: skip
@@ -54,6 +55,9 @@ class Options:
         self.registry_mirrors = registry_mirrors or []
         self.insecure_registries = insecure_registries or []
         self.foreign_registries = foreign_registries or []
+        self.http_proxy = http_proxy
+        self.https_proxy = https_proxy
+        self.no_proxy = no_proxy
         self.max_concurrent_downloads = max_concurrent_downloads
         self.max_concurrent_uploads = max_concurrent_uploads
         self.max_download_attempts = max_download_attempts
@@ -67,6 +71,11 @@ class Options:
             setattr(self, name, getattr(new, name))
         return live, [name for name in changed if name not in _LIVE]
 
+
+    def proxies(self) -> dict[str, str]:
+        """HTTP_PROXY, HTTPS_PROXY and NO_PROXY, as told or else as the engine's environment has them."""
+        told = {"HTTP_PROXY": self.http_proxy, "HTTPS_PROXY": self.https_proxy, "NO_PROXY": self.no_proxy}
+        return {name: value or os.environ.get(name) or os.environ.get(name.lower()) or "" for name, value in told.items()}
 
     def reload_attributes(self) -> dict[str, str]:
         """Of the event `daemon reload`, named and written as dockerd's."""
@@ -84,7 +93,7 @@ class Options:
 
 _LIVE = frozenset((
     "log_level", "labels", "default_runtime", "add_runtime", "live_restore", "shutdown_timeout_s", "container_defaults",
-    "seccomp_profile", "registry_mirrors", "insecure_registries", "foreign_registries", "max_concurrent_downloads", "max_concurrent_uploads",
+    "seccomp_profile", "registry_mirrors", "insecure_registries", "foreign_registries", "http_proxy", "https_proxy", "no_proxy", "max_concurrent_downloads", "max_concurrent_uploads",
     "max_download_attempts",
 ))  # fmt: skip
 
@@ -101,10 +110,11 @@ def from_settings(settings: dict[str, Any]) -> Options:
         "tlsverify": "tlsverify", "tlscacert": "tlscacert", "tlscert": "tlscert", "tlskey": "tlskey", "labels": "labels",
         "metrics-addr": "metrics_addr", "live-restore": "live_restore", "shutdown-timeout": "shutdown_timeout_s",
         "log-format": "log_format", "registry-mirrors": "registry_mirrors", "insecure-registries": "insecure_registries",
-        "allow-nondistributable-artifacts": "foreign_registries", "max-concurrent-downloads": "max_concurrent_downloads", "max-concurrent-uploads": "max_concurrent_uploads",
+        "allow-nondistributable-artifacts": "foreign_registries", "http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy",
+        "max-concurrent-downloads": "max_concurrent_downloads", "max-concurrent-uploads": "max_concurrent_uploads",
         "max-download-attempts": "max_download_attempts",
     }  # fmt: skip
-    values = {known[key]: value for key, value in settings.items() if key in known}
+    values = {known[key]: value for key, value in {**settings, **settings.get("proxies", {})}.items() if key in known}
     if "seccomp-profile" in settings:
         values["seccomp_profile"] = settings["seccomp-profile"]["name"]
     if settings.get("debug"):

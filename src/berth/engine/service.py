@@ -15,7 +15,7 @@ from berth.engine import logconfig, netstore, times
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
-from berth.engine.config_values import LOG_LEVELS, foreign_info, registry_info
+from berth.engine.config_values import LOG_LEVELS, foreign_info, masked, registry_info
 from berth.engine.containernames import ContainerNames
 from berth.engine.containers import ContainerService
 from berth.engine.endpoints import Endpoints
@@ -179,6 +179,7 @@ class Engine:
         have = set(hosts.controllers())
         memory_kib = _field("/proc/meminfo", "MemTotal:")
         v2 = hosts.version == 2
+        proxies = self.options.proxies()
         return {
             "ID": self.identity(), "Containers": len(records), "ContainersRunning": sum(r.status == "running" for r in records),
             "ContainersPaused": sum(r.status == "paused" for r in records),
@@ -203,7 +204,8 @@ class Engine:
                 **registry_info(self.options.registry_mirrors, self.options.insecure_registries), **foreign_info(self.options.foreign_registries),
             },
             "NCPU": os.cpu_count() or 1, "MemTotal": memory_kib * 1024, "GenericResources": None,
-            "DockerRootDir": self.options.data_root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+            "DockerRootDir": self.options.data_root, "HttpProxy": masked(proxies["HTTP_PROXY"]),
+            "HttpsProxy": masked(proxies["HTTPS_PROXY"]), "NoProxy": proxies["NO_PROXY"],
             "Name": platform.node(), "Labels": self.options.labels, "ExperimentalBuild": False, "ServerVersion": VERSION,
             "Runtimes": {name: {"path": path or "berth"} for name, path in self.host.runtimes.items()},
             "DefaultRuntime": self.host.default_runtime,

@@ -9,12 +9,14 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from berth.errors import InvalidParameter
-from berth.registry.client.challenge import Credentials
+from berth.registry.client import proxies
+from berth.registry.client.proxies import Proxy, ProxyFailed
 from berth.registry.client.settings import Settings
-from berth.registry.client.wire import PlainConnection, TlsConnection
+from berth.registry.client.tlsintls import shut_down
+from berth.registry.client.wire import Dial, PlainConnection, TlsConnection
 
 _MOST_IDLE = 8
 
@@ -82,21 +84,21 @@ class Connections:
             sock = connection.sock  # its owner closes it
             if sock is not None:
                 with suppress(OSError):
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                    shut_down(sock)
 
     def _new(self, scheme: str, host: str, verify: bool) -> http.client.HTTPConnection:
-        proxy = self._settings.proxy(scheme, host)
+        found = self._settings.proxy(scheme, host)
+        proxy = proxies.parse(found) if found else None
         timeout_s = self._settings.timeout_s
         connection: PlainConnection | TlsConnection
         try:
             target = _split(host, 443 if scheme == "https" else 80)
-            address = _split_proxy(proxy) if proxy else target
             if scheme == "https":
-                connection = TlsConnection(*address, timeout=timeout_s, context=self._context(host, verify))
-                if proxy:
-                    connection.set_tunnel(*target, _proxy_headers(proxy))
+                connection = TlsConnection(*target, timeout=timeout_s, dial=self._dial(proxy), context=self._context(host, verify), name=target[0])
+                if proxy and proxy.scheme != "socks5":
+                    connection.set_tunnel(*target, proxy.headers)
             else:
-                connection = PlainConnection(*address, timeout=timeout_s)
+                connection = PlainConnection(*target, timeout=timeout_s, dial=self._dial(proxy))
         except (http.client.InvalidURL, ValueError) as error:
             raise InvalidParameter(f"{host[:200]!r} is not the address of a registry: {error}") from None
         try:
@@ -109,10 +111,49 @@ class Connections:
             raise
         return connection
 
+    def _dial(self, proxy: Proxy | None) -> Dial:
+        """What connects to a registry, as far as the proxy if there is one. ProxyFailed where that cannot be reached."""
+        def straight(address: tuple[str, int], timeout_s: float, *_: object) -> socket.socket:
+            error: OSError | None = None
+            for host in self._settings.addresses(address[0]) or [address[0]]:
+                try:
+                    return socket.create_connection((host, address[1]), timeout_s)
+                except OSError as failed:
+                    error = failed
+            raise error or OSError("no address")
+
+        def through(address: tuple[str, int], timeout_s: float, *_: object) -> socket.socket:
+            assert proxy
+            try:
+                sock = socket.create_connection((proxy.host, proxy.port), timeout_s)
+            except OSError as error:
+                raise ProxyFailed(proxy.url, error) from None
+            try:
+                if proxy.scheme == "https":
+                    sock = self._wrapped(sock, proxy)
+                if proxy.scheme == "socks5":
+                    proxies.socks5(sock, proxy, *address, timeout_s)
+            except TimeoutError as error:
+                sock.close()
+                raise ProxyFailed(proxy.url, error) from None
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
+        return through if proxy else straight
+
+    def _wrapped(self, sock: socket.socket, proxy: Proxy) -> ssl.SSLSocket:
+        try:
+            return self._context(proxy.netloc, True).wrap_socket(sock, server_hostname=proxy.host)
+        except OSError as error:
+            raise ProxyFailed(proxy.url, error) from None
+
     def proxied(self, scheme: str, host: str) -> dict[str, str] | None:
         """Headers for a proxy that is asked for whole URLs; None where the request goes straight or through a tunnel."""
-        proxy = self._settings.proxy(scheme, host) if scheme == "http" else ""
-        return _proxy_headers(proxy) if proxy else None
+        found = self._settings.proxy(scheme, host) if scheme == "http" else ""
+        proxy = proxies.parse(found) if found else None
+        return proxy.headers if proxy and proxy.scheme != "socks5" else None
 
     def _context(self, host: str, verify: bool) -> ssl.SSLContext:
         with self._lock:
@@ -149,21 +190,3 @@ def _split(host: str, default_port: int) -> tuple[str, int]:
     if not parts.hostname or "@" in host:
         raise ValueError("no name of a host")
     return parts.hostname, default_port if parts.port is None else parts.port
-
-
-def _split_proxy(proxy: str) -> tuple[str, int]:
-    parts = urlsplit(proxy)
-    if parts.scheme != "http":
-        raise InvalidParameter(f"proxy {_without_password(proxy)!r}: only proxies with http:// are known")
-    return _split(parts.netloc.rpartition("@")[2], 80)
-
-
-def _without_password(proxy: str) -> str:
-    return f"{proxy.partition('://')[0]}://{proxy.rpartition('@')[2].rpartition('://')[2]}"[:200]
-
-
-def _proxy_headers(proxy: str) -> dict[str, str]:
-    parts = urlsplit(proxy)
-    if parts.username is None:
-        return {}
-    return {"Proxy-Authorization": Credentials(unquote(parts.username), unquote(parts.password or "")).basic}

@@ -5,6 +5,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from berth.errors import SystemFailure, Unavailable
+from berth.registry.client.proxies import ProxyFailed
 from berth.registry.client.wire import TooSlow
 
 
@@ -35,11 +36,14 @@ def unreachable(method: str, url: str, error: Exception) -> Exception:
     """Why no connection came about: an error that trying again would not change, or Interrupted."""
     what = named(method, url)
     host = urlsplit(url).netloc
+    hop, advice = "", ", or name the registry in insecure-registries"
+    if isinstance(error, ProxyFailed):
+        what, hop, advice = f"{what}: proxyconnect tcp", "proxyconnect tcp: ", ""
+        url, error = error.url, error.cause
+        host = urlsplit(url).netloc
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Unavailable(
-            f"{what}: {_distrust(error)}; put the authority's certificate into certs.d/{host}/ca.crt, or name the registry in insecure-registries"
-        )
-    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
+        return Unavailable(f"{what}: {_distrust(error)}; put the authority's certificate into certs.d/{host}/ca.crt{advice}")
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS and not hop:
         return Unavailable(f"{what}: http: server gave HTTP response to HTTPS client; a registry without TLS must stand in insecure-registries")
     if isinstance(error, ssl.SSLError):
         return Unavailable(f"{what}: tls: {(error.reason or str(error)).lower().replace('_', ' ')}")
@@ -50,7 +54,7 @@ def unreachable(method: str, url: str, error: Exception) -> Exception:
     if isinstance(error, OSError) and "Tunnel" in str(error):
         return Unavailable(f"{what}: the proxy refused: {error}")
     if isinstance(error, OSError | http.client.HTTPException):
-        return Interrupted(f"dial tcp {host}: {reason(error)}")
+        return Interrupted(f"{hop}dial tcp {host}: {reason(error)}")
     return SystemFailure(f"{what}: {error}")
 
 
@@ -59,6 +63,7 @@ def named(method: str, url: str) -> str:
     return f'{method.title()} "{url[:300]}"'
 
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 _NO_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: self-signed, or no issuer that is trusted
 _NOT_NOW = (9, 10)
 _OTHER_NAME = (62, 64)

@@ -1,7 +1,9 @@
-"""How to reach registries: mirrors, insecure ones, certificates, proxies, limits. Pure, but for looking at files."""
+"""How to reach registries: mirrors, insecure ones, certificates, proxies, limits. Pure, but for looking at files and looking up names."""
 
 import ipaddress
 import os
+import socket
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from berth.errors import InvalidParameter
@@ -37,11 +39,14 @@ class Settings:
         self, *, mirrors: list[str] | None = None, insecure: list[str] | None = None, max_downloads: int = 3, max_uploads: int = 5,
         attempts: int = 5, timeout_s: float = 30.0, back_off_s: float = 0.5, slowest_bytes_s: int = 1024,
         certificate_directories: tuple[str, ...] = CERTIFICATE_DIRECTORIES, environment: dict[str, str] | None = None, agent: str = "berth",
-        foreign: list[str] | None = None,
+        foreign: list[str] | None = None, look_up: Callable[[str], list[str]] | None = None,
     ) -> None:  # fmt: skip
         self.mirrors = [_mirror(text) for text in mirrors or []]
         self._insecure = _Registries(insecure or [])
         self._foreign = _Registries(foreign or [])
+        self._look_up = look_up or _look_up
+        self._addresses: dict[str, list[str]] = {}  # of names that have been looked up
+        self._pinned: set[str] = set()
         self.max_downloads = max_downloads
         self.max_uploads = max_uploads
         self.attempts = attempts
@@ -61,13 +66,38 @@ class Settings:
         return [Endpoint("https", registry)]
 
     def is_insecure(self, registry: str) -> bool:
-        """Named in `insecure-registries`, or on this machine's loopback, as with Docker."""
-        host = _bare(registry)
-        return host == "localhost" or _is_loopback(host.strip("[]")) or self._insecure.have(registry)
+        """Named in `insecure-registries`, or on this machine's loopback, as with Docker; a name if all its addresses are."""
+        host = _bare(registry).strip("[]")
+        if host == "localhost" or _is_loopback(host) or self._insecure.have(registry):
+            return True
+        addresses = self._addresses_of(registry)
+        if not addresses or not all(_is_loopback(address) or self._insecure.cover(address) for address in addresses):
+            return False
+        self._pinned.add(host)
+        return True
+
+    def addresses(self, host: str) -> list[str]:
+        """Where to connect to for this host, which is named without its port; nothing: where its name leads.
+
+        Of one that may be asked without TLS for its addresses alone: the name may lead elsewhere the next time.
+        """
+        return self._addresses[host] if host in self._pinned else []
 
     def takes_foreign(self, registry: str) -> bool:
         """Whether layers that must not be handed on may be pushed there: `allow-nondistributable-artifacts`."""
-        return self._foreign.have(registry)
+        if self._foreign.have(registry):
+            return True
+        addresses = self._addresses_of(registry) if self._foreign.has_networks else []
+        return bool(addresses) and all(self._foreign.cover(address) for address in addresses)
+
+    def _addresses_of(self, registry: str) -> list[str]:
+        """None where the host is an address, or a proxy looks its name up."""
+        host = _bare(registry).strip("[]")
+        if _is_address(host) or self.proxy("https", registry) or self.proxy("http", registry):
+            return []
+        if host not in self._addresses:
+            self._addresses[host] = self._look_up(host)
+        return self._addresses[host]
 
     def proxy(self, scheme: str, host: str) -> str:
         """The proxy's URL for a request, or ''; HTTPS_PROXY, HTTP_PROXY and NO_PROXY in either case, as Go reads them."""
@@ -116,9 +146,16 @@ class _Registries:
         self._names = set(entries)
         self._networks = [network for text in entries if (network := _network(text))]
 
+    @property
+    def has_networks(self) -> bool:
+        return bool(self._networks)
+
     def have(self, registry: str) -> bool:
         host = _bare(registry)
-        return bool({registry, host} & self._names) or any(_within(host.strip("[]"), network) for network in self._networks)
+        return bool({registry, host} & self._names) or self.cover(host.strip("[]"))
+
+    def cover(self, address: str) -> bool:
+        return any(_within(address, network) for network in self._networks)
 
 
 def _bare(registry: str) -> str:
@@ -165,6 +202,21 @@ def _covers(rule: str, host: str, port: int) -> bool:
             return _within(host, network)
     rule = rule.removeprefix("*")
     return bool(rule.strip(".")) and (host.endswith(rule if rule.startswith(".") else f".{rule}") or host == rule)
+
+
+def _look_up(host: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [str(address[0]) for *_, address in found]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,8 +7,12 @@ breaks; here every byte that came is handed on before an error is.
 import http.client
 import io
 import socket
+import ssl
 import time
+from collections.abc import Callable
 from typing import Any
+
+from berth.registry.client.tlsintls import TlsInTls
 
 _AHEAD_BYTES = 64 << 10
 _MOST_FRAMING_BYTES = 128 << 10
@@ -153,9 +157,32 @@ class Response(http.client.HTTPResponse):
         return count
 
 
+Dial = Callable[..., socket.socket]  # (host, port), timeout, source address, as socket.create_connection
+
+
 class PlainConnection(http.client.HTTPConnection):
     response_class = Response
 
+    def __init__(self, host: str, port: int, *, timeout: float, dial: Dial) -> None:
+        super().__init__(host, port, timeout=timeout)
+        self._create_connection = dial
+
 
 class TlsConnection(http.client.HTTPSConnection):
+    """name: whom the certificate is for, where that is not `host`."""
+
     response_class = Response
+
+    def __init__(self, host: str, port: int, *, timeout: float, dial: Dial, context: ssl.SSLContext, name: str) -> None:
+        super().__init__(host, port, timeout=timeout, context=context)
+        self._create_connection = dial
+        self._inner_context = context
+        self._name = name
+
+    def connect(self) -> None:
+        """As http.client does it, but that what was dialled may speak TLS already."""
+        http.client.HTTPConnection.connect(self)
+        if isinstance(self.sock, ssl.SSLSocket):
+            self.sock = TlsInTls(self.sock, self._inner_context, self._name)
+        else:
+            self.sock = self._inner_context.wrap_socket(self.sock, server_hostname=self._name)
