@@ -88,9 +88,13 @@ def test_a_range_and_a_head_of_what_is_not_here_yet(behind: Host, host: Registry
 
 
 class Gate:
-    """A registry with one image whose layer comes only as far as the test lets it. asked: how often for the layer."""
+    """A registry with one image whose layer comes only as far as the test lets it. asked: how often for the layer.
 
-    def __init__(self, layer: bytes, *, lie: bool = False) -> None:
+    repositories: those that have it; all without.
+    """
+
+    def __init__(self, layer: bytes, *, lie: bool = False, repositories: tuple[str, ...] = ()) -> None:
+        self.repositories = repositories
         self.layer, self.digest = layer, digest_of(layer)
         self.sent = bytes(len(layer)) if lie else layer
         config = b"{}"
@@ -126,6 +130,11 @@ class Gate:
             body, kind = self.manifest, OCI_MANIFEST
         else:
             body, kind = self.blobs.get(path.rpartition("/")[2], self.sent), "application/octet-stream"
+        if "/blobs/" in path and self.repositories and path.removeprefix("/v2/").partition("/blobs/")[0] not in self.repositories:
+            handler.send_response(404)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         handler.send_response(200)
         handler.send_header("Content-Type", kind)
         handler.send_header("Content-Length", str(len(body)))
@@ -178,6 +187,39 @@ def test_many_clients_one_fetch_and_bytes_as_they_come() -> None:
             assert gate.asked == 1
             assert host.ask("GET", f"/v2/a/b/blobs/{gate.digest}").body == gate.layer
             assert gate.asked == 1
+    finally:
+        gate.finish()
+
+
+def test_a_fetch_gives_nothing_to_a_repository_that_has_it_not() -> None:
+    """While it runs and when it has ended; one that has the blob as well shares the fetch."""
+    gate = Gate(os.urandom(4_000_000), repositories=("a/b", "a/c"))
+    try:
+        with registry_host("--proxy-remote", gate.url) as host:
+            results: dict[str, bytes] = {}
+
+            def pull(name: str) -> None:
+                results[name] = host.ask("GET", f"/v2/{name}/blobs/{gate.digest}").body
+
+            def refuses(name: str) -> None:
+                for method, headers in (("GET", {}), ("GET", {"Range": "bytes=0-9"}), ("HEAD", {})):
+                    answer = host.ask(method, f"/v2/{name}/blobs/{gate.digest}", headers=headers)
+                    assert answer.status == 404
+                    assert method == "HEAD" or answer.code == "BLOB_UNKNOWN"
+
+            threads = [threading.Thread(target=pull, args=(name,)) for name in ("a/b", "a/c")]
+            threads[0].start()
+            assert gate.half.wait(60)
+            refuses("a/other")
+            threads[1].start()
+            gate.open.set()
+            for thread in threads:
+                thread.join(60)
+            assert results == {"a/b": gate.layer, "a/c": gate.layer}
+            assert gate.asked == 1
+            refuses("a/other")
+            gate.repositories = ("none",)  # what was answered with bytes is kept, under its names alone
+            assert [host.ask("GET", f"/v2/{name}/blobs/{gate.digest}").status for name in ("a/b", "a/c", "a/other")] == [200, 200, 404]
     finally:
         gate.finish()
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -348,7 +349,27 @@ def test_a_blob_above_the_limit_is_refused() -> None:
     with registry_host("--max-blob-size", "1m") as own:
         answer = own.ask("POST", f"/v2/big/blobs/uploads/?digest={digest_of(b'x')}", b"x" * (1 << 20) + b"y")
         assert (answer.status, answer.code) == (413, "SIZE_INVALID")
+        location = begin(own, "big")
+        assert own.ask("PATCH", location, b"x" * (1 << 20)).status == 202
+        assert own.ask("PATCH", location, b"y").code == "SIZE_INVALID"
+        assert own.ask("GET", location).code == "BLOB_UPLOAD_UNKNOWN"
+        assert os.listdir(f"{own.root}/uploads") == []
         own.push_blob("big", b"x" * (1 << 20))
+
+
+@pytest.mark.root
+def test_a_full_disk_is_said_and_made_room_on(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        with registry_host("--root", f"{tmp_path}/root") as own:
+            own.push_blob("full", b"x" * 1_000_000)
+            large = iter([b"y" * (1 << 20)] * 12)
+            answer = own.ask("PATCH", begin(own, "full"), large, {"Content-Type": "application/octet-stream"})
+            assert (answer.status, answer.json["errors"][0]["message"]) == (507, "the registry's disk is full")
+            assert os.listdir(f"{tmp_path}/root/uploads") == []
+            own.push("full", "1", b"z" * 1_000_000)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_slow_clients_hinder_nobody(host: RegistryHost) -> None:

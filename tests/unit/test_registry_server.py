@@ -250,6 +250,10 @@ def test_many_uploads_keep_few_files_open(tmp_path: Path, monkeypatch: pytest.Mo
     uploads.close()
 
 
+def anyone(name: str) -> bool:
+    return True
+
+
 def test_what_a_repository_says_of_itself(tmp_path: Path) -> None:
     contents = Contents(Directory(f"{tmp_path}/s"))
     index = Index(contents)
@@ -273,13 +277,13 @@ def test_what_a_repository_says_of_itself(tmp_path: Path) -> None:
     index.save()
     again = Index(Contents(Directory(f"{tmp_path}/s")))
     again.load()
-    assert [(one["name"], one["star_count"]) for one in again.search("app", 10)] == [("team/app", 1), ("apple", 3)]
-    assert [one["name"] for one in again.search("SERVES team", 10)] == ["team/app"]
-    assert again.search("nothing", 10) == []
-    assert [one["is_official"] for one in again.search("", 1)] == [False]
+    assert [(one["name"], one["star_count"]) for one in again.search("app", 10, anyone)] == [("team/app", 1), ("apple", 3)]
+    assert [one["name"] for one in again.search("SERVES team", 10, anyone)] == ["team/app"]
+    assert again.search("nothing", 10, anyone) == []
+    assert [one["is_official"] for one in again.search("", 1, anyone)] == [False]
     for one in contents.manifests("team/app"):
         assert contents.remove_manifest("team/app", f"sha256:{one.name}")
     index.update("team/app")
-    assert index.search("team", 10) == []
+    assert index.search("team", 10, anyone) == []
     assert not contents.remove_manifest("team/app", digest)
     assert "team" not in [entry.name for entry in contents.storage.children("repositories")] or contents.storage.children("repositories/team/app/_manifests") == []

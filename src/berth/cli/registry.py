@@ -36,6 +36,7 @@ _SERVE: "tuple[Flag, ...]" = (
     ("proxy-remote", "", "string", "URL", "Be a cache of this registry, e.g. https://registry-1.docker.io"),
     ("proxy-username", "", "string", "NAME", "User name for --proxy-remote"),
     ("ready-fd", "", "int", "FD", "Descriptor that gets a line with the addresses when requests are served"),
+    ("rights", "", "string", "FILE", "Who may pull, push and delete in which repositories; without it every user may do all"),
     ("stop-timeout", "", "string", "TIME", "How long requests may take to their end after SIGTERM (default 30s)"),
     ("tlscert", "", "string", "FILE", "Certificate to serve TLS with"),
     ("tlskey", "", "string", "FILE", "Key of that certificate"),

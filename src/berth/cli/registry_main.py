@@ -55,6 +55,7 @@ def options_of(parsed: Parsed) -> Options:
     found.s3, found.s3_endpoint, found.s3_region = parsed.text("s3"), parsed.text("s3-endpoint"), parsed.text("s3-region")
     found.tls_certificate, found.tls_key = parsed.text("tlscert"), parsed.text("tlskey")
     found.htpasswd, found.anonymous_pull, found.url = parsed.text("htpasswd"), parsed.flag("anonymous-pull"), parsed.text("url")
+    found.rights = parsed.text("rights")
     kind = parsed.text("auth", "token")
     if kind not in ("token", "basic"):
         raise InvalidParameter(f"--auth {kind!r}: expected token or basic")

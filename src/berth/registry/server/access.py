@@ -1,7 +1,7 @@
-"""Who may do what: htpasswd users may do all, others pull where that is wanted; by Basic authentication or bearer tokens.
+"""Who may do what: what `rights` says, or else htpasswd users all and others pull where that is wanted; by Basic authentication or tokens.
 
 A token is a JWT of this registry's own making, with the scopes of the distribution's token specification:
-`repository:NAME:pull,push,delete` and `registry:catalog:*`.
+`repository:NAME:pull,push,delete` and `registry:catalog:*`. It never allows more than its user may when it is used.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from typing import Any
 from berth.registry.server.extras import need
 from berth.registry.server.passwords import Passwords
 from berth.registry.server.refusals import Refused
+from berth.registry.server.rights import Rights
 
 _TOKEN_LIFE_S = 300
 _MAX_SCOPES = 100
@@ -36,11 +37,17 @@ class Identity:
 
 
 class Access:
-    """passwords: None for a registry that is open to all. tokens: ask clients for bearer tokens instead of Basic."""
+    """passwords: None for a registry that is open to all. tokens: ask clients for bearer tokens instead of Basic.
 
-    def __init__(self, passwords: Passwords | None, *, anonymous_pull: bool = False, tokens: bool = True, key_file: str = "") -> None:
+    rights: by repository; without them every user may do all.
+    """
+
+    def __init__(
+        self, passwords: Passwords | None, *, anonymous_pull: bool = False, tokens: bool = True, key_file: str = "", rights: Rights | None = None
+    ) -> None:
         self.passwords = passwords
-        self.anonymous_pull = anonymous_pull
+        self.rights = rights
+        self._anonymous_pull = anonymous_pull
         self.tokens = tokens and passwords is not None
         self._jwt: Any = need("jwt", "registry", "--htpasswd with tokens") if self.tokens else None
         self._key = _key(key_file) if self.tokens else b""
@@ -81,15 +88,31 @@ class Access:
         self._pool.shutdown(cancel_futures=True)
 
     def allows(self, who: Identity, kind: str, name: str, action: str) -> bool:
-        """kind: repository or registry."""
+        """kind: repository or registry (which has the action *)."""
         if self.passwords is None:
             return True
-        if who.grants is not None:
-            return bool(who.grants.get((kind, name), set()) & {action, "*"})
-        return self._may(who.user, action)
+        if who.grants is not None and not who.grants.get((kind, name), set()) & {action, "*"}:
+            return False
+        return self.may(who.user, kind, name, action)
 
-    def _may(self, user: str, action: str) -> bool:
-        return bool(user) or (self.anonymous_pull and action in ("pull", "*"))
+    def may(self, user: str, kind: str, name: str, action: str) -> bool:
+        """The same of a user ('': nobody), whatever a token says."""
+        if self.passwords is None:
+            return True
+        if kind == "registry":
+            return bool(user) or self.lets_anybody_in
+        if self.rights:
+            return self.rights.may(user, name, action)
+        return bool(user) or (self._anonymous_pull and action == "pull")
+
+    def sees(self, who: Identity, name: str) -> bool:
+        """Whether lists show a repository."""
+        return self.may(who.user, "repository", name, "pull")
+
+    @property
+    def lets_anybody_in(self) -> bool:
+        """Whether there is something for those who are not logged in."""
+        return self.rights.any_for("") if self.rights else self._anonymous_pull
 
     # -- tokens ---------------------------------------------------------------------------------------
 
@@ -98,7 +121,7 @@ class Access:
         granted: Grants = {}
         for scope in scopes[:_MAX_SCOPES]:
             kind, name, actions = parse_scope(scope)
-            allowed = self._allowed(user, kind, actions)
+            allowed = self._allowed(user, kind, name, actions)
             if allowed:
                 granted.setdefault((kind, name), set()).update(allowed)
         now_s = int(time.time())
@@ -110,11 +133,11 @@ class Access:
         issued = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
         return {"token": token, "access_token": token, "expires_in": _TOKEN_LIFE_S, "issued_at": issued}
 
-    def _allowed(self, user: str, kind: str, actions: list[str]) -> set[str]:
+    def _allowed(self, user: str, kind: str, name: str, actions: list[str]) -> set[str]:
         if kind == "registry":
-            return {action for action in actions if action == "*" and self._may(user, "*")}
+            return {"*"} if "*" in actions and self.may(user, kind, name, "*") else set()
         wanted = set(_ACTIONS) if "*" in actions else set(actions) & set(_ACTIONS)
-        return {action for action in wanted if self._may(user, action)} if kind == "repository" else set()
+        return {action for action in wanted if self.may(user, kind, name, action)} if kind == "repository" else set()
 
     def _from_token(self, token: str, service: str) -> Identity:
         try:

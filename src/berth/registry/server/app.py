@@ -59,8 +59,9 @@ _INDEX_ROUTES = [
     Route("/v2/_catalog", r"/v2/_catalog", dict.fromkeys(_READ, listing.catalog)),
     Route("/v1/search", r"/v1/search", dict.fromkeys(_READ, listing.search)),
     Route("/", r"/", dict.fromkeys(_READ, page.front)),
-    Route("/r/{name}", r"/r/(?P<name>.+)", dict.fromkeys(_READ, page.repository)),
 ]
+_PAGE = Route("/r/{name}", r"/r/(?P<name>.+)", dict.fromkeys(_READ, page.repository))
+_VERBS = {"pull": "pull from", "push": "push to", "delete": "delete in", "*": "list the"}
 
 
 class App:
@@ -124,6 +125,8 @@ class App:
         kind, subject, action = "repository", name, route.action(exchange.method)
         if route in _INDEX_ROUTES:
             kind, subject, action = "registry", "catalog", "*"
+        elif route is _PAGE:
+            action = "pull"
         wanted = "pull,push" if action == "push" else action
         scope = f"{kind}:{subject}:{wanted}" if route is not _BASE else ""
         try:
@@ -133,9 +136,13 @@ class App:
                 allowed = access.passwords is None or bool(who.user) or who.grants is not None
             else:
                 allowed = access.allows(who, kind, subject, action)
+            if not allowed and who.user and not access.may(who.user, kind, subject, action):
+                raise Refused("DENIED", f"{who.user} may not {_VERBS[action]} {subject}: ask whoever runs this registry for the right")
             if not allowed:
                 raise Refused("UNAUTHORIZED", f"authentication required for {scope or 'this registry'}")
         except Refused as error:
+            if error.code != "UNAUTHORIZED":
+                raise
             shown = route.shown in ("/", "/r/{name}", "/v1/search")
             error.headers["WWW-Authenticate"] = access.challenge(f"{self._origin(exchange)}/token", SERVICE, scope, page=shown)
             raise
@@ -159,7 +166,7 @@ class App:
 
 
 def _find(path: str) -> tuple[Route, dict[str, str]]:
-    for route in [_BASE, *_OPEN_ROUTES, *_INDEX_ROUTES, *_REPOSITORY_ROUTES]:
+    for route in [_BASE, _PAGE, *_OPEN_ROUTES, *_INDEX_ROUTES, *_REPOSITORY_ROUTES]:
         if found := route.pattern.fullmatch(path):
             return route, found.groupdict()
     raise Refused("UNKNOWN", "there is nothing at this path", status=404)

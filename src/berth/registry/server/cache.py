@@ -120,25 +120,45 @@ class Cache:
         """Answers with a blob that is not here yet."""
         exchange, name = request.exchange, request.name
         if exchange.method == "HEAD":
-            size = await self._ask(lambda: self._client.blob_size(self._repository(name), digest))
-            if size is None:
-                raise unknown_blob(name, digest)
+            size = await self._size(name, digest)
             exchange.respond(200, headers={"Content-Length": str(size), "Content-Type": "application/octet-stream", "Docker-Content-Digest": digest})
             return
-        fetch = self._fetches.get(digest) or self._begin(name, digest)
-        if exchange.headers.get("range"):
-            await fetch.wait()
-        elif await fetch.follow(exchange):
-            self._registry.metrics.sent_bytes += fetch.size_bytes
+        fetch = self._fetches.get(digest)
+        if fetch and fetch.name != name:  # which says nothing of this repository
+            await self._size(name, digest)
+        if await self._fetched(fetch or self._begin(name, digest), request, digest):
             return
-        # Another repository's name may have led to the fetch: then this one's link is missing, not the blob.
-        content = await self._registry.run(self._contents.storage.open, blob_key(digest))
+        content = await self._registry.run(self._contents.open_blob, name, digest)
         if content is None:
             raise unknown_blob(name, digest)
         try:
             await send(self._registry, exchange, digest, content)
         finally:
             content.close()
+
+    async def _fetched(self, fetch: Fetch, request: Request, digest: str) -> bool:
+        """Waits for the blob, which then is this repository's, too; True if it was sent meanwhile."""
+        exchange, name = request.exchange, request.name
+        try:
+            if exchange.headers.get("range"):
+                await fetch.wait()
+                sent = False
+            else:
+                sent = await fetch.follow(exchange)
+        except Refused:
+            if fetch.name == name or exchange.responded:
+                raise
+            return await self._fetched(self._begin(name, digest), request, digest)  # the other repository has none
+        self._registry.metrics.sent_bytes += fetch.size_bytes if sent else 0
+        await self._registry.run(self._contents.mount, name, digest, fetch.name)
+        return sent
+
+    async def _size(self, name: str, digest: str) -> int:
+        """Of a blob of this repository, as the other registry says. Refused where it has none."""
+        size = await self._ask(lambda: self._client.blob_size(self._repository(name), digest))
+        if size is None:
+            raise unknown_blob(name, digest)
+        return size
 
     def _begin(self, name: str, digest: str) -> Fetch:
         fetch = self._fetches[digest] = Fetch(name, digest)
@@ -149,7 +169,8 @@ class Cache:
         return fetch
 
     def _ended(self, fetch: Fetch, done: "asyncio.Future[None]") -> None:
-        self._fetches.pop(fetch.digest, None)
+        if self._fetches.get(fetch.digest) is fetch:
+            del self._fetches[fetch.digest]
         if not done.cancelled() and (error := done.exception()):
             log.warning("blob %s of %s: %s", fetch.digest, fetch.name, error)
             return

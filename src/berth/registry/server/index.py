@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from berth.errors import BerthError
 from berth.registry.server.contents import Contents, blob_key, pulls_key
@@ -101,14 +102,17 @@ class Index:
         found = self._contents.storage.stat(blob_key(digest))
         return self._contents.storage.read(blob_key(digest)) if found and found.size_bytes <= most_bytes else None
 
-    def search(self, term: str, limit: int) -> list[dict]:
-        """Docker's entries for the repositories whose name or description has every word of `term`; the best first."""
+    def search(self, term: str, limit: int, seen: Callable[[str], bool]) -> list[dict]:
+        """Docker's entries for the repositories whose name or description has every word of `term`; the best first.
+
+        seen: whether a repository is for whoever asks.
+        """
         words = term.lower().split()
         found = []
         for name in list(self._contents.names):
             description = self.words(name)
             text = f"{name} {description}".lower()
-            if all(word in text for word in words):
+            if all(word in text for word in words) and seen(name):
                 found.append((_rank(name, words), -self.pulls(name), name, description))
         return [
             {"name": name, "description": description, "star_count": -pulls, "is_official": False, "is_automated": False, "is_trusted": False}

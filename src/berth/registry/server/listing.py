@@ -31,7 +31,8 @@ async def tags(registry: Registry, request: Request) -> None:
 
 
 async def catalog(registry: Registry, request: Request) -> None:
-    page, headers = _page(request, sorted(registry.contents.names), _DEFAULT_CATALOG)
+    seen = sorted(name for name in list(registry.contents.names) if registry.access.sees(request.who, name))
+    page, headers = _page(request, seen, _DEFAULT_CATALOG)
     request.exchange.respond(200, {"repositories": page}, headers)
 
 
@@ -71,7 +72,7 @@ async def search(registry: Registry, request: Request) -> None:
     """GET /v1/search?q=TERM&n=LIMIT, as Docker's engine asks it."""
     term = request.exchange.query.get("q", "")[:1000]
     count = request.number("n", _DEFAULT_RESULTS, _MOST_RESULTS) or _DEFAULT_RESULTS
-    results = await registry.run(registry.index.search, term, count)
+    results = await registry.run(registry.index.search, term, count, lambda name: registry.access.sees(request.who, name))
     request.exchange.respond(
         200, {"query": term, "num_results": len(results), "num_pages": 1, "page": 1, "page_size": count, "results": results}
     )

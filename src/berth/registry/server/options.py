@@ -17,6 +17,7 @@ class Options:
         self.tls_certificate = ""
         self.tls_key = ""
         self.htpasswd = ""
+        self.rights = ""
         self.tokens = True
         self.anonymous_pull = False
         self.url = ""  # as clients write it, where that is not what they send as Host
@@ -38,6 +39,10 @@ class Options:
             raise InvalidParameter("--tlscert and --tlskey: give both or neither")
         if self.anonymous_pull and not self.htpasswd:
             raise InvalidParameter("--anonymous-pull: without --htpasswd anybody may push as well; give --htpasswd FILE")
+        if self.rights and not self.htpasswd:
+            raise InvalidParameter("--rights: whose rights they are is known by passwords; give --htpasswd FILE")
+        if self.rights and self.anonymous_pull:
+            raise InvalidParameter("--anonymous-pull: with --rights, a line of that file says so: `* ** pull`")
         if self.anonymous_pull and not self.tokens:
             raise InvalidParameter("--anonymous-pull needs tokens: with --auth basic no client would pull without a password")
         if self.remote and not self.remote.startswith(("http://", "https://")):

@@ -33,21 +33,21 @@ async def front(registry: Registry, request: Request) -> None:
     """All repositories, or those that a search finds."""
     term = request.exchange.query.get("q", "")[:200]
     host = request.exchange.headers.get("host", "")
-    await _respond(registry, request, _front, term, host)
+    await _respond(registry, request, _front, term, host, lambda name: registry.access.sees(request.who, name))
 
 
 async def repository(registry: Registry, request: Request) -> None:
     await _respond(registry, request, _repository, request.name, request.exchange.headers.get("host", ""))
 
 
-async def _respond(registry: Registry, request: Request, make: Callable[..., str], *words: str) -> None:
+async def _respond(registry: Registry, request: Request, make: Callable[..., str], *words: object) -> None:
     html = await registry.run(make, registry, *words)
     request.exchange.respond_bytes(200, html.encode("utf-8", "replace"), dict(_HEADERS))
 
 
-def _front(registry: Registry, term: str, host: str) -> str:
-    everything = sorted(registry.contents.names)
-    found = [entry["name"] for entry in registry.index.search(term, 100)] if term.strip() else everything[:_MOST_REPOSITORIES]
+def _front(registry: Registry, term: str, host: str, seen: Callable[[str], bool]) -> str:
+    everything = sorted(name for name in list(registry.contents.names) if seen(name))
+    found = [entry["name"] for entry in registry.index.search(term, 100, seen)] if term.strip() else everything[:_MOST_REPOSITORIES]
     rows = []
     for name in found:
         cells = (f'<a href="/r/{quote(name)}">{escape(name)}</a>', escape(registry.index.words(name)))

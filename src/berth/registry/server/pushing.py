@@ -1,6 +1,7 @@
 """Blobs and manifests in: uploads in one piece, in chunks, resumed, given up, mounted; and what is removed."""
 
 import asyncio
+import errno
 from urllib.parse import quote
 
 from berth.registry.server import manifests, names
@@ -117,7 +118,16 @@ def _content_range(request: Request, upload: Upload) -> tuple[int, int] | None:
 
 
 async def _receive(registry: Registry, request: Request, upload: Upload) -> None:
-    """The body to its end into the upload. What came before a failure stays there."""
+    """The body to its end into the upload. What came before a failure stays there, unless it is in the way: then the upload ends."""
+    try:
+        await _append(registry, request, upload)
+    except (Refused, OSError) as error:
+        if getattr(error, "code", "") == "SIZE_INVALID" or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
+            await registry.run(registry.uploads.end, upload)
+        raise
+
+
+async def _append(registry: Registry, request: Request, upload: Upload) -> None:
     most = registry.options.most_blob_bytes
     pieces: list[bytes] = []
     waiting = 0
@@ -127,7 +137,7 @@ async def _receive(registry: Registry, request: Request, upload: Upload) -> None
             waiting += len(data)
             registry.metrics.received_bytes += len(data)
             if most and upload.size_bytes + waiting > most:
-                raise Refused("SIZE_INVALID", f"a blob may have {most} bytes here", status=413)
+                raise Refused("SIZE_INVALID", f"a blob may have {most} bytes here (--max-blob-size)", status=413)
             if waiting >= _WRITE_BYTES:
                 await registry.run(upload.append, pieces)
                 pieces, waiting = [], 0

@@ -26,6 +26,7 @@ from berth.registry.server.metrics import Metrics
 from berth.registry.server.options import Options
 from berth.registry.server.passwords import Passwords
 from berth.registry.server.registry import Registry
+from berth.registry.server.rights import Rights
 from berth.registry.server.storage import Directory, Storage
 from berth.registry.server.uploads import Uploads
 
@@ -61,7 +62,10 @@ def storage_of(options: Options) -> Storage:
 def build(options: Options) -> Registry:
     """All parts of a registry; reads the names of its repositories."""
     passwords = Passwords(options.htpasswd) if options.htpasswd else None
-    access = Access(passwords, anonymous_pull=options.anonymous_pull, tokens=options.tokens, key_file=f"{options.root}/token.key")
+    access = Access(
+        passwords, anonymous_pull=options.anonymous_pull, tokens=options.tokens, key_file=f"{options.root}/token.key",
+        rights=Rights(options.rights) if options.rights else None,
+    )  # fmt: skip
     contents = Contents(storage_of(options), grace_s=options.grace_s)
     uploads = Uploads(f"{options.root}/uploads")
     registry = Registry(options, contents, uploads, access, Index(contents), Metrics())

@@ -44,7 +44,7 @@ def _checked(registry: Registry) -> Access:
 
 
 def _give(registry: Registry, request: Request, who: Identity, scopes: list[str], *, account: str = "") -> None:
-    if not who.user and (account or not registry.access.anonymous_pull):
+    if not who.user and (account or not registry.access.lets_anybody_in):
         raise Refused(
             "UNAUTHORIZED", "authentication required", headers={"WWW-Authenticate": registry.access.challenge("", SERVICE, "", page=True)}
         )

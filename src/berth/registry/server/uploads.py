@@ -95,8 +95,12 @@ class Uploads:
         identity = str(uuid.uuid4())
         directory = f"{self._directory}/{identity}"
         os.mkdir(directory, 0o700)
-        with open(f"{directory}/name", "w") as file:
-            file.write(name)
+        try:
+            with open(f"{directory}/name", "w") as file:
+                file.write(name)
+        except OSError:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
         with self._lock:
             self._count += 1
             return self._keep(Upload(identity, name, directory))
