@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
@@ -146,10 +147,9 @@ def test_two_containers_reach_each_other_and_the_host(hosts: Callable[..., Host]
     for target in ("10.9.0.3", "fd00:9::3", "10.9.0.1", "fd00:9::1"):  # at once: no address is being checked for duplicates
         one.ping(target)
     assert "inet" not in host.ip("address show veth0000002")  # no address, no packets of the host's own
-    plumbing.detach(host.route, DUAL, "veth0000002")
+    plumbing.remove_outside(host.route, "veth0000002")
     assert [entry["ifname"] for entry in one.ip_json("link show")] == ["lo"]
-    with pytest.raises(errors.NotFound, match="veth0000002 is gone already"):
-        plumbing.detach(host.route, DUAL, "veth0000002")
+    plumbing.remove_outside(host.route, "veth0000002")  # it is gone already
 
 
 def test_without_ipv6_a_container_makes_itself_no_address(hosts: Callable[..., Host]) -> None:
@@ -218,11 +218,18 @@ def test_another_attachment_takes_over_the_default_route(hosts: Callable[..., Ho
     second = Attachment("eth1", "vethdb", "02:42:0a:08:00:02", (ip_interface("10.8.0.2/24"),))
     attach(host, one, other, second)
     assert one.ip_json("route show default")[0]["dev"] == "eth0"
-    plumbing.set_gateways(one.route, other, Attachment("eth1", "vethdb", second.mac, second.addresses, (ip_address("10.8.0.1"),)))
-    assert [(entry["gateway"], entry["dev"]) for entry in one.ip_json("route show default")] == [("10.8.0.1", "eth1")]
+    first, leads = attachment(2, six=True, gateways=()), replace(second, gateways=(ip_address("10.8.0.1"),))
+    one.ip("link add own type bridge")
+    one.ip("link set own up")
+    one.ip("route add default dev own metric 7")  # of the container's root
+    plumbing.set_gateways(one.route, [(DUAL, first), (other, leads)])
+    assert [(entry.get("gateway"), entry["dev"]) for entry in one.ip_json("route show default")] == [("10.8.0.1", "eth1"), (None, "own")]
     assert one.ip_json("-6 route show default") == []
-    plumbing.set_gateways(one.route, other, second)
-    assert one.ip_json("route show default") == []
+    plumbing.set_gateways(one.route, [(DUAL, attachment(2, six=True)), (other, second)])
+    assert [entry["dev"] for entry in one.ip_json("route show default")] == ["eth0", "own"]
+    assert one.ip_json("-6 route show default")[0]["gateway"] == "fd00:9::1"
+    plumbing.set_gateways(one.route, [(DUAL, first), (other, second)])
+    assert [entry["dev"] for entry in one.ip_json("route show default")] == ["own"]
 
 
 def test_macvlan_on_a_parent(hosts: Callable[..., Host]) -> None:
@@ -235,7 +242,7 @@ def test_macvlan_on_a_parent(hosts: Callable[..., Host]) -> None:
     found = link(one, "eth0")
     assert (found["linkinfo"]["info_data"]["mode"], found["address"]) == ("bridge", "02:42:0a:09:00:09")
     far.ping("10.9.0.9")
-    plumbing.detach(host.route, shared, "")
+    plumbing.remove_outside(host.route, "veth0000009")  # it has none
     plumbing.remove_inside(one.route, "eth0")
     assert [entry["ifname"] for entry in one.ip_json("link show")] == ["lo"]
     plumbing.remove(host.route, shared)

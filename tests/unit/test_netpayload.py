@@ -312,11 +312,11 @@ def test_the_address_of_old_clients_is_the_first_networks():
 
 
 def test_changes_of_ports():
-    found = netports.port_changes([{"HostPort": "8080", "ContainerPort": "80", "Protocol": "tcp"}, {"ContainerPort": 53, "Protocol": "udp", "HostIp": "::"}], "PublishAdd")
+    found = netports.port_changes({"PublishAdd": [{"HostPort": "8080", "ContainerPort": "80", "Protocol": "tcp"}, {"ContainerPort": 53, "Protocol": "udp", "HostIp": "::"}]}).add
     assert [(b.port, b.protocol, str(b.host_address), b.host_ports) for b in found] == [(80, "tcp", "None", (8080, 8080)), (53, "udp", "::", (0, 0))]
     for item in ({}, {"ContainerPort": "x"}, {"ContainerPort": "80", "Protocol": "x"}, 3, {"ContainerPort": True}):
         with pytest.raises(InvalidParameter):
-            netports.port_changes([item], "PublishAdd")  # type: ignore[list-item]
+            netports.port_changes({"PublishAdd": [item]})
 
 
 # -- whatever comes -----------------------------------------------------------------------------------

@@ -23,10 +23,12 @@ from berth.engine import (
     users,
     validate,
 )
+from berth.engine.endpointnames import has_own_namespace
 from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.mounting import insertions
 from berth.engine.mountrules import WantedMount
+from berth.engine.places import port_of
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
 from berth.engine.state import Record
@@ -215,7 +217,7 @@ class ContainerService(Restoring):
     async def update(self, container: Container, request: dict) -> list[str]:
         """Changes limits and the restart policy, of a running container at once; returns warnings."""
         changes = updates.wanted(request)
-        publish, withdraw = (netports.port_changes(request.get(key) or [], key) for key in ("PublishAdd", "PublishRemove"))
+        ports = netports.port_changes(request)
         async with container.lock:
             record, warnings = container.record, []
             try:
@@ -225,18 +227,24 @@ class ContainerService(Restoring):
                     warnings.append(updates.NO_WEIGHT)
                 host = updates.merged(record.host, changes)
                 self._check_host_has(host)
-                if publish or withdraw:
-                    host = {**host, "PortBindings": portmaps.changed(host.get("PortBindings") or {}, publish, withdraw)}
+                if ports:
+                    host = {**host, **self._changed_ports(record, ports)}
                 if record.running:
                     await self._update_live(container, host, changes)
-                if record.running and (publish or withdraw):
-                    await self._endpoints.change_ports(record, publish, withdraw, self.directory(container))
+                if record.running and ports:
+                    await self._endpoints.change_ports(record, host, ports, self.directory(container))
             except errors.BerthError as error:
                 raise type(updates.refusal(error))(f"Cannot update container {record.id}: {error}") from error
             record.host = host
             await self.save(container)
             self.publish(container, "update")
         return warnings
+
+    def _changed_ports(self, record: Record, changes: netports.PortChanges) -> dict:
+        if changes.add and not has_own_namespace(record):
+            raise errors.Conflict(f"no port can be published: its network is {record.host['NetworkMode']}")
+        live = [port_of(entry) for entry in record.ports] if record.running else []
+        return portmaps.changed(record.host, list(netports.exposed(record.config.get("ExposedPorts") or {})), live, changes)
 
     def _has_weights(self, container: Container) -> bool:
         """Whether the host's I/O scheduler knows weights: only then has a group their files."""

@@ -21,8 +21,10 @@ def has_own_namespace(record: Record) -> bool:
 
 def endpoints_of(record: Record) -> dict[str, dict[str, Any]]:
     """Network name -> {settings, network_id, live}; of a record from before there were networks, too."""
-    if record.endpoints or mode_of(record.host).startswith("container:"):
+    if record.endpoints is not None:
         return record.endpoints
+    if mode_of(record.host).startswith("container:"):
+        return {}
     return {mode_of(record.host): {"settings": {}, "network_id": "", "live": None}}
 
 
@@ -34,3 +36,9 @@ def dns_names(record: Record, network: NetworkRecord, settings: dict[str, Any]) 
     if record.config.get("Hostname"):
         names.append(record.config["Hostname"])
     return list(dict.fromkeys(names))
+
+
+def may_change_itself(record: Record) -> bool:
+    """Whether its root has rights over its network: then what is missing there may be missing on purpose."""
+    added = {str(name).upper().removeprefix("CAP_") for name in record.host.get("CapAdd") or []}
+    return bool(record.host.get("Privileged")) or bool(added & {"ALL", "NET_ADMIN"})

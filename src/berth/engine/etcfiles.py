@@ -9,7 +9,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from berth import errors
-from berth.engine.endpointnames import mode_of
+from berth.engine.endpointnames import endpoints_of, mode_of
 from berth.engine.netendpoint import link
 from berth.engine.netrecords import HOST, NetworkRecord
 from berth.engine.state import Record
@@ -19,7 +19,7 @@ from berth.network.etcfiles import ResolvConf, Wishes
 Place = tuple[NetworkRecord, dict[str, Any], dict[str, Any]]  # network, settings, live, as a record keeps them
 
 FILES = ("hostname", "hosts", "resolv.conf")
-_MADE = "resolv.conf.made"  # what stands in resolv.conf unless somebody has edited it
+_MADE, _NEXT = "resolv.conf.made", "resolv.conf.next"  # what stands in resolv.conf unless somebody has edited it; the latter while it is made
 
 
 def write(
@@ -34,20 +34,21 @@ def write(
     if places or not os.path.exists(f"{directory}/hosts"):
         _write(f"{directory}/hosts", _hosts(record, places, gateways, find), owner)
     if not _is_edited(directory):
-        text = _resolv_conf(record, places)
-        _write(f"{directory}/resolv.conf", text, owner)
-        _write(f"{directory}/{_MADE}", text, owner)
+        _remake(directory, _resolv_conf(record, places), lambda path, text: _write(path, text, owner))
 
 
-def change(record: Record, directory: str, places: Sequence[Place], *, gone: Sequence[str], come: Sequence[str]) -> None:
-    """Addresses of a running container have gone and come. The files are what is mounted there: they stay the same ones."""
+def change(record: Record, directory: str, places: Sequence[Place], *, gone: Sequence[str], have: Sequence[str]) -> None:
+    """Networks of a running container have changed. The files are what is mounted there: they stay the same ones.
+
+    gone: addresses that it had; have: those that it has, of which hosts gets the lines that it lacks.
+    """
     names = etcfiles.own_names(record.config.get("Hostname") or "", record.config.get("Domainname") or "")
-    text = etcfiles.changed_hosts(read(f"{directory}/hosts"), gone=gone, come=[(address, names) for address in come])
-    _write_in_place(f"{directory}/hosts", text)
+    text = read(f"{directory}/hosts")
+    there = {line.split()[0] for line in text.splitlines() if line.split()} - set(gone)
+    come = [(address, names) for address in have if address not in there]
+    _write_in_place(f"{directory}/hosts", etcfiles.changed_hosts(text, gone=gone, come=come))
     if not _is_edited(directory):
-        text = _resolv_conf(record, places)
-        _write_in_place(f"{directory}/resolv.conf", text)
-        _write(f"{directory}/{_MADE}", text, (0, 0))
+        _remake(directory, _resolv_conf(record, places), _write_in_place)
 
 
 def _hosts(record: Record, places: Sequence[Place], gateways: Sequence[str], find: Callable[[str], Record]) -> str:
@@ -66,7 +67,7 @@ def _links(record: Record, places: Sequence[Place], find: Callable[[str], Record
         name, alias = link(text)
         other = find(name)
         for network, _, _ in places:
-            live = (other.endpoints.get(network.name) or {}).get("live")
+            live = (endpoints_of(other).get(network.name) or {}).get("live")
             if network.predefined and live:
                 names = dict.fromkeys((alias, other.config.get("Hostname") or other.id[:12], other.name))
                 found += [(str(ip_interface(address).ip), " ".join(names)) for address in live["addresses"]]
@@ -102,7 +103,14 @@ def _servers(text: str) -> ResolvConf:
 def _is_edited(directory: str) -> bool:
     """Whether somebody has changed resolv.conf since it was made; of one that an engine before made, nobody knows: it stays."""
     path = f"{directory}/resolv.conf"
-    return os.path.lexists(path) and read(path) != read(f"{directory}/{_MADE}")
+    return os.path.lexists(path) and read(path) not in (read(f"{directory}/{_MADE}"), read(f"{directory}/{_NEXT}"))
+
+
+def _remake(directory: str, text: str, write_file: Callable[[str, str], None]) -> None:
+    """An engine that is killed anywhere in between leaves what one of the two copies has: it is not taken for a person's."""
+    _write(f"{directory}/{_NEXT}", text, (0, 0))
+    write_file(f"{directory}/resolv.conf", text)
+    os.rename(f"{directory}/{_NEXT}", f"{directory}/{_MADE}")
 
 
 def read(path: str) -> str:
@@ -124,7 +132,11 @@ def _write(path: str, text: str, owner: Sequence[int]) -> None:
 
 
 def _write_in_place(path: str, text: str) -> None:
+    """One write, with blank lines where the old text was longer: an engine that is killed here leaves no half a line."""
+    data = text.encode(errors="surrogateescape")
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with open(fd, "w", errors="surrogateescape") as file:
-        file.truncate(0)
-        file.write(text)
+    try:
+        os.pwrite(fd, data.ljust(os.fstat(fd).st_size, b"\n"), 0)
+        os.ftruncate(fd, len(data))
+    finally:
+        os.close(fd)

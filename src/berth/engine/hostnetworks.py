@@ -8,14 +8,14 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import ip_network
 from typing import TypeVar
 
 from berth import errors
 from berth.engine.namespaces import Namespace
 from berth.engine.netsettings import NetworkSettings
-from berth.engine.tasks import Tasks
+from berth.engine.tasks import Tasks, to_its_end
 from berth.linux import rtnetlink
 from berth.network import firewall, model, plumbing, relay
 from berth.network.model import Attachment, Network, PublishedPort, Range
@@ -49,6 +49,11 @@ class HostNetworks:
             index = own.index if own else -1
             return [ip_network(route.destination) for route in self._routes().routes() if route.destination and route.index != index]
 
+    def is_there(self, name: str) -> bool:
+        """Whether the host has an interface of that name; blocks."""
+        with self._lock:
+            return self._routes().find(name) is not None
+
     async def up(self, network: Network) -> None:
         """Makes sure of what the network needs of the host."""
         if network.id not in self._up:
@@ -58,37 +63,42 @@ class HostNetworks:
         """Takes all of it away."""
         await self._run(lambda: self._unmake(network))
 
+    async def names_inside(self, namespace: Namespace) -> set[str]:
+        """Of the interfaces that a container has, its own too."""
+        return await self._run(lambda: self._in_namespace(namespace, lambda inside: {link.name for link in inside.links()}))
+
     async def attach(self, network: Network, attachment: Attachment, namespace: Namespace) -> None:
         """Interfaces, addresses and routes in a container's namespace."""
         await self._run(lambda: self._attach(network, attachment, namespace))
 
-    async def detach(self, network: Network, outside: str) -> None:
-        """Removes the host's end, and with it the other one."""
-        await self._run(lambda: self._detach(network, outside))
+    async def detach(self, outside: str) -> None:
+        """Removes the host's end of a pair, and with it the other one; nothing where it is gone, or was none."""
+        await self._run(lambda: plumbing.remove_outside(self._routes(), outside))
 
     async def remove_inside(self, namespace: Namespace, name: str) -> None:
         """An interface of a container that goes on."""
         await self._run(lambda: self._in_namespace(namespace, lambda inside: plumbing.remove_inside(inside, name)))
 
-    async def set_gateways(self, network: Network, attachment: Attachment, namespace: Namespace) -> None:
-        """Default routes of a container that goes on."""
-        await self._run(lambda: self._in_namespace(namespace, lambda inside: plumbing.set_gateways(inside, network, attachment)))
+    async def set_gateways(self, leading: Sequence[tuple[Network, Attachment]], namespace: Namespace) -> None:
+        """Default routes of a container that goes on, by all that it has."""
+        await self._run(lambda: self._in_namespace(namespace, lambda inside: plumbing.set_gateways(inside, leading)))
 
-    async def publish(self, published: list[PublishedPort]) -> None:
-        """Those that are not relayed."""
-        if led := [port for port in published if not relay.is_needed(port)]:
-            await self._run(lambda: self._rules().publish(led))
+    async def publish(self, published: Sequence[PublishedPort], *, instead_of: Sequence[PublishedPort] = ()) -> None:
+        """Those that are not relayed; in one step with taking others away."""
+        come, gone = _led(published), _led(instead_of)
+        if come or gone:
+            await self._run(lambda: self._rules().publish(come, instead_of=gone))
 
-    async def unpublish(self, published: list[PublishedPort]) -> None:
-        if led := [port for port in published if not relay.is_needed(port)]:
-            await self._run(lambda: self._rules().unpublish(led))
+    async def unpublish(self, published: Sequence[PublishedPort]) -> None:
+        await self.publish((), instead_of=published)
 
-    async def restore(self, networks: Iterable[Network], published: list[PublishedPort]) -> None:
-        """After an engine that was killed: everything as it must be, whatever is left of what it made."""
-        wanted = list(networks)
-        if wanted:
-            led = [port for port in published if not relay.is_needed(port)]
-            await self._run(lambda: self._restore(wanted, led))
+    async def restore(self, networks: Sequence[Network], leftovers: Sequence[Network], published: Sequence[PublishedPort], outsides: Collection[str]) -> set[str]:
+        """After an engine that was killed: everything as it must be, whatever is left of what it made; what nobody needs is removed.
+
+        leftovers: networks that nobody needs, of which something may be there; outsides: the host's ends of containers' interfaces.
+        Returns those that are not there.
+        """
+        return await self._run(lambda: self._restore(networks, leftovers, _led(published), outsides))
 
     def watch(self) -> None:
         """Puts rules back that somebody else has taken away, as soon as the kernel says so."""
@@ -115,7 +125,7 @@ class HostNetworks:
             with self._lock:
                 return work()
 
-        result = await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, locked))
+        result = await to_its_end(locked)
         self.watch()
         return result
 
@@ -157,23 +167,34 @@ class HostNetworks:
             self._make(network)
             self._in_namespace(namespace, attach)
 
-    def _in_namespace(self, namespace: Namespace, work: Callable[[rtnetlink.Route], None]) -> None:
+    def _in_namespace(self, namespace: Namespace, work: Callable[[rtnetlink.Route], _T]) -> _T:
         inside = rtnetlink.Route(os.dup(namespace.route_fd))
         try:
-            work(inside)
+            return work(inside)
         finally:
             inside.close()
 
-    def _detach(self, network: Network, outside: str) -> None:
-        with contextlib.suppress(errors.NotFound):
-            plumbing.detach(self._routes(), network, outside)
+    def _restore(
+        self, networks: Sequence[Network], leftovers: Sequence[Network], published: list[PublishedPort], outsides: Collection[str]
+    ) -> set[str]:  # fmt: skip
+        there = [network for network in leftovers if plumbing.is_there(self._routes(), network)]
+        for network in (*networks, *there):
+            with _said(f"network {network.name}"):
+                self._ensure(network)
+        if self._up:
+            self._rules().set_networks(list(self._up.values()), published)
+        else:
+            self._forget_rules()
+        return plumbing.lost(self._routes(), list(self._up.values()), outsides)
 
-    def _restore(self, networks: list[Network], published: list[PublishedPort]) -> None:
-        for network in networks:
-            self._ensure(network)
-        rules = self._rules()
-        rules.set_networks(list(self._up.values()))
-        rules.publish(published)
+    def _forget_rules(self) -> None:
+        """Of an engine that was killed, and of which no container goes on."""
+        with contextlib.suppress(errors.BerthError):  # a kernel without packet rules has none of ours
+            rules = firewall.Firewall(self._names, direct=self._direct)
+            try:
+                rules.remove()
+            finally:
+                rules.close()
 
     def explain(self) -> list[str]:
         """For `info`: which rules of the host decide on published ports; blocks."""
@@ -196,3 +217,17 @@ class HostNetworks:
                 self._firewall.close()
             if self._route:
                 self._route.close()
+
+
+def _led(published: Iterable[PublishedPort]) -> list[PublishedPort]:
+    """Those that rules lead; the others are relayed."""
+    return [port for port in published if not relay.is_needed(port)]
+
+
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """One that cannot be mended keeps no other from it."""
+    try:
+        yield
+    except errors.BerthError as error:
+        log.error("%s is not as it was: %s", what, error)

@@ -91,6 +91,10 @@ class Namespaces:
         """DNS sockets in a namespace; the way to earlier ones ends."""
         return DnsSockets(*await self._ask(plumber.DNS, namespace_fd))
 
+    async def set_sysctls(self, namespace_fd: int, values: dict[str, str]) -> None:
+        """values: by name, net.ipv4.conf.eth0.log_martians. InvalidParameter for what the kernel does not take."""
+        await self._ask(plumber.SYSCTLS + json.dumps(values).encode(), namespace_fd)
+
     def close(self) -> None:
         """Ends the plumber; what it made and somebody uses goes on."""
         for task in self._tasks:
@@ -111,10 +115,16 @@ class Namespaces:
         return Namespace(*await self._ask(plumber.NEW))
 
     async def _ask(self, request: bytes, *fds: int) -> list[int]:
-        channel = self._channel or self._start()
+        """Once more where the plumber is killed over it: nothing of what it had begun is left."""
+        try:
+            return await self._ask_once(request, *fds)
+        except errors.Unavailable:
+            return await self._ask_once(request, *fds)
+
+    async def _ask_once(self, request: bytes, *fds: int) -> list[int]:
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         try:
-            socket.send_fds(channel, [request], list(fds))
+            socket.send_fds(self._channel or self._start(), [request], list(fds))
         except OSError:  # it was killed
             self._lost()
             socket.send_fds(self._start(), [request], list(fds))
@@ -152,7 +162,7 @@ class Namespaces:
             os.close(fd)
         if not answer.cancelled():
             values = json.loads(data[1:])
-            answer.set_exception(errors.from_wire(values["kind"], f"a network namespace cannot be made: {values['message']}"))
+            answer.set_exception(errors.from_wire(values["kind"], f"network namespace: {values['message']}"))
 
     def _lost(self) -> None:
         if self._channel:

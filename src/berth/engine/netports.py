@@ -38,8 +38,23 @@ def port_bindings(ports: dict[str, Any]) -> tuple[PortBinding, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def port_changes(items: list[dict[str, Any]], key: str) -> tuple[PortBinding, ...]:
-    """PublishAdd and PublishRemove of an update: [{HostIp, HostPort, ContainerPort, Protocol}]. key: for the messages."""
+@dataclass(frozen=True, slots=True)
+class PortChanges:
+    """Of an update."""
+
+    add: tuple[PortBinding, ...] = ()
+    remove: tuple[PortBinding, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.add or self.remove)
+
+
+def port_changes(request: dict[str, Any]) -> PortChanges:
+    """PublishAdd and PublishRemove: [{HostIp, HostPort, ContainerPort, Protocol}]."""
+    return PortChanges(*(_changes(request.get(key) or [], key) for key in ("PublishAdd", "PublishRemove")))
+
+
+def _changes(items: list[dict[str, Any]], key: str) -> tuple[PortBinding, ...]:
     found = []
     for item in fields.objects({key: items}, key):
         port = item.get("ContainerPort")

@@ -22,13 +22,18 @@ def instance_of(exec_root: str) -> str:
 class NetworkStore:
     """All networks by id. Memory is what is read; the database is written before anybody is told."""
 
-    def __init__(self, database: Database, names: model.Names, settings: NetworkSettings, routed: Callable[[], Iterable[Range]]) -> None:
-        """routed: the subnets that the host has routes to, which no network of ours may hide."""
+    def __init__(
+        self, database: Database, names: model.Names, settings: NetworkSettings, routed: Callable[[], Iterable[Range]],
+        is_there: Callable[[str], bool],
+    ) -> None:  # fmt: skip
+        """routed: the subnets that the host has routes to, which no network of ours may hide; is_there: whether it has an interface."""
         self._database = database
         self.names = names
         self._routed = routed
         self.settings = settings
+        self._is_there = is_there
         self._by_id: dict[str, NetworkRecord] = {}
+        self._going: dict[str, NetworkRecord] = {}  # being removed: not found any more, but what they have is not free yet
 
     def load(self) -> list[str]:
         """Reads the records and makes the predefined networks where they are missing; returns what was mended, in words."""
@@ -59,8 +64,8 @@ class NetworkStore:
         subnets = list(settings.subnets)
         if not any(subnet.network.version == 4 for subnet in subnets):
             kept = next((subnet for subnet in old.subnets() if subnet.network.version == 4), None) if old else None
-            if kept and any(addresses.overlap(kept.network, other) for other in self._routed()):
-                kept = None  # somebody has come since who uses it, too
+            if kept and not self._is_there(self.names.bridge) and any(addresses.overlap(kept.network, other) for other in self._routed()):
+                kept = None  # somebody has come since who uses it, too; but containers that go on in it keep their addresses
             subnets.insert(0, kept or _with_gateway(self.free_subnet()))
         if settings.ipv6 and not any(subnet.network.version == 6 for subnet in subnets):
             subnets.append(_with_gateway(addresses.unique_local(hashlib.sha256(self.names.bridge.encode()).hexdigest())))
@@ -79,6 +84,10 @@ class NetworkStore:
     def all(self) -> list[NetworkRecord]:
         """In the order of their names."""
         return sorted(self._by_id.values(), key=lambda record: record.name)
+
+    def taking_up(self) -> list[NetworkRecord]:
+        """Those whose names, subnets and interfaces nobody else may have now."""
+        return [*self._by_id.values(), *self._going.values()]
 
     def find(self, text: str) -> NetworkRecord:
         """By id, name or start of an id. NotFound in the words Docker's clients match."""
@@ -104,14 +113,14 @@ class NetworkStore:
 
     def check_free(self, wanted: Range) -> None:
         """Forbidden in Docker's words for a subnet that overlaps with another network's."""
-        for record in self._by_id.values():
+        for record in self.taking_up():
             if any(addresses.overlap(wanted, subnet.network) for subnet in record.subnets()):
                 raise errors.Forbidden(
                     f"Pool overlaps with other one on this address space: {wanted} has addresses of network {record.name}; choose another --subnet"
                 )
 
     def _own(self) -> list[Range]:
-        return [subnet.network for record in self._by_id.values() for subnet in record.subnets()]
+        return [subnet.network for record in self.taking_up() for subnet in record.subnets()]
 
     # -- changes --------------------------------------------------------------------------------
 
@@ -123,9 +132,18 @@ class NetworkStore:
             del self._by_id[record.id]
             raise
 
+    def hide(self, record: NetworkRecord) -> None:
+        """It is being removed."""
+        self._going[record.id] = self._by_id.pop(record.id)
+
+    def show(self, record: NetworkRecord) -> None:
+        """It could not be."""
+        self._by_id[record.id] = self._going.pop(record.id)
+
     async def remove(self, record: NetworkRecord) -> None:
+        """One that is hidden."""
         await self._database.write(("DELETE FROM networks WHERE id = ?", (record.id,)))
-        self._by_id.pop(record.id, None)
+        self._going.pop(record.id, None)
 
 
 def _with_gateway(network: Range) -> Subnet:

@@ -9,6 +9,7 @@ from typing import Any
 
 from berth import errors
 from berth.engine import endpointnames, netrecords, netviews, prune
+from berth.engine.attaching import asked
 from berth.engine.containers import ContainerService
 from berth.engine.endpointnames import endpoints_of
 from berth.engine.endpoints import Endpoints
@@ -60,14 +61,37 @@ class NetworkService:
 
     # -- an engine that starts and ends -----------------------------------------------------------
 
-    async def restore(self) -> None:
-        """What running containers and people's own networks need of the host, whatever an engine before left of it."""
-        used = self._used()
-        wanted = [network for network in self.store.all() if network.id in used or (not network.predefined and not network.config_only)]
+    async def restore(self) -> list[str]:
+        """What running containers and people's own networks need of the host, whatever an engine before left of it; in words what was mended."""
+        running = [container for container in self._containers.all() if container.record.running]
+        used, mended = self._used(), []
+        needed = {network.id: network for network in self.store.all() if network.id in used or not (network.predefined or network.config_only)}
+        leftovers = [network.as_model() for network in self.store.all() if network.id not in needed]
+        ends = {name for container in running for name in self._endpoints.outsides(container.record)}
+        lost: set[str] = set()
         try:
-            await self._host.restore([network.as_model() for network in wanted], self._endpoints.published())
+            wanted = [network.as_model() for network in needed.values()]
+            lost = await self._host.restore(wanted, leftovers, self._endpoints.published(), ends)
+            await self._endpoints.relay()
         except errors.BerthError as error:
             log.error("networks are not as they were: %s", error)
+        for container in running:
+            if not container.record.running:  # it has ended meanwhile; who starts it again holds its lock, and waits for us
+                continue
+            async with container.lock:
+                mended += [f"container {container.record.id[:12]}: {text}" for text in await self._mend(container, lost)]
+        self._endpoints.open()
+        return mended
+
+    async def _mend(self, container: Container, lost: set[str]) -> list[str]:
+        record, directory = container.record, self._containers.directory(container)
+        try:
+            told = [*await self._endpoints.mend(record, lost), await self._endpoints.finish(record, directory)]
+        except errors.BerthError as error:
+            told = [f"its networks are not as they were: {error}"]
+        if found := [text for text in told if text]:
+            await self._containers.save_quietly(container)
+        return found
 
     def in_use(self) -> bool:
         """Whether containers go on that need what networks have of the host."""
@@ -77,7 +101,7 @@ class NetworkService:
 
     async def create(self, request: NetworkRequest) -> tuple[NetworkRecord, list[str]]:
         """Conflict for a name that is taken, Forbidden for a subnet or bridge that is another's; nothing is left of one that fails."""
-        if self.store.named(request.name):
+        if any(network.name == request.name for network in self.store.taking_up()):
             raise errors.Conflict(f"network with name {request.name} already exists")
         if request.config_from:
             request = self._configured(request)
@@ -94,8 +118,9 @@ class NetworkService:
             if not request.config_only:
                 await self._host.up(record.as_model())
         except BaseException:
+            self.store.hide(record)
+            await self._down(record)
             await self.store.remove(record)
-            await self._host.down(record.as_model())
             raise
         self._endpoints.warm_up()
         self._events.publish("network", "create", record.id, {"name": record.name, "type": record.driver})
@@ -132,7 +157,7 @@ class NetworkService:
         record.chosen = [str(subnet) for subnet in wanted]
 
     def _check_interface(self, record: NetworkRecord) -> None:
-        other = next((n for n in self.store.all() if n.interface == record.interface and n.driver == model.BRIDGE), None)
+        other = next((n for n in self.store.taking_up() if n.interface == record.interface and n.driver == model.BRIDGE), None)
         if record.driver == model.BRIDGE and other:
             raise errors.Forbidden(
                 f"cannot create network {record.id} ({record.interface}): conflicts with network {other.id} ({other.interface}): "
@@ -145,31 +170,34 @@ class NetworkService:
         """Forbidden for one that is predefined or has containers in it."""
         if network.predefined:
             raise errors.Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
-        if inside := self._residents(network):
-            names = ", ".join(f'name:"{container.record.name}" id:"{container.record.id[:12]}"' for container in inside)
+        await self._endpoints.settled()  # those that have just ended are in it no more
+        if inside := self._endpoints.users(network):
+            found = [self._containers.find(identity).record for identity in sorted(inside)]
+            names = ", ".join(f'name:"{record.name}" id:"{record.id[:12]}"' for record in found)
             raise errors.Forbidden(f"error while removing network: network {network.name} has active endpoints ({names})")
         dependent = next((other for other in self.store.all() if other.config_from == network.name), None)
         if network.config_only and dependent:
             raise errors.Forbidden(f"configuration network {network.name!r} is in use by network {dependent.name}")
         await self._forget(network)
 
-    def _residents(self, network: NetworkRecord) -> list[Container]:
-        found = []
-        for container in self._containers.all():
-            entry = endpoints_of(container.record).get(network.name)
-            if entry and entry.get("live"):
-                found.append(container)
-        return found
-
     async def _forget(self, network: NetworkRecord) -> None:
-        await self.store.remove(network)
+        """What it has of the host goes first: an engine that is killed in between leaves a network, and nothing that is nobody's."""
+        self.store.hide(network)
+        await self._down(network)
+        try:
+            await self.store.remove(network)
+        except BaseException:
+            self.store.show(network)
+            raise
         await self._endpoints.forget(network)
+        self._events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
+
+    async def _down(self, network: NetworkRecord) -> None:
         if not network.config_only:
             try:
                 await self._host.down(network.as_model())
             except errors.BerthError as error:
                 log.warning("network %s is removed, but not what it had of the host: %s", network.name, error)
-        self._events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     async def prune(self, filters: dict[str, list[str]]) -> list[str]:
         """Removes the networks that no container is in, running or not; the names of what is gone."""
@@ -177,8 +205,9 @@ class NetworkService:
         until_s = prune.until(filters)
         named = {name for container in self._containers.all() for name in endpoints_of(container.record)}
         removed = []
+        await self._endpoints.settled()
         for network in self.store.all():
-            if network.predefined or network.name in named or network.created_ns / 1e9 > until_s:
+            if network.predefined or network.name in named or self._endpoints.users(network) or network.created_ns / 1e9 > until_s:
                 continue
             if prune.labels_match(network.labels, filters):
                 await self._forget(network)
@@ -206,7 +235,7 @@ class NetworkService:
             if record.running:
                 await self._endpoints.connect(record, network, settings, self._containers.directory(container))
             else:
-                record.endpoints = {**names, network.name: {"settings": settings, "network_id": network.id, "live": None}}
+                record.endpoints = {**names, network.name: {"settings": asked(settings), "network_id": network.id, "live": None}}
             await self._containers.save(container)
         self._publish(network, record.id, "connect")
 
@@ -220,18 +249,20 @@ class NetworkService:
             except errors.NotFound:
                 if not force or network_text not in names:
                     raise
-                record.endpoints = {name: entry for name, entry in names.items() if name != network_text}
+                await self._endpoints.drop(record, network_text, self._containers.directory(container))
                 await self._containers.save(container)
                 return
             if endpointnames.mode_of(record.host) == netrecords.HOST or network.name == netrecords.HOST:
                 raise errors.Forbidden("container cannot be disconnected from host network or connected to host network")
             if network.name not in names:
                 raise errors.Forbidden(f"container {record.id} is not connected to network {network.name}")
-            if record.running:
-                await self._endpoints.disconnect(record, network, self._containers.directory(container))
-            else:
-                record.endpoints = {name: entry for name, entry in names.items() if name != network.name}
-            await self._containers.save(container)
+            try:
+                if record.running:
+                    await self._endpoints.disconnect(record, network, self._containers.directory(container))
+                else:
+                    record.endpoints = {name: entry for name, entry in names.items() if name != network.name}
+            finally:
+                await self._containers.save(container)
         self._publish(network, record.id, "disconnect")
 
     def _publish(self, network: NetworkRecord, container_id: str, action: str) -> None:

@@ -1,12 +1,13 @@
 """Ports that a container publishes: what is wanted, with the addresses of this host; and what Docker shows of them. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
-from berth.engine.netports import PortBinding
+from berth.engine.netports import PortBinding, PortChanges, port_bindings
 from berth.engine.state import Record
-from berth.errors import NotFound
+from berth.errors import Conflict, NotFound
 from berth.network.model import Address, PublishedPort
 
 _ANY_V4, _ANY_V6 = ip_address("0.0.0.0"), ip_address("::")
@@ -49,25 +50,70 @@ def is_meant(port: PublishedPort, binding: PortBinding) -> bool:
 
 
 def changed(
-    bindings: dict[str, list[dict[str, str]]], add: tuple[PortBinding, ...], remove: tuple[PortBinding, ...]
-) -> dict[str, list[dict[str, str]]]:
-    """HostConfig.PortBindings after an update. NotFound for a port that is to go and is not there."""
-    found = {key: list(entries or []) for key, entries in bindings.items()}
-    for binding in remove:
+    host: dict[str, Any], exposed: Iterable[tuple[int, str]], live: Sequence[PublishedPort], changes: PortChanges
+) -> dict[str, Any]:  # fmt: skip
+    """What of HostConfig an update changes. live: what is published now, none of a container that does not run.
+
+    NotFound for a port that is to go and is not there, Conflict for one that is to come and is.
+    """
+    found = {key: list(entries or []) for key, entries in (host.get("PortBindings") or {}).items()}
+    publish_all = bool(host.get("PublishAllPorts"))
+    for binding in changes.remove:
         key = f"{binding.port}/{binding.protocol}"
-        entries = found.get(key, [])
-        going = [entry for entry in entries if all(not want or want == have for want, have in zip(binding.given, _given(entry), strict=True))]
-        if not going:
-            shown = ":".join(part for part in (*binding.given, key) if part)
-            raise NotFound(f"port {shown} is not published; see `port` for those that are")
-        found[key] = [entry for entry in entries if entry not in going]
-        if not found[key]:
+        if publish_all and not found.get(key) and _is_opened(binding, exposed, live):
+            publish_all = False  # from now on the others are named
+            found |= {other: [{"HostIp": "", "HostPort": ""}] for other in map(_key, exposed) if other != key and not found.get(other)}
+            continue
+        left = _without(found.get(key, []), binding, live)
+        if left is None:
+            raise NotFound(f"port {_shown(binding, key)} is not published; see `port` for those that are")
+        found[key] = left
+        if not left:
             del found[key]
-    for binding in add:
+    for binding in changes.add:
+        key = f"{binding.port}/{binding.protocol}"
         entry = {"HostIp": binding.given[0], "HostPort": binding.given[1]}
-        if entry not in found.setdefault(f"{binding.port}/{binding.protocol}", []) or not binding.given[1]:
-            found[f"{binding.port}/{binding.protocol}"].append(entry)
-    return found
+        if binding.given[1] and entry in found.get(key, []):
+            raise Conflict(f"port {_shown(binding, key)} is published already")
+        found.setdefault(key, []).append(entry)
+    return {"PortBindings": found, "PublishAllPorts": publish_all}
+
+
+def _without(entries: list[dict[str, str]], binding: PortBinding, live: Sequence[PublishedPort]) -> list[dict[str, str]] | None:
+    """What is left of the bindings of a port; None if none of them is meant. One of which a part is meant leaves the rest in so many words."""
+    left, is_there = [], False
+    for entry in entries:
+        own = [port for port in live if is_meant(port, replace(binding, **_named(entry)))]
+        meant = [port for port in own if is_meant(port, binding)]
+        if all(not want or want == have for want, have in zip(binding.given, _given(entry), strict=True)):
+            is_there = True
+        elif meant:
+            is_there = True
+            left += [{"HostIp": str(port.host_address), "HostPort": str(port.host_port)} for port in own if port not in meant]
+        else:
+            left.append(entry)
+    return left if is_there else None
+
+
+def _named(entry: dict[str, str]) -> dict[str, Any]:
+    """What a binding says of the host, as fields of PortBinding."""
+    [binding] = port_bindings({"1/tcp": [entry]})
+    return {"host_address": binding.host_address, "host_ports": binding.host_ports}
+
+
+def _is_opened(binding: PortBinding, exposed: Iterable[tuple[int, str]], live: Sequence[PublishedPort]) -> bool:
+    """Whether a port that is published because all are (`-P`) is meant."""
+    if (binding.port, binding.protocol) not in exposed:
+        return False
+    return not any(binding.given) or any(is_meant(port, binding) for port in live)
+
+
+def _key(port: tuple[int, str]) -> str:
+    return f"{port[0]}/{port[1]}"
+
+
+def _shown(binding: PortBinding, key: str) -> str:
+    return ":".join(part for part in (*binding.given, key) if part)
 
 
 def _given(entry: dict[str, str]) -> tuple[str, str]:

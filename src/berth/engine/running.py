@@ -60,9 +60,9 @@ class Running(Preparing):
             connection, report = await self._launch(container)
         except BaseException as error:
             self._release_mounts(container)
+            self._endpoints.detach(record)
             if not isinstance(error, errors.BerthError):
                 raise
-            self._endpoints.detach(record)
             await asyncio.to_thread(self._clear_start, container)
             await self._start_failed(container, error)
             raise

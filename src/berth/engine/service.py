@@ -66,7 +66,9 @@ class Engine:
         self.volumes = Volumes(options.data_root, self.database, self.events, self.host.root_owner)
         kernel_names = model.Names.of(netstore.instance_of(options.exec_root))
         self.host_networks = HostNetworks(kernel_names, options.network, tasks)
-        self.network_store = NetworkStore(self.database, kernel_names, options.network, self.host_networks.routed)
+        self.network_store = NetworkStore(
+            self.database, kernel_names, options.network, self.host_networks.routed, self.host_networks.is_there
+        )  # fmt: skip
         self.namespaces = Namespaces(self.launcher)
         self.container_names = ContainerNames(options.exec_root, self.namespaces, lambda text: self.containers.find(text).record.name)
         self.endpoints = Endpoints(self.network_store, self.namespaces, self.host_networks, self.container_names, tasks)
@@ -113,7 +115,7 @@ class Engine:
         await self.container_names.open()
         mended += await self.containers.restore()
         await self.container_names.restored()
-        await self.networks.restore()
+        mended += await self.networks.restore()
         if self.options.network.bridge != "none":
             self.namespaces.warm_up()
         await self.volumes.settle()

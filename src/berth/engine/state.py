@@ -75,7 +75,7 @@ class Record:
         self.pending_update: dict | None = None  # of a running container: being written to its cgroup
         self.paused_for_commit = False  # and not by a person
         self.health: dict | None = None  # Docker's Health
-        self.endpoints: dict = {}  # its networks, see netrecords.py
+        self.endpoints: dict | None = None  # its networks, see netrecords.py; None: of a version that had none
         self.ports: list = []  # published while it runs, see netrecords.py
         self.end: dict = {}  # of the last run: what its monitor reported, for `why`
 

@@ -61,37 +61,48 @@ class Firewall:
 
     # -- what must hold -------------------------------------------------------------------------
 
-    def set_networks(self, networks: Iterable[Network]) -> None:
-        """All networks that the host is ready for. Raises Forbidden, NotImplementedHere or SystemFailure; then nothing has changed."""
+    def set_networks(self, networks: Iterable[Network], ports: Iterable[PublishedPort] | None = None) -> None:
+        """All networks that the host is ready for. Raises Forbidden, NotImplementedHere or SystemFailure; then nothing has changed.
+
+        ports: all that are published, for an engine that starts: those that go on are led all the time.
+        """
         wanted = list(networks)
         if self._tables is None:
             self._guarded |= self._find_guards()
-        for network in wanted:
-            if network.driver == BRIDGE and not network.internal:
-                for family in ("ip", "ip6") if network.has_ipv6 else ("ip",):
-                    if forwarding.enable(self._route, family) and self._guard:
-                        self._guarded |= {family}
-        self._change(wanted, self._ports)
+        routed = [network for network in wanted if network.driver == BRIDGE and not network.internal]
+        families = {family for network in routed for family in (("ip", "ip6") if network.has_ipv6 else ("ip",))}
+        before, off = self._guarded, {family for family in families if forwarding.is_off(family)}
+        if self._guard:
+            self._guarded |= off
+        try:
+            # The guard comes first: an engine that is killed here leaves no host that forwards everything.
+            self._change(wanted, self._ports if ports is None else {_key(port): port for port in ports})
+        except BaseException:
+            self._guarded = before
+            raise
+        for family in sorted(off):
+            forwarding.enable(self._route, family)
 
-    def publish(self, ports: Iterable[PublishedPort]) -> None:
-        """Leads ports to containers; one that is led already is led anew. Raises as `set_networks`, and InvalidParameter."""
-        come = list(ports)
-        self._change(self._networks, {**self._ports, **{_key(port): port for port in come}})
+    def publish(self, ports: Iterable[PublishedPort], *, instead_of: Iterable[PublishedPort] = ()) -> None:
+        """Leads ports to containers; one that is led already is led anew. Raises as `set_networks`, and InvalidParameter.
+
+        instead_of: those that are not led any more from the same moment on.
+        """
+        come, leaving = list(ports), {_key(port) for port in instead_of}
+        gone = [port for key, port in self._ports.items() if key in leaving]
+        self._change(self._networks, {key: port for key, port in self._ports.items() if key not in leaving} | {_key(port): port for port in come})
+        stale.forget(self._route, gone, published=False)
         stale.forget(self._route, come, published=True)
 
     def unpublish(self, ports: Iterable[PublishedPort]) -> None:
-        gone = {_key(port) for port in ports}
-        led = [port for key, port in self._ports.items() if key in gone]
-        self._change(self._networks, {key: port for key, port in self._ports.items() if key not in gone})
-        stale.forget(self._route, led, published=False)
+        self.publish((), instead_of=ports)
 
     def remove(self) -> None:
         """Takes away all of it, also what an engine of the same name has left that was killed."""
-        guarded = self._guarded | self._find_guards()
+        for family in sorted(self._guarded | self._find_guards()):  # while the guard is there: it says so should we be killed here
+            forwarding.disable(self._route, family)
         self._replace([], {})
         self._drop_loop()
-        for family in guarded:
-            forwarding.disable(self._route, family)
         self._guarded = frozenset()
         self._tables = None
 

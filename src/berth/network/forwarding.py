@@ -8,17 +8,19 @@ SETTINGS = {"ip": "ipv4/ip_forward", "ip6": "ipv6/conf/all/forwarding"}
 _PROTOCOL_RA = 9  # rtnetlink.h: a route that a router advertised
 
 
-def enable(route: Route, family: str) -> bool:
-    """Whether it was off until now. Raises Forbidden."""
+def is_off(family: str) -> bool:
+    """Whether the host forwards nothing of the family; not where the kernel does not have it."""
+    return sysctl.read(SETTINGS[family]) == "0"
+
+
+def enable(route: Route, family: str) -> None:
+    """Raises Forbidden."""
     name = SETTINGS[family]
-    if sysctl.read(name) != "0":
-        return False
     if family == "ip6":
         _keep_advertised_routes(route)
     if not sysctl.write(name, "1"):
         setting = "net." + name.replace("/", ".")
         raise Forbidden(f"{setting} is off and cannot be set by the engine, so containers would reach no other host; run: sysctl -w {setting}=1")
-    return True
 
 
 def disable(route: Route, family: str) -> None:

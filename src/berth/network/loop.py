@@ -60,12 +60,15 @@ def _read(route: Route, names: Names, near: Link) -> Loop | None:
 
 def _make(route: Route, names: Names, six: bool) -> Loop:
     mac = _mac(names.loop_in)
-    route.do(rt.add_veth(names.loop_out, names.loop_in, mac=_mac(names.loop_out), peer_mac=mac, mtu=_MTU_BYTES))
+    route.do(
+        rt.add_veth(names.loop_out, names.loop_in, mac=_mac(names.loop_out), peer_mac=mac, mtu=_MTU_BYTES),
+        *(rt.set_link(name, alias=_ALIAS) for name in (names.loop_out, names.loop_in)),  # at once: what is left of us is known as ours
+    )
     try:
         near, far = route.link(names.loop_out), route.link(names.loop_in)
         for link in (near, far):
             sysctl.write(f"ipv6/conf/{link.name}/disable_ipv6", "0" if six else "1")
-            route.do(rt.no_link_local(link.index), rt.set_link(link.index, alias=_ALIAS, up=True))
+            route.do(rt.no_link_local(link.index), rt.set_link(link.index, up=True))
         # Sources are elsewhere than berth-in: any way to them will do. Forwarding may be off for new interfaces.
         route.do(rt.set_ipv4(far.index, {rt.RP_FILTER: _LOOSE, rt.FORWARDING: 1}))
         neighbours = {}

@@ -7,8 +7,9 @@
                                        │
     other hosts ── eth0 (the parent) ──┼── eth0, macvlan or ipvlan
 
-A link that berth made says so: its alias is "berth" and the ids of the networks it is for. So nothing is removed that was
-there before, and a bridge that is made anew gets the interfaces of running containers back.
+A link that berth made says so: its alias is "berth" and the ids of the networks it is for, or of a pair's end on the host the name of
+its bridge, which no other engine has. So nothing is removed that was there before, and a bridge that is made anew gets the interfaces
+of running containers back.
 
 Nothing here waits; one attachment is two system calls' worth of messages. `route` is always a socket of the host's namespace.
 """
@@ -16,6 +17,7 @@ Nothing here waits; one attachment is two system calls' worth of messages. `rout
 import errno
 import hashlib
 import re
+from collections.abc import Collection, Sequence
 
 from berth.errors import BerthError, Conflict, Forbidden, InvalidParameter, NotFound, NotImplementedHere, SystemFailure
 from berth.linux import rtrequests as rt
@@ -77,16 +79,12 @@ def attach(host: Route, inside: Route, inside_netns_fd: int, network: Network, a
         raise _failure(error, network, attachment) from None
 
 
-def detach(host: Route, network: Network, outside: str) -> None:
-    """Removes the host's end of a pair, and with it the container's. NotFound if it is gone; nothing to do for other drivers."""
-    if network.driver != BRIDGE:
-        return
+def remove_outside(route: Route, outside: str) -> None:
+    """Removes the host's end of a pair, and with it the container's; nothing where it is gone, or was none, as with other drivers."""
     try:
-        host.do(rt.delete_link(outside))
+        route.do(rt.delete_link(outside, missing_ok=True))
     except Refused as error:
-        if error.errno == errno.ENODEV:
-            raise NotFound(f"network {network.name}: the interface {outside} is gone already") from None
-        raise _failure(error, network) from None
+        raise SystemFailure(f"the interface {outside} cannot be removed: {error.strerror}") from None
 
 
 def remove_inside(inside: Route, name: str) -> None:
@@ -97,17 +95,54 @@ def remove_inside(inside: Route, name: str) -> None:
         raise SystemFailure(f"the interface {name} cannot be removed: {error.strerror}") from None
 
 
-def set_gateways(inside: Route, network: Network, attachment: Attachment) -> None:
-    """Default routes of a container by this attachment, in place of those it has: of each family, or none at all."""
+def set_gateways(inside: Route, places: Sequence[tuple[Network, Attachment]]) -> None:
+    """Default routes of a container by these, all that it has, in place of those by them. What its root has made by others stays."""
+    requests = []
+    found = [(network, attachment, link.index) for network, attachment in places if (link := inside.find(attachment.name))]
+    indexes = {index for _, _, index in found}
+    for entry in inside.routes():
+        if not entry.destination and entry.table == rt.TABLE_MAIN and entry.index in indexes:
+            old = rt.delete_route(_default(entry.version), gateway=entry.gateway, index=entry.index, metric=entry.metric, missing_ok=True)
+            requests.append(old)
+    for _, attachment, index in found:
+        requests += _default_routes(attachment, index)
     try:
-        index = inside.link(attachment.name).index
-        old = [entry for entry in inside.routes() if not entry.destination and entry.table == rt.TABLE_MAIN and entry.index]
-        drop = [
-            rt.delete_route(_default(entry.version), gateway=entry.gateway, index=entry.index, metric=entry.metric, missing_ok=True) for entry in old
-        ]
-        inside.do(*drop, *_default_routes(attachment, index))
+        inside.do(*requests)
     except Refused as error:
-        raise _failure(error, network, attachment) from None
+        raise SystemFailure(f"default route: {error.strerror}") from None
+
+
+# -- after an engine that was killed --------------------------------------------------------------
+
+
+def is_there(route: Route, network: Network) -> bool:
+    """Whether berth made something for the network that is still there."""
+    link = route.find(network.interface if network.driver == BRIDGE else parent_of(network)) if network.driver in (BRIDGE, *_DUMMY_PREFIX) else None
+    return bool(link and network.id in _owners(link))
+
+
+def lost(route: Route, networks: Sequence[Network], outsides: Collection[str]) -> set[str]:
+    """Which of the host's ends of containers' interfaces are gone. Others of these networks are removed: their containers never ran.
+
+    One that somebody took out of its bridge is put back. networks: all that there are, so that their bridges' names are known.
+    """
+    bridges = {network.interface: network for network in networks if network.driver == BRIDGE}
+    missing = set(outsides)
+    try:
+        links = route.links()
+        indexes = {link.name: link.index for link in links if link.name in bridges}
+        for link in links:
+            owners = [name for name in _owners(link) if name in bridges] if link.kind == "veth" else []
+            if not owners:
+                continue
+            missing.discard(link.name)
+            if link.name not in outsides:
+                route.do(rt.delete_link(link.index, missing_ok=True))
+            elif link.master != indexes.get(owners[0]) or not link.is_up:
+                route.do(*_back_to(bridges[owners[0]], link, indexes[owners[0]]))
+    except Refused as error:
+        raise SystemFailure(f"interfaces of containers: {error.strerror}") from None
+    return missing
 
 
 # -- bridges ------------------------------------------------------------------------------------
@@ -157,12 +192,14 @@ def _address_changes(route: Route, network: Network, bridge: Link) -> list[Reque
 
 def _take_back(route: Route, network: Network, bridge: Link) -> list[Request]:
     """The interfaces of running containers, after somebody has deleted the bridge."""
-    changes = []
-    for link in route.links():
-        if link.kind == "veth" and network.id in _owners(link):
-            changes.append(rt.set_link(link.index, master=bridge.index))
-            if not network.icc:
-                changes.append(rt.set_bridge_port(link.index, isolated=True))
+    found = [link for link in route.links() if link.kind == "veth" and network.interface in _owners(link)]
+    return [request for link in found for request in _back_to(network, link, bridge.index)]
+
+
+def _back_to(network: Network, link: Link, bridge: int) -> list[Request]:
+    changes = [rt.set_link(link.index, master=bridge, up=True)]
+    if not network.icc:
+        changes.append(rt.set_bridge_port(link.index, isolated=True))
     return changes
 
 
@@ -190,7 +227,7 @@ def _add_pair(host: Route, inside_netns_fd: int, network: Network, attachment: A
         ),
         # The host speaks to the container as the bridge. An address of its own would cost packets for every container.
         rt.no_link_local(outside),
-        rt.set_link(outside, up=True, alias=f"{_MARK} {network.id}"),
+        rt.set_link(outside, up=True, alias=f"{_MARK} {network.interface}"),
     ]  # fmt: skip
     hairpin = any(sysctl.read(f"bridge/bridge-nf-call-{program}") == "1" for program in ("iptables", "ip6tables"))
     if hairpin or not network.icc:
@@ -266,8 +303,7 @@ def _ensure_parent(route: Route, network: Network) -> None:
     name = _checked(parent_of(network), network)
     parent = route.find(name)
     if parent is None:
-        route.do(_new_parent(route, network, name))
-        route.do(rt.set_link(name, alias=f"{_MARK} {network.id}", up=True))
+        route.do(_new_parent(route, network, name), rt.set_link(name, alias=f"{_MARK} {network.id}", up=True))
     elif (owners := _owners(parent)) and network.id not in owners:
         route.do(rt.set_link(parent.index, alias=" ".join((_MARK, *owners, network.id)), up=True))
     elif owners and not parent.is_up:
@@ -300,7 +336,7 @@ def _remove_parent(route: Route, network: Network) -> None:
 
 
 def _owners(link: Link) -> list[str]:
-    """Ids of the networks that berth made a link for; none if it did not make it."""
+    """Ids of the networks, or the name of the bridge, that berth made a link for; none if it did not make it."""
     words = link.alias.split()
     return words[1:] if words[:1] == [_MARK] else []
 

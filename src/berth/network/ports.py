@@ -56,26 +56,6 @@ def hold(protocol: str, address: Address, port: int) -> Held:
     return Held(protocol, address, sock.getsockname()[1], sock)
 
 
-def hold_any(protocol: str, addresses: list[Address], ports: Iterable[int]) -> list[Held]:
-    """The first port of `ports` that is free on every address. The last refusal where none is."""
-    refusal: Exception | None = None
-    for port in ports:
-        held: list[Held] = []
-        try:
-            for address in addresses:
-                held.append(hold(protocol, address, port))
-            return held
-        except Conflict as error:
-            refusal = error
-            for each in held:
-                each.close()
-        except BaseException:
-            for each in held:
-                each.close()
-            raise
-    raise refusal or Conflict(f"no port is free for {protocol}")
-
-
 def ephemeral(start: int) -> Iterable[int]:
     """The ports that Docker picks from where nobody names one, beginning at a place that `start` chooses, each once."""
     try:
@@ -87,17 +67,26 @@ def ephemeral(start: int) -> Iterable[int]:
     return (first + (start + offset) % count for offset in range(count))
 
 
+def allocated(protocol: str, address: Address, port: int, owner: str) -> str:
+    """Docker's words for a port that somebody has. owner: '' where nobody knows who."""
+    by = f" by {owner}" if owner else ""
+    return (
+        f"Bind for {_shown(address, port)} failed: port is already allocated: {port}/{protocol} is in use{by}; "
+        "publish another port of the host, or end that first"
+    )
+
+
 def _refusal(error: OSError, protocol: str, address: Address, port: int) -> Exception:
-    shown = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    shown = _shown(address, port)
     if error.errno == errno.EADDRINUSE:
-        owner = holder(protocol, port)
-        by = f" by {owner}" if owner else ""
-        return Conflict(
-            f"Bind for {shown} failed: port is already allocated: {port}/{protocol} is in use{by}; publish another port of the host, or end that first"
-        )
+        return Conflict(allocated(protocol, address, port, holder(protocol, port)))
     if error.errno == errno.EADDRNOTAVAIL:
         return Conflict(f"cannot assign requested address: {shown}: the host has no such address; see `ip address`")
     return SystemFailure(f"cannot hold port {shown}/{protocol}: {error.strerror}")
+
+
+def _shown(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 # -- who has it ---------------------------------------------------------------------------------------

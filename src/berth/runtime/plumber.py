@@ -5,6 +5,7 @@
        ── USER + JSON of mappings ──▶ the same, owned by a new user namespace, whose descriptor comes first
        ── ENTER, namespace ──▶ a rtnetlink socket in a namespace that is there
        ── DNS, namespace ──▶   DNS sockets in it, UDP and TCP
+       ── SYSCTLS + JSON of values by name, namespace ──▶ nothing, once they are set
        ◀── REPORT + JSON, descriptors ──   or ERROR + JSON {kind, message}
 
 One process, single-threaded, as unshare(2) and setns(2) want it; it ends with the engine. A namespace has no name in
@@ -19,7 +20,7 @@ from berth.linux import libc, netlink, nftables, sockets
 from berth.models.jsonlite import dumps, loads
 from berth.runtime import container
 
-NEW, USER, ENTER, DNS = b"n", b"u", b"e", b"d"
+NEW, USER, ENTER, DNS, SYSCTLS = b"n", b"u", b"e", b"d", b"s"
 REPORT, ERROR = b"r", b"e"
 DNS_ADDRESS = "127.0.0.11"
 MESSAGE_BYTES, MAX_FDS = 65536, 3
@@ -60,6 +61,9 @@ def _answer(request: bytes, given: "list[int]", made: "list[int]") -> "dict[str,
         _settle()
     else:
         libc.setns(given[0], libc.CLONE_NEWNET)
+    if request[:1] == SYSCTLS:
+        _set_sysctls(loads(request[1:].decode()))
+        return {}
     if request == DNS:
         return _open_dns_sockets(made)
     made.append(netlink.open_socket())
@@ -111,6 +115,18 @@ def _settle() -> None:
                 file.write(value)
         except OSError:
             continue  # a kernel without IPv4, or older than the setting
+
+
+def _set_sysctls(values: "dict[str, str]") -> None:
+    """names: net.ipv4.conf.eth0.log_martians; an interface's name, the fourth part, may have dots."""
+    for name, value in values.items():
+        try:
+            first, second, third, rest = name.split(".", 3)
+            interface, _, last = rest.rpartition(".")
+            with open(f"/proc/sys/{first}/{second}/{third}/{interface}/{last}", "w") as file:
+                file.write(value)
+        except OSError as error:
+            raise errors.InvalidParameter(f"sysctl {name} cannot be {value!r}: {error.strerror}") from None
 
 
 def _open_dns_sockets(made: "list[int]") -> "dict[str, int]":

@@ -1,0 +1,115 @@
+"""A container's place in a network: its addresses, its interface, the way out, where published ports lead. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+from berth.engine.netendpoint import INTERFACE_NAME
+from berth.engine.netrecords import NetworkRecord
+from berth.network import model
+from berth.network.model import Address, Attachment, Interface, PublishedPort
+
+_PREFIX_OPTION, _PREFIX = "com.docker.network.container_iface_prefix", "eth"
+Settings = dict[str, Any]  # Docker's EndpointSettings, as asked for
+Live = dict[str, Any]  # what a container has in a network while it runs, see netrecords.py
+
+
+@dataclass(slots=True)
+class Place:
+    """One container in one network, decided and not yet in the kernel's hands."""
+
+    network: NetworkRecord
+    settings: Settings
+    attachment: Attachment
+    endpoint_id: str
+    link_local: tuple[Interface, ...]  # of the attachment's addresses, those that are no pool's
+    dns_names: list[str]
+
+    def live(self) -> Live:
+        """As records keep it."""
+        return {
+            "id": self.endpoint_id, "interface": self.attachment.name, "outside": self.attachment.outside, "mac": self.attachment.mac,
+            "addresses": [str(address) for address in self.attachment.addresses if address not in self.link_local],
+            "link_local": [str(address) for address in self.link_local],
+            "gateways": [str(address) for address in self.attachment.gateways], "dns_names": self.dns_names,
+        }  # fmt: skip
+
+
+def attachment_of(live: Live) -> Attachment:
+    texts = [*live["addresses"], *live.get("link_local", ())]
+    return Attachment(
+        live["interface"], live["outside"], live["mac"], tuple(map(ip_interface, texts)), tuple(map(ip_address, live["gateways"])),
+    )  # fmt: skip
+
+
+def interface_name(network: NetworkRecord, settings: Settings, taken: Iterable[str]) -> str:
+    """As the container sees it: what was asked for, or the first number that is free."""
+    if asked := (settings.get("DriverOpts") or {}).get(INTERFACE_NAME):
+        return str(asked)
+    prefix = network.options.get(_PREFIX_OPTION) or _PREFIX
+    names = set(taken)
+    return next(name for number in range(len(names) + 1) if (name := f"{prefix}{number}") not in names)
+
+
+# -- the way out --------------------------------------------------------------------------------------
+
+
+def gateway_networks(chosen: Sequence[tuple[NetworkRecord, Settings]]) -> dict[int, str]:
+    """IP version -> the id of the network that has a container's default route: the highest GwPriority, then the first name."""
+    found: dict[int, str] = {}
+    order = sorted(chosen, key=lambda entry: (-(entry[1].get("GwPriority") or 0), entry[0].name))
+    for network, _ in order:
+        if network.internal:
+            continue
+        for subnet in network.subnets():
+            if subnet.gateway:
+                found.setdefault(subnet.network.version, network.id)
+    return found
+
+
+def routers(network: NetworkRecord, gateways: dict[int, str], addresses: Iterable[Interface]) -> tuple[Address, ...]:
+    """The network's gateways, of the IP versions for which it leads out."""
+    versions = {address.version for address in addresses}
+    return tuple(
+        subnet.gateway for subnet in network.subnets()
+        if subnet.gateway and subnet.network.version in versions and gateways.get(subnet.network.version) == network.id
+    )  # fmt: skip
+
+
+# -- published ports ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where published ports of a container lead: by IP version."""
+
+    interface: str
+    addresses: dict[int, Address]
+
+    def of(self, address: Address) -> Address:
+        """The container's address for a port on the host's `address`: of the other family where it has none of the same."""
+        return self.addresses.get(address.version) or next(iter(self.addresses.values()))
+
+
+def target_of(places: Iterable[tuple[NetworkRecord, Live]]) -> Target | None:
+    """The bridge network that leads out; None where there is none: such a container has no published ports."""
+    for network, live in places:
+        if network.driver == model.BRIDGE and live["gateways"]:
+            found = [ip_interface(text).ip for text in live["addresses"]]
+            return Target(network.interface, {address.version: address for address in reversed(found)})
+    return None
+
+
+def kept_port(port: PublishedPort) -> dict[str, Any]:
+    """As records keep it."""
+    return {
+        "protocol": port.protocol, "host_address": str(port.host_address), "host_port": port.host_port, "address": str(port.address),
+        "port": port.port, "interface": port.interface,
+    }  # fmt: skip
+
+
+def port_of(entry: dict[str, Any]) -> PublishedPort:
+    return PublishedPort(
+        entry["protocol"], ip_address(entry["host_address"]), entry["host_port"], ip_address(entry["address"]), entry["port"], entry["interface"]
+    )
