@@ -291,6 +291,28 @@ def _prepare_named_volume(killed: Killed) -> None:
         file.write("x")
 
 
+_OTHER_MOUNTS = {"MountRemove": ["/first"], "MountAdd": [
+    {"Type": "bind", "Source": "/usr", "Target": "/second"}, {"Type": "volume", "Source": "kpv", "Target": "/third"}, {"Type": "tmpfs", "Target": "/fourth"},
+    {"Type": "volume", "Target": "/fifth"}, {"Type": "volume", "Source": "kpm", "Target": "/sixth"}]}  # fmt: skip
+
+
+def _up_with_a_mount(killed: Killed) -> None:
+    _prepare_volumes(killed)
+    body = {"Image": "bb", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none", "Binds": ["/usr:/first"]}}
+    killed.do("POST", "/containers/create?name=kp", body)
+    killed.do("POST", "/containers/kp/start")
+
+
+def _mounts_agree(killed: Killed) -> None:
+    """As before or as after, and in the record what is in the container, each once."""
+    record = killed.records()["kp"]
+    known = [point["destination"] for point in record["mounts"]]
+    _one_of(sorted(known), ["/first"], sorted(("/second", "/third", "/fourth", "/fifth", "/sixth")))
+    assert not record["pending_mounts"]
+    there = [line.split()[4] for line in read(f"/proc/{record['pid']}/mountinfo").splitlines()]
+    assert sorted(place for place in there if re.fullmatch("/(first|second|third|fourth|fifth|sixth)", place)) == sorted(known)
+
+
 class Verb:
     """prepare: what is there before; act: the request; check: that it is as before or as after."""
 
@@ -364,6 +386,7 @@ VERBS = {
         _create_with_volumes, lambda k: k.ask("DELETE", "/containers/kp?v=1"),
         lambda k: _one_of((_seen(k, "kp"), len(k.volumes())), (("created", 0), 3), (None, 2)),
     ),
+    "update-mounts": Verb(_up_with_a_mount, lambda k: k.ask("POST", "/containers/kp/update", _OTHER_MOUNTS), _mounts_agree),
     "prune": Verb(
         lambda k: [_ended(k, name, "exit 7") for name in ("kp", "kp2")], lambda k: k.ask("POST", "/containers/prune"),
         lambda k: [_one_of(_seen(k, name), ("exited", 7), None) for name in ("kp", "kp2")] and None,

@@ -1,12 +1,15 @@
 """Volumes and mounts, the parts that need no kernel: requests, records, filters, id maps."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from berth.engine import idmaps, mountpoints, mountrules, volumelist, volumerecord
+from berth.engine import idmaps, mountpoints, mountrules, relabel, remounting, volumelist, volumerecord
 from berth.engine.mountpoints import MountPoint
 from berth.engine.state import Record
 from berth.engine.volumerecord import VolumeRecord
-from berth.errors import InvalidParameter, NotFound
+from berth.errors import InvalidParameter, NotFound, SystemFailure
 
 
 def points(host: dict, volumes: dict | None = None, inherited: list[MountPoint] | None = None) -> dict[str, MountPoint]:
@@ -281,3 +284,36 @@ def test_whose_files_are_whose() -> None:
     assert idmaps.outside(maps, (own, own)) == ([{"containerID": 1000, "hostID": 200000, "size": 1}], [{"containerID": 100, "hostID": 200005, "size": 1}])
     with pytest.raises(InvalidParameter, match="has no ids 10 to 10"):
         idmaps.outside(idmaps.of_owner((1000, 100), (10, 0)), (own, own))
+
+
+# -- changes of a container's mounts, labels ------------------------------------------------------------------
+
+
+def test_the_request_that_would_have_made_it_so() -> None:
+    host = {"Binds": ["/a:/x:ro", "data:/y/", "/anonymous"], "Mounts": [{"Type": "tmpfs", "Target": "/t"}], "Memory": 5}
+    more = [{"Type": "bind", "Source": "/b", "Target": "/z"}]
+    assert remounting._host_after(host, ["/y", "/t", "/anonymous"], more) == {"Binds": ["/a:/x:ro"], "Mounts": more, "Memory": 5}
+    assert remounting._host_after({"Binds": ["/a:/x"]}, ["/x"], []) == {"Binds": None, "Mounts": None}
+
+
+def test_labels() -> None:
+    assert relabel.label_of("z", []) == relabel.label_of("Z", []) == "system_u:object_r:container_file_t:s0"
+    assert relabel.label_of("Z", ["label=level:s0:c1,c2"]) == "system_u:object_r:container_file_t:s0:c1,c2"
+    assert relabel.label_of("z", ["label=level:s0:c1,c2"]) == "system_u:object_r:container_file_t:s0"
+
+
+def test_a_tree_is_labelled_and_no_link_followed(tmp_path: Path) -> None:
+    """With another attribute: this host need not have SELinux."""
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/sub/file").write_text("")
+    (tmp_path / "outside").write_text("")
+    relabel.relabel(str(tmp_path / "tree"), "text", "user.berth-test")
+    os.symlink(tmp_path / "outside", tmp_path / "tree/link")
+    with pytest.raises(SystemFailure, match="not permitted"):  # a link itself has no such attribute; what it leads to could have it
+        relabel.relabel(str(tmp_path / "tree"), "text", "user.berth-test")
+    for path in ("tree", "tree/sub", "tree/sub/file"):
+        assert os.getxattr(tmp_path / path, "user.berth-test") == b"text\0"
+    assert os.listxattr(tmp_path / "outside") == []
+    for path in ("/", "/etc", "/usr/../etc/", "/home"):
+        with pytest.raises(InvalidParameter, match=r"SELinux relabeling of .* is not allowed"):
+            relabel.relabel(path, "text", "user.berth-test")

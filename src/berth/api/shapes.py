@@ -69,7 +69,7 @@ NETWORK_CONNECT: Shape = {"Container": str, "EndpointConfig": _ENDPOINT}
 NETWORK_DISCONNECT: Shape = {"Container": str, "Force": bool}
 CREATE: Shape = CONFIG | {"HostConfig": HOST, "NetworkingConfig": {"EndpointsConfig": {"*": _ENDPOINT}}}
 _PORT_CHANGE = {"HostIp": str, "HostPort": str, "ContainerPort": object, "Protocol": str}
-UPDATE: Shape = RESOURCES | {"RestartPolicy": _RESTART, "PublishAdd": [_PORT_CHANGE], "PublishRemove": [_PORT_CHANGE]}
+UPDATE: Shape = RESOURCES | {"MountAdd": [_MOUNT], "MountRemove": [str], "RestartPolicy": _RESTART, "PublishAdd": [_PORT_CHANGE], "PublishRemove": [_PORT_CHANGE]}
 EXEC_CREATE: Shape = {
     "AttachStdin": bool, "AttachStdout": bool, "AttachStderr": bool, "ConsoleSize": _SIZE, "DetachKeys": str, "Tty": bool,
     "Env": [str], "Cmd": [str], "Privileged": bool, "User": str, "WorkingDir": str,

@@ -215,7 +215,7 @@ class ContainerService(Restoring):
     # -- update -------------------------------------------------------------------------------------
 
     async def update(self, container: Container, request: dict) -> list[str]:
-        """Changes limits and the restart policy, of a running container at once; returns warnings."""
+        """Changes limits, the restart policy, ports and mounts, of a running container at once; returns warnings."""
         changes = updates.wanted(request)
         ports = netports.port_changes(request)
         async with container.lock:
@@ -225,8 +225,9 @@ class ContainerService(Restoring):
                     raise errors.Conflict('container is marked for removal and cannot be "update"')
                 if record.running and not self._has_weights(container) and (changes.pop("BlkioWeight", 0) or changes.pop("BlkioWeightDevice", 0)):
                     warnings.append(updates.NO_WEIGHT)
+                self._check_host_has(updates.merged(record.host, changes))
+                await self.change_mounts(container, request)
                 host = updates.merged(record.host, changes)
-                self._check_host_has(host)
                 if ports:
                     host = {**host, **self._changed_ports(record, ports)}
                 if record.running:

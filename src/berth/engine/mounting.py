@@ -34,6 +34,10 @@ class Mounting(Registry):
         """What a request asks for, checked as far as words go."""
         inherited = mountrules.inherited(host.get("VolumesFrom") or [], lambda name: of_record(self.find(name).record))
         wanted = mountrules.wanted(host, config.get("Volumes"), inherited)
+        return self._checked_mounts(wanted)
+
+    def _checked_mounts(self, wanted: list[WantedMount]) -> list[WantedMount]:
+        """With images found, and sources made that are to be made."""
         found = [self._with_image(each) if each.point.kind == IMAGE and not each.point.source else each for each in wanted]
         hostfiles.make_bind_sources([each.point.source for each in found if each.make_source])
         return found
@@ -69,19 +73,24 @@ class Mounting(Registry):
 
         mounted: into those with a file system of their own, too, which may be empty each time they are mounted.
         """
-        points = of_record(container.record)
+        points, changed = await self._filled(container, of_record(container.record), mounted=mounted)
+        if changed:
+            container.record.mounts = [point.to_dict() for point in points]
+        return changed
+
+    async def _filled(self, container: Container, points: list[MountPoint], *, mounted: bool) -> tuple[list[MountPoint], bool]:
+        """Those mounts after that, and whether one has changed."""
         todo = [point for point in points if point.copy and (mounted or not self._volumes.find(point.name).record.has_filesystem)]
         layers = self._images.lower_directories(self._images.find(container.record.image_id)) if todo else []
         todo = [point for point in todo if copyup.may_have(layers, point.destination)]
         if not todo:
-            return False
+            return points, False
         async with self.view_image(container) as root:
             for point in todo:
                 async with self._volumes.find(point.name).lock:
                     await to_its_end(lambda point=point: self._copy(root, point))  # type: ignore[misc]
         once = {point.destination for point in todo if not self._volumes.find(point.name).record.has_filesystem}
-        container.record.mounts = [(replace(point, copy=False) if point.destination in once else point).to_dict() for point in points]
-        return bool(once)
+        return [replace(point, copy=False) if point.destination in once else point for point in points], bool(once)
 
     def _copy(self, root: int, point: MountPoint) -> None:
         content = copyup.open_content(root, point.destination)
@@ -91,7 +100,9 @@ class Mounting(Registry):
     # -- while it runs --------------------------------------------------------------------------------------
 
     def _volumes_of(self, container: Container) -> list[str]:
-        return [point.name for point in of_record(container.record) if point.kind == VOLUME]
+        pending = (container.record.pending_mounts or {}).get("added", [])
+        points = [*of_record(container.record), *map(MountPoint.of_dict, pending)]
+        return [point.name for point in points if point.kind == VOLUME]
 
     async def _hold_mounts(self, container: Container) -> None:
         """Before a start: all that it mounts is in its place. `_release_mounts` follows, whatever becomes of it."""
@@ -136,17 +147,19 @@ class Mounting(Registry):
         except errors.NotFound:
             raise errors.Conflict(f"image {point.name}, which is mounted at {point.destination}, is gone") from None
 
-    def _publish_mounts(self, container: Container) -> None:
-        for point in of_record(container.record):
+    def _publish_mounts(self, container: Container, points: list[MountPoint] | None = None) -> None:
+        """points: those meant, if not all."""
+        for point in of_record(container.record) if points is None else points:
             if point.kind == VOLUME:
                 self._volumes.publish_use(point.name, "mount", {
                     "container": container.record.id, "destination": point.destination, "propagation": point.propagation,
                     "read/write": "false" if point.read_only else "true",
                 })  # fmt: skip
 
-    def _publish_unmounts(self, container: Container) -> None:
-        for name in self._volumes_of(container):
-            self._volumes.publish_use(name, "unmount", {"container": container.record.id})
+    def _publish_unmounts(self, container: Container, points: list[MountPoint] | None = None) -> None:
+        for point in of_record(container.record) if points is None else points:
+            if point.kind == VOLUME:
+                self._volumes.publish_use(point.name, "unmount", {"container": container.record.id})
 
     def _release_mounts(self, container: Container) -> None:
         """It has ended: volumes that nobody else uses are let go of."""

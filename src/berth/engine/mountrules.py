@@ -38,8 +38,8 @@ class WantedMount:
 def wanted(host: dict[str, Any], volumes: dict[str, Any] | None, inherited: list[MountPoint]) -> list[WantedMount]:
     """All mounts of a container but its own pseudo file systems. volumes: of its Config; inherited: by --volumes-from."""
     given = [_of_bind(text, host.get("VolumeDriver") or "") for text in host.get("Binds") or []]
-    given += [_of_mount(mount) for mount in host.get("Mounts") or []]
-    tmpfs = [_target(path) for path in host.get("Tmpfs") or {}]
+    given += [of_mount(mount) for mount in host.get("Mounts") or []]
+    tmpfs = [target(path) for path in host.get("Tmpfs") or {}]
     taken: set[str] = set()
     for destination in [*(each.point.destination for each in given), *tmpfs]:
         if destination in taken:
@@ -47,7 +47,7 @@ def wanted(host: dict[str, Any], volumes: dict[str, Any] | None, inherited: list
         taken.add(destination)
     found = {point.destination: WantedMount(point=point) for point in inherited}
     for path in volumes or {}:
-        point = MountPoint(kind=VOLUME, destination=_target(f"/{path}"), anonymous=True, copy=True)
+        point = MountPoint(kind=VOLUME, destination=target(f"/{path}"), anonymous=True, copy=True)
         if point.destination not in taken:
             found.setdefault(point.destination, WantedMount(point=point, driver=host.get("VolumeDriver") or ""))
     return list({**found, **{each.point.destination: each for each in given}}.values())
@@ -58,7 +58,7 @@ def of_old_record(host: dict[str, Any]) -> list[MountPoint]:
     found = []
     for item in [*(host.get("Binds") or []), *(host.get("Mounts") or [])]:
         try:
-            each = _of_bind(item, "") if isinstance(item, str) else _of_mount({**item, "BindOptions": {**(item.get("BindOptions") or {}), "CreateMountpoint": True}}
+            each = _of_bind(item, "") if isinstance(item, str) else of_mount({**item, "BindOptions": {**(item.get("BindOptions") or {}), "CreateMountpoint": True}}
                                                                               if item.get("Type") == BIND else item)  # fmt: skip
         except InvalidParameter:
             continue
@@ -86,7 +86,8 @@ def inherited(texts: list[str], mounts_of: Callable[[str], list[MountPoint]]) ->
     return list(found.values())
 
 
-def _target(path: str) -> str:
+def target(path: str) -> str:
+    """A place inside a container, clean; InvalidParameter for none."""
     if not path.startswith("/"):
         raise InvalidParameter(f"invalid mount path: '{path}' mount path must be absolute")
     clean = os.path.normpath("/" + path.lstrip("/"))
@@ -101,13 +102,13 @@ def _target(path: str) -> str:
 
 
 def _of_bind(text: str, driver: str) -> WantedMount:
-    source, target, mode = _split(text)
+    source, path, mode = _split(text)
     kinds = _check_mode(mode)
     options = mode.split(",") if mode else []
     propagation = next((option for option in options if option in PROPAGATIONS), "")
     kind = BIND if source.startswith("/") else VOLUME
     try:
-        destination = _target(target)
+        destination = target(path)
         if kind == VOLUME and propagation:
             raise InvalidParameter("field BindOptions must not be specified")
         if kind == BIND and "copy" in kinds:
@@ -156,7 +157,8 @@ def _check_mode(text: str) -> set[str]:
 # -- --mount ------------------------------------------------------------------------------------------
 
 
-def _of_mount(mount: dict[str, Any]) -> WantedMount:
+def of_mount(mount: dict[str, Any]) -> WantedMount:
+    """Docker's Mount."""
     kind = mount.get("Type") or ""
     try:
         return _checked_mount(kind, mount)
@@ -173,7 +175,7 @@ def _checked_mount(kind: str, mount: dict[str, Any]) -> WantedMount:
         raise InvalidParameter("field Target must not be empty")
     if kind not in _FIELDS:
         raise InvalidParameter("mount type unknown")
-    destination = _target(mount["Target"])
+    destination = target(mount["Target"])
     for other, name in _FIELDS.items():
         if other != kind and mount.get(name) is not None:
             raise InvalidParameter(f"field {name} must not be specified")

@@ -6,8 +6,9 @@
       Mounting        what it mounts, from its making to its end
       Preparing       a record -> the bundle and the launcher's message
         Running       start, stop, kill, restart policies, what becomes of a monitor
-          Restoring   what an earlier engine left
-            ContainerService   create, rename, update, remove, streams
+          Remounting  mounts changed while it runs
+            Restoring   what an earlier engine left
+              ContainerService   create, rename, update, remove, streams
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from berth.engine.tasks import Tasks
 from berth.engine.volumes import Volumes
 from berth.linux import cgroup
 from berth.runtime.container import host_id
-from berth.store.database import Database
+from berth.store.database import Database, Statement
 from berth.store.images import ImageStore
 
 log = logging.getLogger("berth.containers")
@@ -213,12 +214,12 @@ class Registry:
         """The container's cgroup, for who counts or lists what is in it."""
         return self._group(container)
 
-    async def save(self, container: Container) -> None:
+    def _update_of(self, container: Container) -> Statement:
         record = container.record
-        await self._database.write(
-            ("UPDATE containers SET name = ?, record = ? WHERE id = ?", (record.name, record.to_json(), record.id)),
-            lasting=not record.auto_remove,
-        )
+        return "UPDATE containers SET name = ?, record = ? WHERE id = ?", (record.name, record.to_json(), record.id)
+
+    async def save(self, container: Container) -> None:
+        await self._database.write(self._update_of(container), lasting=not container.record.auto_remove)
 
     async def save_quietly(self, container: Container) -> None:
         """For what nobody asked for: a full disk must not keep what follows from being done."""

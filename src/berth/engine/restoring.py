@@ -9,7 +9,7 @@ from berth import errors
 from berth.engine import health, hostfiles, locks, mountrules, restarts, state, updates
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
-from berth.engine.running import Running
+from berth.engine.remounting import Remounting
 from berth.engine.state import Record
 from berth.linux import cgroup
 
@@ -21,7 +21,7 @@ _HOST_RESTARTED = "the host was restarted while the container ran; how its progr
 _MAX_WAIT_FOR_START_S, _LOOK_AGAIN_S = 10.0, 0.005
 
 
-class Restoring(Running):
+class Restoring(Remounting):
     """Database, disk and what runs are made to agree once, at start-up."""
 
     async def restore(self) -> list[str]:
@@ -42,7 +42,7 @@ class Restoring(Running):
         for container in sorted(self.all(), key=self._end_ns):  # their events in the order of what happened
             for told in self.on_found:
                 await told(container)
-            messages = [await self._reunite(container), await self._removed_by_rm(container)]
+            messages = [await self._reunite(container), *await self.finish_mounts(container), await self._removed_by_rm(container)]
             mended += [f"container {container.record.id[:SHORT]}: {message}" for message in messages if message]
         await asyncio.to_thread(self._remove_idle_groups)
         self._tasks.spawn(self._start_by_policy([c for c in self.all() if self._starts_with_engine(c)]))

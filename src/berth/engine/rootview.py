@@ -3,22 +3,18 @@
 Whoever has it resolves paths with openat2 beneath it (RESOLVE_IN_ROOT); nothing of it is a path of the host.
 """
 
-import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from berth import errors
 from berth.engine import hostfiles, state
+from berth.engine.asking import ask
 from berth.engine.containers import ContainerService
 from berth.engine.monitors import Launcher
 from berth.engine.registry import Container
-from berth.engine.tasks import to_its_end
 from berth.store.images import ImageStore
 
-_TIMEOUT_S = 30
-_REPORT_BYTES = 65536
 Maps = tuple[list[dict], list[dict]]
 
 
@@ -134,28 +130,4 @@ class RootViews:
                 os.close(root)
 
     async def _ask(self, message: dict, fds: list[int]) -> int:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs:
-                self._launcher.send(message, [theirs.fileno(), *fds])
-            ours.settimeout(_TIMEOUT_S)
-        except BaseException:
-            ours.close()
-            raise
-        return await to_its_end(lambda: _receive(ours), os.close)
-
-
-def _receive(channel: socket.socket) -> int:
-    """The descriptor that the viewer sends, or the error that it reports."""
-    with channel:
-        try:
-            report, fds, _, _ = socket.recv_fds(channel, _REPORT_BYTES, 1)
-        except TimeoutError:
-            raise errors.Unavailable("the container's root file system could not be mounted in time") from None
-    if report == b"r" and fds:
-        os.set_inheritable(fds[0], False)
-        return fds[0]
-    if report[:1] == b"e":
-        values = json.loads(report[1:])
-        raise errors.from_wire(values["kind"], values["message"])
-    raise errors.SystemFailure("the process that mounts a container's root file system was killed")
+        return await ask(self._launcher, message, fds, "mounts a container's root file system")

@@ -73,6 +73,7 @@ class Record:
         self.stopped_by_hand = False
         self.boot_id = ""  # of the host, as it was at the last start
         self.pending_update: dict | None = None  # of a running container: being written to its cgroup
+        self.pending_mounts: dict | None = None  # being put into it and taken out of it, see remounting.py
         self.paused_for_commit = False  # and not by a person
         self.health: dict | None = None  # Docker's Health
         self.endpoints: dict | None = None  # its networks, see netrecords.py; None: of a version that had none

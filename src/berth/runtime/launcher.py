@@ -146,6 +146,11 @@ def _become_monitor(
             if message["kind"] == "view":
                 waiting.dismiss()
                 viewer.serve(message, fds)
+            elif message["kind"] == "graft":
+                waiting.dismiss()
+                from berth.runtime import grafting  # seldom
+
+                grafting.serve(message, fds)
             elif message["kind"] == "plumb":
                 waiting.dismiss()
                 plumber.serve(fds)

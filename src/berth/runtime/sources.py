@@ -55,7 +55,7 @@ def place(source: dict, maps: Maps, tree_fd: int = -1) -> None:
 
 def tree(source: dict, maps: Maps) -> int:
     """A detached tree of mounts -> descriptor, owned by the caller."""
-    top = _open_image(source, maps) if source.get("layers") is not None else _open_path(source["path"])
+    top = _open_image(source, maps) if source.get("layers") is not None else open_path(source["path"])
     try:
         inner = _beneath(top, source) if source["subpath"] else os.dup(top)
     finally:
@@ -74,7 +74,7 @@ def tree(source: dict, maps: Maps) -> int:
         os.close(inner)
 
 
-def _open_path(path: str) -> int:
+def open_path(path: str) -> int:
     try:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
