@@ -151,7 +151,9 @@ def ask(host: Host, address: str, port: int, *, wait_s: float = 5) -> str:
     """What an Echo answers over TCP; "" if there is no answer, "refused" if that is the answer."""
     text = f"[{address}]" if ":" in address else address
     answer = host.run("curl", "-sS", "-g", "-m", str(wait_s), f"http://{text}:{port}/", check=False)
-    return "refused" if "refused" in answer or "Couldn't connect" in answer else "" if "timed out" in answer or "timeout" in answer else answer
+    if answer.startswith("curl: (7)"):
+        return "refused"
+    return "" if answer.startswith("curl: (28)") else answer  # 28: nothing came in time
 
 
 def ask_udp(host: Host, address: str, port: int, *, size: int = 1, wait_s: float = 5, source_port: int = 0) -> str:

@@ -6,6 +6,7 @@
 
 import contextlib
 import select
+import shutil
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -332,6 +333,7 @@ def test_unpublished(worlds: Callable[..., World]) -> None:
     assert ask(world.client, "192.0.2.1", 8080) == "refused"
 
 
+@pytest.mark.skipif(not shutil.which("conntrack"), reason="needs Debian's conntrack")
 @pytest.mark.parametrize(("address", "own"), [("192.0.2.1", "192.0.2.2"), ("2001:db8:1::1", "2001:db8:1::2")])
 def test_a_client_that_goes_on_sending(worlds: Callable[..., World], address: str, own: str) -> None:
     """UDP: before there is a container, while it restarts with another address, and when it is gone."""

@@ -267,12 +267,10 @@ def test_a_mode_that_does_not_exist(hosts: Callable[..., Host]) -> None:
 
 
 def has_kind(host: Host, kind: str) -> bool:
-    try:
-        host.route.do(rt.add_dummy("probe") if kind == "dummy" else rt.add_vlan("probe", host.route.link("lo").index, 5))
-    except Refused as error:
-        return "Unknown device type" not in str(error)
-    host.ip("link del probe")
-    return True
+    """Whether the kernel has it; asked with `ip`, so that it is not berth that says so."""
+    answer = host.run("ip", "link", "add", "probe", *([] if kind == "dummy" else ["link", "lo"]), "type", kind, *(["id", "5"] if kind == "vlan" else []), check=False)
+    host.run("ip", "link", "del", "probe", check=False)
+    return "Unknown device type" not in answer
 
 
 def test_macvlan_without_a_parent_has_a_dummy(hosts: Callable[..., Host]) -> None:
@@ -291,9 +289,57 @@ def test_macvlan_without_a_parent_has_a_dummy(hosts: Callable[..., Host]) -> Non
     assert "dm-4f2b" not in host.ip("link show")
 
 
+def test_ipvlan_on_a_parent(hosts: Callable[..., Host]) -> None:
+    """l2: in the parent's subnet, with the parent's MAC address."""
+    host, far, one = hosts(), hosts("far"), hosts("one")
+    connect(host, far, "10.9.0")
+    shared = network(driver="ipvlan", interface="eth0")
+    ensure(host, shared)
+    if not has_kind(host, "ipvlan"):
+        with pytest.raises(errors.NotImplementedHere, match=r"interface eth0: add ipvlan .*; this kernel lacks it"):
+            attach(host, one, shared, attachment(9, outside="", mac=""))
+        return
+    attach(host, one, shared, attachment(9, outside="", mac="", gateways=(ip_address("10.9.0.2"),)))
+    found = link(one, "eth0")
+    assert (found["linkinfo"]["info_data"]["mode"], found["address"]) == ("l2", link(host, "eth0")["address"])
+    far.ping("10.9.0.9")
+    plumbing.remove_inside(one.route, "eth0")
+    assert [entry["ifname"] for entry in one.ip_json("link show")] == ["lo"]
+
+
+def test_ipvlan_that_routes(hosts: Callable[..., Host]) -> None:
+    """l3: a subnet of its own behind the host's address, default routes by the interface itself; private: not beside each other."""
+    host, far, one, two = hosts(), hosts("far"), hosts("one"), hosts("two")
+    if not has_kind(host, "ipvlan"):
+        pytest.skip("this kernel has no ipvlan")
+    connect(host, far)
+    routed = network(driver="ipvlan", interface="eth0", subnets=DUAL.subnets, options={"ipvlan_mode": "l3"})
+    ensure(host, routed)
+    for number, container in ((2, one), (3, two)):
+        where = attachment(number, six=True, outside="", mac="", gateways=(ip_address("0.0.0.0"), ip_address("::")))
+        attach(host, container, routed, where)
+    far.ip("route add 10.9.0.0/24 via 192.0.2.1")
+    assert one.ip_json("route show default")[0]["dev"] == "eth0"
+    assert one.ip_json("-6 route show default")[0]["dev"] == "eth0"
+    one.ping("192.0.2.2")
+    one.ping("10.9.0.3")
+    plumbing.set_gateways(one.route, routed, attachment(2, outside="", mac="", gateways=()))
+    assert one.ip_json("route show default") == []
+    three = hosts("three")
+    apart = network(driver="ipvlan", interface="eth1", options={"ipvlan_mode": "l2", "ipvlan_flag": "private"})
+    connect(host, hosts("far2"), "10.10.0", ("eth1", "eth0"))
+    attach(host, three, apart, attachment(4, outside="", mac=""))
+    assert "private" in three.ip("-d link show eth0")
+
+
 def test_a_vlans_interface_goes_with_the_last_network(host: Host) -> None:
     host.ip("link add eth7 type veth peer name eth8")
     one, two = network(driver="macvlan", interface="eth7.50"), network(driver="ipvlan", interface="eth7.50", id="33" * 32)
+    if has_kind(host, "vlan"):
+        with pytest.raises(errors.Conflict, match=r"the parent of eth7.50 is down; run: ip link set eth7 up"):
+            ensure(host, one)
+        assert "eth7.50" not in host.ip("link show")
+    host.ip("link set eth7 up")
     if not has_kind(host, "vlan"):
         with pytest.raises(errors.NotImplementedHere, match=r"add vlan eth7.50: .*; this kernel lacks it"):
             ensure(host, one)

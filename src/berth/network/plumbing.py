@@ -67,13 +67,15 @@ def attach(host: Route, inside: Route, inside_netns_fd: int, network: Network, a
     """
     try:
         if network.driver == BRIDGE:
+            made = attachment.name
             _add_pair(host, inside_netns_fd, network, attachment)
         else:
-            _add_child(host, inside_netns_fd, network, attachment)
+            made = _add_child(host, inside_netns_fd, network, attachment)
+        index = inside.link(made).index
         try:
-            _settle(inside, attachment)
+            _settle(inside, index, made, attachment)
         except BaseException:
-            inside.do(rt.delete_link(attachment.name, missing_ok=True))
+            inside.do(rt.delete_link(index, missing_ok=True))
             raise
     except Refused as error:
         raise _failure(error, network, attachment) from None
@@ -246,25 +248,29 @@ def _add_pair(host: Route, inside_netns_fd: int, network: Network, attachment: A
         raise
 
 
-def _add_child(host: Route, inside_netns_fd: int, network: Network, attachment: Attachment) -> None:
-    """A macvlan or ipvlan interface, made directly in the container's namespace."""
+def _add_child(host: Route, inside_netns_fd: int, network: Network, attachment: Attachment) -> str:
+    """A macvlan or ipvlan interface in the container's namespace, and its name for now: kernels before 6.15 make it in the host's first."""
     parent = host.find(parent_of(network))
     if parent is None:
         raise NotFound(f"network {network.name}: the parent interface {parent_of(network)} is gone")
+    name = "b" + hashlib.sha256(f"{network.id} {attachment.mac} {attachment.addresses}".encode()).hexdigest()[:14]
     if network.driver == MACVLAN:
         host.do(rt.add_macvlan(
-            attachment.name, parent.index, mode=_option(network, "macvlan_mode", rt.MACVLAN_MODES, "bridge"),
+            name, parent.index, mode=_option(network, "macvlan_mode", rt.MACVLAN_MODES, "bridge"),
             namespace_fd=inside_netns_fd, mac=attachment.mac, mtu=network.mtu,
         ))  # fmt: skip
     else:
         host.do(rt.add_ipvlan(
-            attachment.name, parent.index, mode=_option(network, "ipvlan_mode", rt.IPVLAN_MODES, "l2"),
+            name, parent.index, mode=_option(network, "ipvlan_mode", rt.IPVLAN_MODES, "l2"),
             flag=_option(network, "ipvlan_flag", rt.IPVLAN_FLAGS, "bridge"), namespace_fd=inside_netns_fd, mtu=network.mtu,
         ))  # fmt: skip
+    return name
 
 
-def _settle(inside: Route, attachment: Attachment) -> None:
-    index = inside.link(attachment.name).index
+def _settle(inside: Route, index: int, made: str, attachment: Attachment) -> None:
+    """Gives the interface `made` its name, addresses and routes."""
+    if made != attachment.name:
+        inside.do(rt.set_link(index, name=attachment.name))
     requests = [rt.add_address(index, str(address)) for address in attachment.addresses]
     if all(address.version == 4 for address in attachment.addresses):
         requests.insert(0, rt.no_link_local(index))
@@ -303,7 +309,14 @@ def _ensure_parent(route: Route, network: Network) -> None:
     name = _checked(parent_of(network), network)
     parent = route.find(name)
     if parent is None:
-        route.do(_new_parent(route, network, name), rt.set_link(name, alias=f"{_MARK} {network.id}", up=True))
+        route.do(_new_parent(route, network, name))
+        try:
+            route.do(rt.set_link(name, alias=f"{_MARK} {network.id}", up=True))
+        except Refused as error:
+            route.do(rt.delete_link(name, missing_ok=True))
+            if error.errno == errno.ENETDOWN:
+                raise Conflict(f"network {network.name}: the parent of {name} is down; run: ip link set {name.rpartition('.')[0]} up") from None
+            raise
     elif (owners := _owners(parent)) and network.id not in owners:
         route.do(rt.set_link(parent.index, alias=" ".join((_MARK, *owners, network.id)), up=True))
     elif owners and not parent.is_up:
