@@ -309,10 +309,11 @@ def _ensure_parent(route: Route, network: Network) -> None:
     name = _checked(parent_of(network), network)
     parent = route.find(name)
     if parent is None:
-        route.do(_new_parent(route, network, name))
         try:
-            route.do(rt.set_link(name, alias=f"{_MARK} {network.id}", up=True))
+            route.do(_new_parent(route, network, name), rt.set_link(name, alias=f"{_MARK} {network.id}", up=True))
         except Refused as error:
+            if error.position == 0:  # it could not be made
+                raise
             route.do(rt.delete_link(name, missing_ok=True))
             if error.errno == errno.ENETDOWN:
                 raise Conflict(f"network {network.name}: the parent of {name} is down; run: ip link set {name.rpartition('.')[0]} up") from None
