@@ -153,7 +153,7 @@ class Images:
             found = await self._engine.distribution.search(term, 25 if limit is None else limit, credentials)
         except errors.Unauthorized as error:
             # At 401 Docker's command line asks for a name and password, also in a script, where it then waits for ever.
-            raise errors.Forbidden(f"{error}; log in at the registry first") from None
+            raise errors.Forbidden(f"{error}: log in at {registryauth.split_term(term)[0]} first, or again") from None
         exchange.respond(200, searchlist.chosen(found, wanted))
 
     async def distribution_inspect(self, exchange: Exchange) -> None:

@@ -35,14 +35,17 @@ https://docs.docker.com/go/credential-store/
 def login(call: "Invocation") -> int:
     """berth login"""
     parsed = parse_command(call, SYNTAX)
-    user, password = parsed.text("username"), parsed.text("password")
+    user, password = parsed.text("username").strip(), parsed.text("password").strip()  # as Docker: who pastes them brings blanks
+    for flag in ("username", "password"):
+        if parsed.given(flag) and not parsed.text(flag):
+            raise Misuse(f"{flag} is empty")
     if parsed.flag("password-stdin"):
         if password:
             raise Misuse("conflicting options: cannot specify both --password and --password-stdin")
         if not user:
             raise Misuse("the --password-stdin option requires --username to be set")
         data = sys.stdin.buffer.read(_MOST_PASSWORD_BYTES)
-        password = data.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+        password = data.decode(errors="surrogateescape").strip()
     elif password:
         fail("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
     server = credentials.server_of(credentials.host_of(parsed.arguments[0])) if parsed.arguments else credentials.HUB
@@ -87,7 +90,11 @@ def _ask_engine(call: "Invocation", login: "Login") -> str:
     if token := answer.get("IdentityToken"):
         login = {**login, "identitytoken": str(token)}
         login.pop("password", None)
-    if credentials.store(call.config, login):
+    try:
+        unencrypted = credentials.store(call.config, login)
+    except credentials.HelperError as error:
+        raise Misuse(f"Error saving credentials: {error}") from None
+    if unencrypted:
         sys.stdout.flush()
         sys.stderr.write(_UNENCRYPTED.format(configfile.path_of(call.config)))
     return str(answer.get("Status") or "Login Succeeded")

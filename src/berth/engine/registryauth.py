@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from berth.registry.client.challenge import Credentials
 
 _DOCKER_HUB = "docker.io"
 _HUB_LOGIN = ("index.docker.io", "registry-1.docker.io", "docker.io", "")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _MOST_AUTH_BYTES = 64 << 10
 
 
@@ -70,8 +72,10 @@ def login_registry(address: str) -> str:
     """The registry that a login is for: `https://index.docker.io/v1/` is Docker Hub's old name."""
     try:
         host = urlsplit(address if "://" in address else f"//{address}").netloc
-    except ValueError as error:
-        raise InvalidParameter(f"{address[:200]!r} is not the address of a registry: {error}") from None
+    except ValueError:
+        host = " "
+    if host and not _HOST.fullmatch(host):
+        raise InvalidParameter(f"{address[:200]!r} is not the address of a registry: write HOST or HOST:PORT")
     return _DOCKER_HUB if host in _HUB_LOGIN else host
 
 

@@ -300,7 +300,8 @@ class RegistryClient:
             answer.finish()
         except RefusedAnswer as refused:
             if refused.by_token_server:
-                raise of_request(refused.refusal) from None
+                error = of_request(refused.refusal)
+                raise type(error)(f'Get "{endpoint.url("/v2/")}": {error}') from None
         if status == 200:
             return self._session.refresh_token
         phrase = http.client.responses.get(status, "")
@@ -320,6 +321,8 @@ class RegistryClient:
             answer = self._session.fetch("GET", endpoint, f"/v1/search?{urlencode({'q': term, 'n': limit})}", _MOST_LIST_BYTES)
         except RefusedAnswer as refused:
             raise of_request(refused.refusal) from None
+        if answer.status == 404:
+            raise NotFound(f"{self.registry} cannot be searched: it answered 404 to {endpoint.url('/v1/search')}, as registries do that have no index")
         if answer.status != 200:
             raise of_request(answer.refusal())
         results = _object(answer.body, answer.url).get("results")
