@@ -74,6 +74,10 @@ class World:
         with self.host.inside():
             return work()
 
+    def explain(self) -> list[str]:
+        with self.host.inside():
+            return self.firewall.explain()
+
     def publish(self, *ports: PublishedPort) -> None:
         self.do(lambda: self.firewall.publish(ports))
 
@@ -263,7 +267,7 @@ def test_direct_is_dockers_way(worlds: Callable[..., World]) -> None:
     assert ask_udp(world.client, "192.0.2.1", 8080) == "192.0.2.2 1"
     assert ask(world.host, "127.0.0.1", 8080) == "10.9.0.1"
     assert "berth-out" not in world.host.ip("link show")
-    assert "whatever the host's firewall says" in world.firewall.explain()[0]
+    assert world.explain()[0].startswith("Published ports: direct: reachable from everywhere, whatever the host's firewall says")
 
 
 # -- walls --------------------------------------------------------------------------------------
@@ -528,7 +532,7 @@ def test_forwarding_is_for_containers_alone(worlds: Callable[..., World]) -> Non
         assert world.host.sysctl("net/ipv6/conf/all/forwarding") == "1"
         other.ping("203.0.113.1")
         assert "100% packet loss" in world.client.ping("203.0.113.2", wait_s=1, check=False)
-        assert [line for line in world.firewall.explain() if line.startswith("net.ipv4.ip_forward was off until berth set it")]
+        assert [line for line in world.explain() if line.startswith("Forwarding: net.ipv4.ip_forward was off until berth set it")]
         world.firewall.close()
         with world.host.inside():  # the next engine knows
             world.firewall = firewall.Firewall(world.names)
@@ -560,14 +564,30 @@ def test_an_internal_network_makes_no_router_of_the_host(worlds: Callable[..., W
     assert world.host.sysctl("net/ipv4/ip_forward") == "0"
 
 
+def test_forwarding_that_is_not_to_be_switched_on(worlds: Callable[..., World]) -> None:
+    world = worlds(networks=())
+    with world.host.inside():
+        plumbing.ensure(world.host.route, WEB)
+        world.firewall.close()
+        world.firewall = firewall.Firewall(world.names, forward=False)
+        world.firewall.set_networks([WEB])
+        assert [line for line in world.explain() if line.startswith("WARNING")] == [
+            "WARNING: net.ipv4.ip_forward is off: containers reach no other host and are reached from none by IPv4; run: sysctl -w net.ipv4.ip_forward=1",
+            "WARNING: net.ipv6.conf.all.forwarding is off: containers reach no other host and are reached from none by IPv6; "
+            "run: sysctl -w net.ipv6.conf.all.forwarding=1",
+        ]
+    assert world.host.sysctl("net/ipv4/ip_forward") == "0"
+    assert "guard" not in world.host.ruleset()
+
+
 # -- explained ----------------------------------------------------------------------------------
 
 
 def test_which_rules_decide(worlds: Callable[..., World]) -> None:
     world = worlds()
-    assert world.firewall.explain()[0] == "Published ports: checked: no firewall has rules for INPUT, so all of them are reachable"
+    assert world.explain()[0] == "Published ports: checked: no firewall has rules for INPUT, so all of them are reachable"
     world.host.nft(CLOSED)
-    assert world.firewall.explain()[0] == (
+    assert world.explain()[0] == (
         "Published ports: checked: reachable as far as these let in what is meant for the host's port: "
         "table inet theirs, chain input (priority 0, policy drop, 3 rules)"
     )
@@ -582,11 +602,11 @@ def test_a_forward_chain_that_refuses(worlds: Callable[..., World]) -> None:
     world.echo(world.client, 7000)
     world.host.nft("table inet theirs { chain forward { type filter hook forward priority 0; policy drop; }; }")
     assert ask(one, "192.0.2.2", 7000, wait_s=0.5) == ""
-    (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    (warning,) = [line for line in world.explain() if line.startswith("WARNING")]
     assert warning.startswith("WARNING: table inet theirs, chain forward (priority 0, policy drop, 0 rules) refuses what containers send")
     for command in warning.partition("add: ")[2].split("; "):
         world.host.run(*command.split())
-    assert not [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    assert not [line for line in world.explain() if line.startswith("WARNING")]
     assert ask(one, "192.0.2.2", 7000) == "192.0.2.1"
     assert ask(world.client, "192.0.2.1", 8080) == "192.0.2.2"
 
@@ -597,11 +617,11 @@ def test_a_forward_chain_of_iptables(worlds: Callable[..., World]) -> None:
     world.echo(world.client, 7000)
     world.host.run("iptables-nft", "-P", "FORWARD", "DROP")
     assert ask(one, "192.0.2.2", 7000, wait_s=0.5) == ""
-    (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    (warning,) = [line for line in world.explain() if line.startswith("WARNING")]
     for command in warning.partition("add: ")[2].split("; "):
         world.host.run(*command.replace("iptables ", "iptables-nft ").split())
     assert ask(one, "192.0.2.2", 7000) == "192.0.2.1"
-    assert not [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    assert not [line for line in world.explain() if line.startswith("WARNING")]
 
 
 def test_a_chain_that_checks_sources(worlds: Callable[..., World]) -> None:
@@ -611,11 +631,11 @@ def test_a_chain_that_checks_sources(worlds: Callable[..., World]) -> None:
     world.publish(*BOTH)
     world.host.nft("table inet theirs { chain pre { type filter hook prerouting priority -150; fib saddr . iif oif missing drop; }; }")
     assert ask(world.client, "192.0.2.1", 8080, wait_s=0.5) == ""
-    (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    (warning,) = [line for line in world.explain() if line.startswith("WARNING")]
     world.host.run(*warning.partition("other hosts; ")[2].split())
     assert ask(world.client, "192.0.2.1", 8080) == "192.0.2.2"
     assert ask(world.client, "2001:db8:1::1", 8080) == "2001:db8:1::2"
-    assert not [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    assert not [line for line in world.explain() if line.startswith("WARNING")]
 
 
 def test_as_ufw_has_it(worlds: Callable[..., World]) -> None:
@@ -627,7 +647,7 @@ def test_as_ufw_has_it(worlds: Callable[..., World]) -> None:
             world.host.run(program, "-A", f"{prefix}-before-{chain}", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT")
             world.host.run(program, "-A", chain.upper(), "-j", f"{prefix}-before-{chain}")
             world.host.run(program, "-P", chain.upper(), "DROP")
-    (warning,) = [line for line in world.firewall.explain() if line.startswith("WARNING")]
+    (warning,) = [line for line in world.explain() if line.startswith("WARNING")]
     assert warning.startswith("WARNING: table ip filter, chain FORWARD (priority 0, policy drop, 1 rules) and table ip6 filter, chain FORWARD")
     assert warning.endswith("add: ufw route allow in on br-web; ufw route allow out on br-web")
 
@@ -639,7 +659,7 @@ def test_without_the_kernels_dup(worlds: Callable[..., World], monkeypatch: pyte
     monkeypatch.setattr(ruleset.nft, "duplicate", lambda *_: nftmessages.nested(1, b"\x08\0\1\0dpu\0"))
     world.publish(*BOTH)
     assert ask(world.client, "192.0.2.1", 8080) == "192.0.2.2"
-    assert world.firewall.explain()[0].startswith("WARNING: published ports cannot be checked: this kernel lacks nft's dup")
+    assert world.explain()[0].startswith("WARNING: published ports cannot be checked: this kernel lacks nft's dup")
     assert "berth-out" not in world.host.ip("link show")
 
 
@@ -647,7 +667,7 @@ def test_rules_of_iptables_legacy(worlds: Callable[..., World]) -> None:
     world = worlds()
     world.host.run("iptables-legacy", "-A", "INPUT", "-p", "tcp", "--dport", "8080", "-j", "DROP")
     with world.host.inside():
-        found = [line for line in world.firewall.explain() if line.startswith("iptables-legacy has rules too")]
+        found = [line for line in world.explain() if line.startswith("Legacy rules: iptables-legacy has some")]
     assert found
     world.host.run("iptables-legacy", "-F")
 

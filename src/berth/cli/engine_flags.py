@@ -39,6 +39,7 @@ FLAGS: "tuple[Flag, ...]" = (
     ("insecure-registry", "", "list", "HOST", "Registry that may be asked without TLS"),
     ("ip", "", "string", "ADDRESS", "Address that ports are published on where nobody names one (default 0.0.0.0 and [::])"),
     ("ip-forward", "", "bool", "", "Switch forwarding on where it is off (default true)"),
+    ("ip-forward-no-drop", "", "bool", "", "Forwarding that berth has switched on is for everybody, not for containers alone"),
     ("ip-masq", "", "bool", "", "Masquerade what leaves the default network (default true)"),
     ("ipv6", "", "bool", "", "Give the default network IPv6"),
     ("label", "", "list", "KEY=VALUE", "Label of the engine, shown by info"),

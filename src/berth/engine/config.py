@@ -138,7 +138,7 @@ KEYS: dict[str, Check] = {
     "http-proxy": check.proxy, "https-proxy": check.proxy, "no-proxy": check.string, "proxies": check.proxies,
     "max-concurrent-downloads": check.whole_number, "max-concurrent-uploads": check.whole_number,
     "max-download-attempts": check.positive_number,
-    **dict.fromkeys(("icc", "ip-forward", "ip-masq", "ipv6", "userland-proxy"), check.boolean), "bridge": netsettings.interface,
+    **dict.fromkeys(("icc", "ip-forward", "ip-forward-no-drop", "ip-masq", "ipv6", "userland-proxy"), check.boolean), "bridge": netsettings.interface,
     **dict.fromkeys(("bip", "bip6", "fixed-cidr", "fixed-cidr-v6"), check.subnet),
     **dict.fromkeys(("default-gateway", "default-gateway-v6", "ip"), check.address), "host-gateway-ip": check.address, "host-gateway-ips": check.addresses,
     "mtu": check.whole_number, "default-address-pools": netsettings.address_pools, "default-network-opts": netsettings.network_options,

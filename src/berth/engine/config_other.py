@@ -16,7 +16,7 @@ _SWARM = "berth is in no swarm"
 _CONTAINERD = "berth runs containers without containerd"
 
 IDLE: dict[str, tuple[Check, str]] = {
-    **dict.fromkeys(("allow-direct-routing", "ip-forward-no-drop", "ip6tables", "iptables"), (check.boolean, _RULES)),
+    **dict.fromkeys(("allow-direct-routing", "ip6tables", "iptables"), (check.boolean, _RULES)),
     **dict.fromkeys(("bridge-accept-fwmark", "firewall-backend"), (check.string, _RULES)),
     "userland-proxy-path": (check.string, "what berth relays it relays itself"),
     **dict.fromkeys(("network-control-plane-mtu", "network-diagnostic-port"), (check.whole_number, _SWARM)),

@@ -30,7 +30,7 @@ class HostNetworks:
 
     def __init__(self, names: model.Names, settings: NetworkSettings, tasks: Tasks) -> None:
         self._names = names
-        self._direct = settings.direct
+        self._settings = settings
         self._lock = threading.Lock()
         self._route: rtnetlink.Route | None = None
         self._firewall: firewall.Firewall | None = None
@@ -138,8 +138,12 @@ class HostNetworks:
 
     def _rules(self) -> firewall.Firewall:
         if self._firewall is None:
-            self._firewall = firewall.Firewall(self._names, direct=self._direct)
+            self._firewall = self._new_firewall()
         return self._firewall
+
+    def _new_firewall(self) -> firewall.Firewall:
+        settings = self._settings
+        return firewall.Firewall(self._names, direct=settings.direct, forward=settings.forward, guard=settings.guard)
 
     def _ensure(self, network: Network) -> None:
         plumbing.ensure(self._routes(), network)
@@ -190,7 +194,7 @@ class HostNetworks:
     def _forget_rules(self) -> None:
         """Of an engine that was killed, and of which no container goes on."""
         with contextlib.suppress(errors.BerthError):  # a kernel without packet rules has none of ours
-            rules = firewall.Firewall(self._names, direct=self._direct)
+            rules = self._new_firewall()
             try:
                 rules.remove()
             finally:
@@ -199,7 +203,10 @@ class HostNetworks:
     def explain(self) -> list[str]:
         """For `info`: which rules of the host decide on published ports; blocks."""
         with self._lock:
-            return self._rules().explain()
+            try:
+                return self._rules().explain()
+            except errors.BerthError as error:
+                return [f"WARNING: {error}"]
 
     def close(self, *, leave: bool) -> None:
         """Lets go of the sockets. leave: containers go on, and what they need of the host stays; else all of it is removed."""

@@ -33,6 +33,7 @@ class NetworkSettings:
     host_gateways: tuple[Address, ...] = ()
     direct: bool = False
     forward: bool = True
+    guard: bool = True
     relay: bool = True
 
 
@@ -51,7 +52,8 @@ def from_daemon(settings: dict[str, Any]) -> NetworkSettings:
         bridge=settings.get("bridge") or "", subnets=_subnets(settings), pools=_pools(settings.get("default-address-pools")), options=options,
         default_options=settings.get("default-network-opts") or {}, ipv6=bool(settings.get("ipv6")),
         binding=ip_address(settings["ip"]) if settings.get("ip") else None, host_gateways=tuple(map(ip_address, gateways)),
-        direct=settings.get("published-ports") == "direct", forward=settings.get("ip-forward", True), relay=settings.get("userland-proxy", True),
+        direct=settings.get("published-ports") == "direct", forward=settings.get("ip-forward", True),
+        guard=not settings.get("ip-forward-no-drop", False), relay=settings.get("userland-proxy", True),
     )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Words for `berth info`: which of the host's rules decide on published ports and on what containers send, and what to do."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from berth.linux.netlinksocket import Refused
 from berth.linux.nftables import Chain, Nftables
@@ -8,28 +10,41 @@ from berth.network import sysctl
 from berth.network.model import Names
 
 _LEGACY = {"ip": ("/proc/net/ip_tables_names", "iptables-legacy"), "ip6": ("/proc/net/ip6_tables_names", "ip6tables-legacy")}
+_SPELLED = {"ip": "IPv4", "ip6": "IPv6"}
 _SHOWN = 4  # interfaces that a line names
 # An expression `fib` as the kernel gives it: name, attributes for register and result, flags.
 _FIB_FLAGS = re.compile(rb"fib\0.{0,24}?\x08\0\x03\0\0\0\0(.)", re.DOTALL)
 _SADDR_AND_IIF = 0x01 | 0x08
 
 
-def lines(netfilter: Nftables, names: Names, mode: str, lacks_loop: str, guarded: frozenset[str], bridges: list[str]) -> list[str]:
-    """One line each; those that begin with WARNING keep something from working or from being safe."""
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What one engine has. lacks_loop: why its ports are direct although they should be checked; guarded: see ruleset.py."""
+
+    names: Names
+    direct: bool
+    lacks_loop: str
+    guarded: frozenset[str]
+    bridges: tuple[str, ...]
+    families: frozenset[str]
+
+
+def lines(netfilter: Nftables, own: Own) -> list[str]:
+    """One line each, "what: how"; those that begin with WARNING keep something from working or from being safe."""
     try:
-        others = [chain for chain in netfilter.chains() if chain.hook and not _is_berths(chain, names)]
+        others = [chain for chain in netfilter.chains() if chain.hook and not _is_berths(chain, own.names)]
     except Refused as error:
         return [f"WARNING: the host's packet rules cannot be read: {error.strerror}"]
-    found = [*_on_ports(others, mode, lacks_loop), *_on_forwarding(netfilter, others, bridges)]
-    if mode == "checked":
-        found += _on_sources(netfilter, others, names)
-    return [*found, *_on_legacy(bridges), *_on_settings(guarded)]
+    found = [*_on_ports(others, own), *_on_forwarding(netfilter, others, own.bridges)]
+    if not own.direct:
+        found += _on_sources(netfilter, others, own.names)
+    return [*found, *_on_legacy(own.bridges), *_on_settings(own)]
 
 
-def _on_ports(others: list[Chain], mode: str, lacks_loop: str) -> list[str]:
-    if mode == "direct":
-        warning = f"WARNING: published ports cannot be checked: {lacks_loop}; " if lacks_loop else ""
-        return [f"{warning}Published ports: direct: reachable from everywhere, whatever the host's firewall says of INPUT"]
+def _on_ports(others: list[Chain], own: Own) -> list[str]:
+    if own.direct:
+        warning = [f"WARNING: published ports cannot be checked: {own.lacks_loop}"] if own.lacks_loop else []
+        return [*warning, "Published ports: direct: reachable from everywhere, whatever the host's firewall says of INPUT"]
     found = [chain for chain in others if chain.hook == "input" and chain.kind == "filter" and chain.family in ("inet", "ip", "ip6")]
     deciding = [_name(chain) for chain in found if chain.drops or chain.rules]
     if not deciding:
@@ -37,7 +52,7 @@ def _on_ports(others: list[Chain], mode: str, lacks_loop: str) -> list[str]:
     return ["Published ports: checked: reachable as far as these let in what is meant for the host's port: " + "; ".join(deciding)]
 
 
-def _on_forwarding(netfilter: Nftables, others: list[Chain], bridges: list[str]) -> list[str]:
+def _on_forwarding(netfilter: Nftables, others: list[Chain], bridges: tuple[str, ...]) -> list[str]:
     """Chains that would drop what containers send. One that names every bridge is thought to let it pass."""
     refusing: dict[str, list[str]] = {}
     for chain in others:
@@ -53,7 +68,7 @@ def _on_forwarding(netfilter: Nftables, others: list[Chain], bridges: list[str])
     ]
 
 
-def _remedy(netfilter: Nftables, chain: Chain, bridges: list[str]) -> str:
+def _remedy(netfilter: Nftables, chain: Chain, bridges: Sequence[str]) -> str:
     if chain.table == "firewalld":
         add = "; ".join(f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}" for bridge in bridges)
         return f"{add}; firewall-cmd --reload"
@@ -88,7 +103,7 @@ def _checks_way_back(rule: bytes) -> bool:
     return flags is not None and flags[1][0] & _SADDR_AND_IIF == _SADDR_AND_IIF
 
 
-def _on_legacy(bridges: list[str]) -> list[str]:
+def _on_legacy(bridges: tuple[str, ...]) -> list[str]:
     """Rules of iptables' older half: nftables does not show them, but they decide too."""
     found = []
     for path, program in _LEGACY.values():
@@ -98,25 +113,24 @@ def _on_legacy(bridges: list[str]) -> list[str]:
         except OSError:
             continue
         if "filter" in tables:
-            rules = f"; {program} -I FORWARD -i {bridges[0]} -j ACCEPT; {program} -I FORWARD -o {bridges[0]} -j ACCEPT" if bridges else ""
+            add = f"{program} -I FORWARD -i BRIDGE -j ACCEPT; {program} -I FORWARD -o BRIDGE -j ACCEPT".replace("BRIDGE", bridges[0] if bridges else "BRIDGE")
             found.append(
-                f"{program} has rules too (see: {program} -S): its INPUT decides on published ports, "
-                f"and a FORWARD that drops keeps containers from reaching others; then add{rules.removeprefix(';') or ' rules for their bridges'}"
+                f"Legacy rules: {program} has some (see: {program} -S): its INPUT decides on published ports too, "
+                f"and a FORWARD that drops keeps containers from others; then: {add}"
             )
     return found
 
 
-def _on_settings(guarded: frozenset[str]) -> list[str]:
+def _on_settings(own: Own) -> list[str]:
     found = []
     for family, name in (("ip", "net.ipv4.ip_forward"), ("ip6", "net.ipv6.conf.all.forwarding")):
-        if family in guarded:
-            found.append(
-                f"{name} was off until berth set it; what is not from or to a bridge or a pair of interfaces is not forwarded. "
-                f"To forward everything: sysctl -w {name}=1 before the engine starts"
-            )
+        if family in own.guarded:
+            found.append(f"Forwarding: {name} was off until berth set it: only what is from or to a bridge or a pair of interfaces is forwarded")
+        elif family in own.families and sysctl.read(name.removeprefix("net.").replace(".", "/")) == "0":
+            found.append(f"WARNING: {name} is off: containers reach no other host and are reached from none by {_SPELLED[family]}; run: sysctl -w {name}=1")
     for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
         if sysctl.read(f"bridge/{name}") == "1":
-            found.append(f"net.bridge.{name} is on: what containers of one network send each other passes the FORWARD chains too")
+            found.append(f"Bridges: net.bridge.{name} is on: what containers of one network send each other passes the FORWARD chains of others too")
     return found
 
 

@@ -30,10 +30,11 @@ _RETRY_S = 1.0
 class Firewall:
     """The tables of one engine. Opens its sockets at once, touches nothing until there is a network. Close it."""
 
-    def __init__(self, names: Names, *, direct: bool = False, guard: bool = True) -> None:
-        """guard: where forwarding was off, keep the host from forwarding anything but containers' packets."""
+    def __init__(self, names: Names, *, direct: bool = False, forward: bool = True, guard: bool = True) -> None:
+        """forward: whether forwarding is switched on where it is off. guard: where forwarding was off, keep the host from forwarding anything but containers' packets."""
         self._names = names
         self._direct = direct
+        self._forward = forward
         self._guard = guard
         self._networks: list[Network] = []
         self._ports: dict[tuple[object, ...], PublishedPort] = {}
@@ -70,8 +71,8 @@ class Firewall:
         if self._tables is None:
             self._guarded |= self._find_guards()
         routed = [network for network in wanted if network.driver == BRIDGE and not network.internal]
-        families = {family for network in routed for family in (("ip", "ip6") if network.has_ipv6 else ("ip",))}
-        before, off = self._guarded, {family for family in families if forwarding.is_off(family)}
+        families = {family for network in routed for family in _families(network)}
+        before, off = self._guarded, {family for family in families if self._forward and forwarding.is_off(family)}
         if self._guard:
             self._guarded |= off
         try:
@@ -141,8 +142,12 @@ class Firewall:
     def explain(self) -> list[str]:
         """For `berth info`: what decides on published ports and on what containers may send, one line each."""
         lines = [self._trouble] if self._trouble else []
-        mode = "direct" if self._direct or self._lacks_loop else "checked"
-        return lines + explaining.lines(self._nft, self._names, mode, self._lacks_loop, self._guarded, [network.interface for network in self._networks])
+        routed = [network for network in self._networks if network.driver == BRIDGE and not network.internal]
+        own = explaining.Own(
+            self._names, self._is_direct, self._lacks_loop, self._guarded,
+            tuple(network.interface for network in routed), frozenset(family for network in routed for family in _families(network)),
+        )  # fmt: skip
+        return lines + explaining.lines(self._nft, own)
 
     # -- how it gets there ----------------------------------------------------------------------
 
@@ -229,6 +234,10 @@ class Firewall:
 
 def _uses_ipv6(networks: Iterable[Network], ports: dict[tuple[object, ...], PublishedPort]) -> bool:
     return any(network.has_ipv6 for network in networks) or any(port.address.version == 6 for port in ports.values())
+
+
+def _families(network: Network) -> tuple[str, ...]:
+    return ("ip", "ip6") if network.has_ipv6 else ("ip",)
 
 
 def _key(port: PublishedPort) -> tuple[object, ...]:

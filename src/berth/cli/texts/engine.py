@@ -116,7 +116,7 @@ TEXTS: "dict[str, Text]" = {
                                            "default-shm-size default-ulimit dns dns-opt dns-search exec-opt init init-path "
                                            "no-new-privileges seccomp-profile userns-remap log-driver log-opt"),
                 ("Networks", "bridge bip bip6 fixed-cidr fixed-cidr-v6 default-gateway default-gateway-v6 default-address-pool default-network-opt "
-                             "icc ip ip-forward ip-masq ipv6 mtu published-ports host-gateway-ip userland-proxy"),
+                             "icc ip ip-forward ip-forward-no-drop ip-masq ipv6 mtu published-ports host-gateway-ip userland-proxy"),
                 ("Registries", "insecure-registry registry-mirror http-proxy https-proxy no-proxy allow-nondistributable-artifacts max-concurrent-downloads max-concurrent-uploads max-download-attempts"),
                 ("The engine's own log", "debug log-level log-format")),
     ),
