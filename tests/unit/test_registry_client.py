@@ -23,6 +23,7 @@ from berth.registry.client.challenge import Credentials
 from berth.registry.client.client import RegistryClient
 from berth.registry.client.settings import Settings
 from berth.registry.documents import Descriptor
+from berth.registry.progress import Line
 from berth.store.partial import Partial
 from fake_registry import FakeRegistry, answer, error, forever, hang_up, of_blob, overlaps, raw, stall, take
 
@@ -64,6 +65,21 @@ def test_a_download_goes_on_where_it_was_cut_off(registry: FakeRegistry, tmp_pat
     with client_of(registry.host, attempts=5) as client:
         assert fetch(client, tmp_path, digest, len(RANDOM)) == RANDOM
     assert overlaps(registry.sent[digest]) == []
+
+
+def test_who_waits_is_told_for_how_long(registry: FakeRegistry, tmp_path: Path) -> None:
+    digest = registry.add_blob(RANDOM)
+    registry.rule("GET", "/blobs/", answer(503), times=2)
+    registry.rule("PATCH", "", answer(503), times=1)
+    said: list[dict] = []
+    line = Line(said.append, "0123")
+    with client_of(registry.host, back_off_s=0.01) as client:
+        partial = Partial(str(tmp_path), digest, len(RANDOM))
+        client.download("a/b", Descriptor("", digest, len(RANDOM)), partial, waiting=line.retrying)
+        partial.discard()
+        client.upload("a/b", source(RANDOM), size_bytes=len(RANDOM), waiting=line.retrying)
+    line.retrying(1.2)
+    assert [one["status"] for one in said] == ["Retrying in 1 second"] * 3 + ["Retrying in 2 seconds"]
 
 
 def test_a_download_that_was_given_up_goes_on_in_the_next_client(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -338,7 +354,7 @@ def test_what_passes_is_waited_for(registry: FakeRegistry, act: fake_registry.Ac
 
 def test_what_does_not_pass_is_said_in_dockers_words(registry: FakeRegistry) -> None:
     registry.rule("GET", "/manifests/", error(429, "TOOMANYREQUESTS", "You have reached your pull rate limit."))
-    with client_of(registry.host) as client, pytest.raises(Unavailable, match=r"toomanyrequests: You have reached your pull rate limit\."):
+    with client_of(registry.host) as client, pytest.raises(Unavailable, match="toomanyrequests: You have reached your pull rate limit; the registry limits"):
         client.manifest(reference.parse(f"{registry.host}/a/b:v1"))
     assert len(registry.asked("GET", "/manifests/")) == 3
 

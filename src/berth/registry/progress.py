@@ -1,5 +1,6 @@
 """What is said of a transfer while it goes on: the messages that Docker's clients draw. Any thread may report."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,11 @@ class Line:
         with self._lock:
             self._status, self._sent_s = status, 0.0
             self._report({"status": status, "progressDetail": {}, "id": self._identity})
+
+    def retrying(self, wait_s: float) -> None:
+        """Nothing happens for so long, in Docker's words."""
+        seconds = max(1, math.ceil(wait_s))
+        self.say(f"Retrying in {seconds} second{'s' if seconds > 1 else ''}")
 
     def advance(self, status: str, current: int, total: int) -> None:
         """How far it has got; total: 0 where nobody knows."""

@@ -296,7 +296,7 @@ class Pull:
                     present += count
                 line.advance("Downloading", present, layer.size_bytes)
 
-            self._client.download(self._name.repository, layer, partial, progress)
+            self._client.download(self._name.repository, layer, partial, progress, line.retrying)
         finally:
             self._transfers.slots.release()
 

@@ -119,7 +119,7 @@ class Push:
 
         memory = self._memory(layer)
         try:
-            digest, size, _ = self._client.upload(self._name.repository, opened, memory=memory)
+            digest, size, _ = self._client.upload(self._name.repository, opened, memory=memory, waiting=line.retrying)
             self._store.note_source(Source(layer.diff, self._where, digest, size, media.DOCKER_LAYER))
             if memory:
                 memory.forget()

@@ -17,7 +17,7 @@ from berth.registry.client.answer import Answer
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.download import Download, tell
 from berth.registry.client.failures import Refusal, of_pull, of_request
-from berth.registry.client.session import RefusedAnswer, Session
+from berth.registry.client.session import RefusedAnswer, Session, Waiting
 from berth.registry.client.settings import DOCKER_HUB, Endpoint, Settings
 from berth.registry.client.upload import Memory, Source, Upload
 from berth.registry.documents import Descriptor, Document
@@ -179,7 +179,9 @@ class RegistryClient:
             raise of_request(answer.refusal())
         return documents.check(answer.body, descriptor.digest, "configuration")
 
-    def download(self, repository: str, descriptor: Descriptor, partial: Partial, progress: Progress | None = None) -> None:
+    def download(
+        self, repository: str, descriptor: Descriptor, partial: Partial, progress: Progress | None = None, waiting: Waiting | None = None
+    ) -> None:
         """Fetches what is missing of a blob. The digest is whoever's reads the partial: it must compare before use.
 
         A foreign layer is asked of the registry first, then of the descriptor's own URLs.
@@ -192,7 +194,7 @@ class RegistryClient:
                 safe = endpoint.verify and endpoint.scheme == "https"
                 schemes = ("https://",) if safe else ("https://", "http://")
                 targets += [url for url in descriptor.urls if url.lower().startswith(schemes)]
-            Download(self._session, endpoint, targets, _pull_scope(repository), partial, progress).run()
+            Download(self._session, endpoint, targets, _pull_scope(repository), partial, progress, waiting).run()
 
         try:
             self._first(fetch)
@@ -217,11 +219,11 @@ class RegistryClient:
 
     def upload(
         self, repository: str, source: Source, *, digest: str = "", size_bytes: int | None = None, mount_from: str = "",
-        progress: Progress | None = None, memory: Memory | None = None,
+        progress: Progress | None = None, memory: Memory | None = None, waiting: Waiting | None = None,
     ) -> tuple[str, int, bool]:  # fmt: skip
         """Sends a blob -> digest, size, whether another repository's was mounted instead. See upload.Upload."""
         endpoint = self._session.endpoint(pull=False)
-        return Upload(self._session, endpoint, repository, _push_scope(repository), source, progress, memory).run(
+        return Upload(self._session, endpoint, repository, _push_scope(repository), source, progress, memory, waiting).run(
             digest=digest, size_bytes=size_bytes, mount_from=mount_from
         )
 

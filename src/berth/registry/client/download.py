@@ -7,7 +7,7 @@ from berth.errors import BerthError, Cancelled, DataLoss, Unavailable
 from berth.registry.client.answer import Answer
 from berth.registry.client.failures import RETRIED, of_request
 from berth.registry.client.faults import Interrupted
-from berth.registry.client.session import RefusedAnswer, Session, retry_after_s
+from berth.registry.client.session import RefusedAnswer, Session, Waiting, retry_after_s
 from berth.registry.client.settings import Endpoint
 from berth.store.partial import Partial
 
@@ -25,14 +25,16 @@ class Download:
     """One blob from one address. targets: paths or URLs to ask, in order, until one has it."""
 
     def __init__(
-        self, session: Session, endpoint: Endpoint, targets: list[str], scope: str, partial: Partial, progress: Progress | None = None
-    ) -> None:
+        self, session: Session, endpoint: Endpoint, targets: list[str], scope: str, partial: Partial, progress: Progress | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:  # fmt: skip
         self._session = session
         self._endpoint = endpoint
         self._targets = targets
         self._scope = scope
         self._partial = partial
         self._progress = progress or (lambda count: None)
+        self._waiting = waiting
         self._lock = threading.Lock()
         self._spans: list[Span] = []
         self._failure: BaseException | None = None
@@ -100,7 +102,7 @@ class Download:
                 attempt = 0 if gained >= _LEAST_GAIN_BYTES else attempt + 1
                 if attempt >= self._session.settings.attempts:
                     raise Unavailable(f"blob {self._partial.digest}: {broken} (tried {attempt} times)") from None
-                self._session.pause(max(1, attempt), broken.wait_s)
+                self._session.pause(max(1, attempt), broken.wait_s, self._waiting)
 
     def _left(self, start: int, end: int) -> Span | None:
         """What is missing of [start, end), which was missing as a whole and is filled from its start."""

@@ -9,6 +9,7 @@ import json
 from berth.errors import BerthError, Conflict, DataLoss, Forbidden, InvalidParameter, NotFound, Unauthorized, Unavailable
 
 _MOST_SHOWN = 200
+NO_LOGIN = "no basic auth credentials"  # in Go's words: the registry wants a password, and there is none
 RETRIED = (408, 429, 500, 502, 503, 504)
 
 # What a code says where the registry sends no message with it.
@@ -75,7 +76,7 @@ def of_pull(found: Refusal, familiar_name: str, familiar: str) -> BerthError:
     if found.status == 401 and found.code in ("UNAUTHORIZED", ""):
         return NotFound(
             f"pull access denied for {familiar_name}, repository does not exist or may require 'docker login': "
-            f"{found.words if found.code else 'unauthorized: authentication required'}"
+            f"{found.words if found.code or found.message == NO_LOGIN else 'unauthorized: authentication required'}"
         )  # fmt: skip
     return of_request(found)
 
@@ -99,5 +100,5 @@ def of_request(found: Refusal) -> BerthError:
         phrase = http.client.responses.get(found.status, "")
         return Unavailable(f"received unexpected HTTP status: {found.status} {phrase}".rstrip() + (f": {words}" if words else ""))
     if found.status == 429:
-        return Unavailable(f"{words}; the registry limits how often it may be asked: log in, or try again later")
+        return Unavailable(f"{words.rstrip('.')}; the registry limits how often it may be asked: log in, or try again later")
     return Unavailable(words)

@@ -20,7 +20,7 @@ from berth.registry.client import challenge
 from berth.registry.client.answer import Answer
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.connections import Connections
-from berth.registry.client.failures import RETRIED, Refusal, of_request
+from berth.registry.client.failures import NO_LOGIN, RETRIED, Refusal, of_request
 from berth.registry.client.faults import Interrupted, named, reason, unreachable
 from berth.registry.client.settings import Endpoint, Settings
 from berth.registry.client.wire import Response
@@ -36,6 +36,9 @@ _SLOW_TIMEOUTS = 20
 _MIRROR_ATTEMPTS = 2  # there is somebody else to ask
 _NOBODY = Credentials()
 _BODY_PIECE_BYTES = 256 << 10  # one send has to come to its end within the timeout
+
+
+Waiting = Callable[[float], None]  # is told for how many seconds nothing will happen
 
 
 class Stream(Protocol):
@@ -122,9 +125,11 @@ class Session:
             log.info("%s: %s; attempt %d of %d", what, why, attempt, attempts)
             self.pause(attempt, wait_s)
 
-    def pause(self, attempt: int, least_s: float = 0.0) -> None:
+    def pause(self, attempt: int, least_s: float = 0.0, waiting: Waiting | None = None) -> None:
         """Waits before attempt + 1: twice as long each time, with some chance in it, so that clients spread. Cancelled if so."""
         wait_s = max(least_s, self.settings.back_off_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        if waiting:
+            waiting(min(wait_s, _LONGEST_WAIT_S))
         self._cancelled.wait(min(wait_s, _LONGEST_WAIT_S))
         self.check()
 
@@ -144,9 +149,10 @@ class Session:
             answer = self._exchange(method, url, sent, body, size_bytes, endpoint.verify, slow)
             if answer.status == 401 and ours and not asked:
                 header = answer.header("WWW-Authenticate")
-                answer_refusal = answer.refusal()
-                if not self._authenticate(endpoint, challenge.parse(header), scope, sent.get("Authorization", "")):
-                    raise RefusedAnswer(answer_refusal)
+                found, challenges = answer.refusal(), challenge.parse(header)
+                if not self._authenticate(endpoint, challenges, scope, sent.get("Authorization", "")):
+                    wants_login = any(one.scheme == "basic" for one in challenges) and not self._credentials(endpoint)
+                    raise RefusedAnswer(Refusal(401, "", NO_LOGIN) if wants_login else found)
                 asked = True
                 if not isinstance(body, bytes):
                     raise Interrupted("the registry wants a new token")

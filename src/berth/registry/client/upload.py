@@ -10,7 +10,7 @@ from berth.errors import BerthError, Cancelled, DataLoss, Forbidden, InvalidPara
 from berth.registry.client.answer import Answer
 from berth.registry.client.failures import RETRIED, of_request
 from berth.registry.client.faults import Interrupted
-from berth.registry.client.session import RefusedAnswer, Session, retry_after_s
+from berth.registry.client.session import RefusedAnswer, Session, Waiting, retry_after_s
 from berth.registry.client.settings import Endpoint
 
 log = logging.getLogger("berth.registry")
@@ -43,7 +43,7 @@ class Upload:
 
     def __init__(
         self, session: Session, endpoint: Endpoint, repository: str, scope: str, source: Source, progress: Progress | None = None,
-        memory: Memory | None = None,
+        memory: Memory | None = None, waiting: Waiting | None = None,
     ) -> None:  # fmt: skip
         self._session = session
         self._endpoint = endpoint
@@ -52,6 +52,7 @@ class Upload:
         self._source = source
         self._progress = progress or (lambda count: None)
         self._memory = memory
+        self._waiting = waiting
 
     def run(self, *, digest: str = "", size_bytes: int | None = None, mount_from: str = "") -> tuple[str, int, bool]:
         """-> digest, size, whether it was mounted. digest '': it is not known before the bytes are read."""
@@ -153,7 +154,7 @@ class Upload:
                         if self._memory and answered == start:  # the registry knows the upload, but takes no more of it
                             self._memory.forget()
                         raise Unavailable(f"upload to {self._session.registry}: {broken} (tried {attempt} times)") from None
-                    self._session.pause(attempt, broken.wait_s)
+                    self._session.pause(attempt, broken.wait_s, self._waiting)
                     location = self._resume(location, body)
                     answered = body.reached
                     if body.reached >= kept + _LEAST_GAIN_BYTES:  # by what the registry says, not by what was sent

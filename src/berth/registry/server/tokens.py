@@ -45,9 +45,9 @@ def _checked(registry: Registry) -> Access:
 
 def _give(registry: Registry, request: Request, who: Identity, scopes: list[str], *, account: str = "") -> None:
     if not who.user and (account or not registry.access.lets_anybody_in):
-        raise Refused(
-            "UNAUTHORIZED", "authentication required", headers={"WWW-Authenticate": registry.access.challenge("", SERVICE, "", page=True)}
-        )
+        # with a detail: Docker's clients take an error without one for something that may pass, and ask again for a minute
+        headers = {"WWW-Authenticate": registry.access.challenge("", SERVICE, "", page=True)}
+        raise Refused("UNAUTHORIZED", "authentication required", detail={"scopes": scopes}, headers=headers)
     request.exchange.respond(200, registry.access.issue(who.user, scopes, SERVICE), {"Cache-Control": "no-store"})
 
 
