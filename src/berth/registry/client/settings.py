@@ -144,7 +144,7 @@ class _Registries:
 
     def __init__(self, entries: list[str]) -> None:
         self._names = set(entries)
-        self._networks = [network for text in entries if (network := _network(text))]
+        self._networks = [network for text in entries if "/" in text and (network := _network(text))]
 
     @property
     def has_networks(self) -> bool:
