@@ -248,7 +248,8 @@ def test_a_full_disk_stops_nobody(small_disk_engine: Engine) -> None:
     assert engine.docker("inspect", "-f", "{{.State.ExitCode}} {{.State.Running}}", "full").stdout == "7 false\n"
     logged = engine.docker("logs", "full").stdout
     assert logged.startswith("0123456789012345678901234567890123456789\n")
-    assert set(logged.splitlines()) == {"0123456789012345678901234567890123456789"}
+    # The last line is a short one: what is left of the last block may be enough for it.
+    assert set(logged.splitlines()) - {"last"} == {"0123456789012345678901234567890123456789"}
     engine.docker("rm", "full")
     assert engine.run("bb", "echo", "again").stdout == "again\n"
     # Turning over, the log leaves room again and again.

@@ -54,7 +54,7 @@ class Engine:
     def start(self) -> None:
         ready, ready_write = os.pipe()
         command = [sys.executable, "-m", "berth.cli.engine_main", "--data-root", f"{self.root}/data"]
-        command += ["--exec-root", f"{self.root}/exec", "--ready-fd", str(ready_write), *self.flags]
+        command += ["--exec-root", f"{self.root}/exec", "--ready-fd", str(ready_write), "--bridge", "none", *self.flags]
         environment = {**os.environ, "PYTHONPATH": f"{self.shared}/src:{self.shared}/wheels", "PYTHONDONTWRITEBYTECODE": "1"}
         with open(LOG, "ab") as log:
             self.process = subprocess.Popen(command, env=environment, stderr=log, pass_fds=[ready_write])

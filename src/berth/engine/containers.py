@@ -61,7 +61,8 @@ class ContainerService(Restoring):
         reference.parse(wanted) if not reference.is_image_id(wanted) else None
         image = imageplatform.found(self._images, wanted, platform)
         if (host.get("NetworkMode") or "default") == "default":
-            host["NetworkMode"] = self._endpoints.default_mode
+            host["NetworkMode"] = mode = self._endpoints.default_mode
+            endpoints = {mode if name == "default" else name: settings for name, settings in (endpoints or {}).items()}
         networking = netcontainer.container(config, host, endpoints or {}, (image.config.get("config") or {}).get("ExposedPorts"))
         config = payload.merged_config(config, image.config.get("config") or {})
         host["NetworkMode"] = networking.mode
