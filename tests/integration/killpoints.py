@@ -3,8 +3,8 @@
     python killpoints.py CONTROL PYTHON -m berth.cli.engine_main ARGUMENTS...
 
 Nothing in the engine knows of it: Python's audit events tell of file operations and messages with descriptors, SQLite's
-trace of statements; open, os.write, os.pwrite, os.fsync, socket.send, socket.sendall and sqlite3.connect are wrapped besides. What the engine starts is
-another program, without any of this.
+trace of statements; open, os.write, os.pwrite, os.fsync, socket.send, socket.sendall, sqlite3.connect and what asks the kernel by netlink are
+wrapped besides. What the engine starts is another program, without any of this.
 
 CONTROL is a file of three numbers that both sides map: 0, or which turn of counting it is, which kind to kill at (0:
 none), and at which occurrence of it. What is counted goes to CONTROL.log, one `KIND WHAT` a line.
@@ -23,7 +23,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-KINDS = ("", "file", "sql", "message")
+from berth.linux import netlinksocket
+
+KINDS = ("", "file", "sql", "message", "kernel")
 LAYOUT = struct.Struct("=III")
 _CHANGES = {
     "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
@@ -83,7 +85,7 @@ def _install(points: Points) -> None:
     os.fsync = points.before("file", "fsync", os.fsync)
     socket.socket.send = points.before("message", "send", socket.socket.send)  # type: ignore[method-assign]
     socket.socket.sendall = points.before("message", "sendall", socket.socket.sendall)  # type: ignore[method-assign]
-    real_open, real_connect = builtins.open, sqlite3.connect
+    real_open, real_connect, real_ask = builtins.open, sqlite3.connect, netlinksocket.NetlinkSocket._send
 
     def opened(file: Any, mode: str = "r", *args: Any, **keywords: Any) -> Any:
         """A file that was opened for writing is empty until something is written."""
@@ -97,6 +99,13 @@ def _install(points: Points) -> None:
         connection.set_trace_callback(lambda text: points.at("sql", text[:60].split("\n")[0]))
         return connection
 
+    def asked(sock: Any, requests: Any, answered: int) -> int:
+        """What changes something; what is asked for only reads."""
+        if not any(request.flags & netlinksocket.DUMP == netlinksocket.DUMP or request.about.startswith("find ") for request in requests):
+            points.at("kernel", "; ".join(request.about for request in requests))
+        return real_ask(sock, requests, answered)
+
+    netlinksocket.NetlinkSocket._send = asked  # type: ignore[method-assign]
     builtins.open = opened
     sqlite3.connect = connected
 

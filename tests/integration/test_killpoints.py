@@ -27,11 +27,13 @@ Json = dict | list | None
 class Killed:
     """An engine that kills itself where it is told."""
 
-    def __init__(self, control: str) -> None:
+    def __init__(self, control: str, enter: tuple[str, ...] = ()) -> None:
+        """enter: the command that takes the engine to its host, which then has the default network."""
         self.control = control
         self.turn = 0
         self.leave_alone()
-        self.engine = Engine((), (sys.executable, os.path.join(os.path.dirname(__file__), "killpoints.py"), control))
+        wrapper = (*enter, sys.executable, os.path.join(os.path.dirname(__file__), "killpoints.py"), control)
+        self.engine = Engine((), wrapper, bridge=bool(enter))
         self.archive = b""
 
     def count(self, kind: str = "", at: int = 0) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
@@ -29,7 +29,7 @@ from berth.engine.netstore import NetworkStore
 from berth.engine.places import Live, Place, Settings, Target
 from berth.engine.state import Record
 from berth.engine.tasks import Tasks
-from berth.network import addresses
+from berth.network import addresses, model
 from berth.network.model import Address, Attachment, Interface, PublishedPort
 
 log = logging.getLogger("berth.networks")
@@ -50,6 +50,7 @@ class Attaching:
         self._ports = HeldPorts(host, self.settled)
         self._pools: dict[str, list[addresses.Pool]] = {}
         self._users: dict[str, set[str]] = {}  # by network: containers that have a place there, are given one, or are giving it back
+        self._ends: dict[str, str] = {}  # the host's ends of interfaces -> the container that runs with it
         self._leaving: dict[str, asyncio.Event] = {}  # set once everything of a container that ended is given back
         self._notes: dict[str, Note] = {}  # of containers that were in the middle of a change when the engine before was killed
         self._restored = asyncio.Event()  # nothing is attached before it is known what there is
@@ -94,6 +95,14 @@ class Attaching:
     def users(self, network: NetworkRecord) -> set[str]:
         """Ids of the containers for whose sake it cannot be removed."""
         return set(self._users.get(network.id, ()))
+
+    def owners(self, outsides: Iterable[str]) -> dict[str, str]:
+        """Of host's ends of interfaces, those that containers have which run: the containers' ids."""
+        return {name: self._ends[name] for name in outsides if name in self._ends}
+
+    def outsides(self) -> list[str]:
+        """The host's ends of all interfaces of containers."""
+        return list(self._ends)
 
     def published(self) -> list[PublishedPort]:
         """By all containers."""
@@ -156,6 +165,7 @@ class Attaching:
             record.ports = ports
             raise
         record.endpoints = entries
+        self._ends |= {place.attachment.outside: record.id for place in more if place.network.driver == model.BRIDGE}
 
     def detach(self, record: Record) -> None:
         """Of one that has ended: its places are nobody's, and what the kernel has of them is taken down meanwhile."""
@@ -166,6 +176,8 @@ class Attaching:
         held = self._ports.pop(record.id)
         if held is None and not found:
             return
+        for _, live in found:
+            self._ends.pop(live["outside"], None)
         self._leaving[record.id] = asyncio.Event()
         self._tasks.spawn(self._detach(record.id, held, found))
 
@@ -193,6 +205,7 @@ class Attaching:
             await self._take_down(network, live)
 
     async def _take_down(self, network: NetworkRecord, live: Live) -> None:
+        self._ends.pop(live["outside"], None)
         with _logged():
             await self._host.detach(live["outside"])
         for text in live["addresses"]:
@@ -231,6 +244,8 @@ class Attaching:
         entries = dict(endpoints_of(record))
         for network, entry in self._live(record):
             self._users.setdefault(network.id, set()).add(record.id)
+            if network.driver == model.BRIDGE:
+                self._ends[entry["live"]["outside"]] = record.id
             for text in entry["live"]["addresses"]:
                 self._take(network, ip_interface(text).ip)
             known = dns_names(record, network, entry["settings"])

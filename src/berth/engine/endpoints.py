@@ -215,10 +215,6 @@ class Endpoints(Attaching):
                 told.append(f"{what}, and cannot be made again: {error}")
         return told
 
-    def outsides(self, record: Record) -> set[str]:
-        """Names of the host's ends of its interfaces."""
-        return {live["outside"] for _, live in self._live_places(record)}
-
 
 def _change_files(record: Record, directory: str, found: list[etcfiles.Place], gone: Live | None) -> None:
     had = [text.partition("/")[0] for text in (gone or {"addresses": []})["addresses"]]

@@ -8,6 +8,8 @@ import contextlib
 import logging
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import ip_network
 from typing import TypeVar
@@ -16,13 +18,16 @@ from berth import errors
 from berth.engine.namespaces import Namespace
 from berth.engine.netsettings import NetworkSettings
 from berth.engine.tasks import Tasks, to_its_end
-from berth.linux import rtnetlink
-from berth.network import firewall, model, plumbing, relay
+from berth.linux import linkwatch, rtnetlink
+from berth.linux import rtrequests as rt
+from berth.network import firewall, leftovers, model, plumbing, relay
 from berth.network.model import Attachment, Network, PublishedPort, Range
 
 log = logging.getLogger("berth.networks")
 
 _T = TypeVar("_T")
+_MEND_AFTER_S = 0.05  # what is done to one interface concerns others a moment later
+_MENDS, _MENDS_WITHIN_S = 5, 10.0
 
 
 class HostNetworks:
@@ -35,8 +40,14 @@ class HostNetworks:
         self._route: rtnetlink.Route | None = None
         self._firewall: firewall.Firewall | None = None
         self._watching = 0  # the descriptor on which the kernel tells of changes to rules
+        self._links: linkwatch.LinkWatch | None = None
+        self._later: set[asyncio.TimerHandle] = set()
+        self._mended: deque[float] = deque(maxlen=_MENDS)
+        self._is_mending = False
         self._tasks = tasks
         self._up: dict[str, Network] = {}  # networks by id that the host has been made ready for
+        self._bridges: dict[int, str] = {}  # their ids by the indexes of their interfaces
+        self.on_lost: Callable[[set[str]], None] = _nothing  # told of interfaces that somebody has deleted, by name
         self.binding = settings.binding
         self.has_ipv6 = os.path.exists("/proc/net/if_inet6")
 
@@ -92,19 +103,31 @@ class HostNetworks:
     async def unpublish(self, published: Sequence[PublishedPort]) -> None:
         await self.publish((), instead_of=published)
 
-    async def restore(self, networks: Sequence[Network], leftovers: Sequence[Network], published: Sequence[PublishedPort], outsides: Collection[str]) -> set[str]:
+    async def restore(
+        self, networks: Sequence[Network], forgotten: Sequence[Network], published: Sequence[PublishedPort], outsides: Collection[str]
+    ) -> set[str]:  # fmt: skip
         """After an engine that was killed: everything as it must be, whatever is left of what it made; what nobody needs is removed.
 
-        leftovers: networks that nobody needs, of which something may be there; outsides: the host's ends of containers' interfaces.
+        forgotten: networks that nobody needs, of which something may be there; outsides: the host's ends of containers' interfaces.
         Returns those that are not there.
         """
-        return await self._run(lambda: self._restore(networks, leftovers, _led(published), outsides))
+        return await self._run(lambda: self._restore(networks, forgotten, _led(published), outsides))
+
+    async def lost(self, outsides: Collection[str]) -> set[str]:
+        """Which of these ends of containers' interfaces are gone; others are put where they belong."""
+        return await self._run(lambda: leftovers.lost(self._routes(), list(self._up.values()), outsides))
+
+    # -- what others do -------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Puts rules back that somebody else has taken away, as soon as the kernel says so."""
+        """Puts back what somebody else takes away, as soon as the kernel says so."""
+        loop = asyncio.get_running_loop()
         if self._firewall and not self._watching:
             self._watching = self._firewall.fileno()
-            asyncio.get_running_loop().add_reader(self._watching, self._on_rules_changed)
+            loop.add_reader(self._watching, self._on_rules_changed)
+        if self._up and not self._links:
+            self._links = linkwatch.LinkWatch()
+            loop.add_reader(self._links.fileno(), self._on_links_changed)
 
     def _on_rules_changed(self) -> None:
         loop = asyncio.get_running_loop()
@@ -115,10 +138,48 @@ class HostNetworks:
         later_s = await self._run(restore)
         if not self._watching:
             return
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._watching, self._on_rules_changed)
+        asyncio.get_running_loop().add_reader(self._watching, self._on_rules_changed)
         if later_s is not None:
-            loop.call_later(later_s, lambda: self._tasks.spawn(self._put_back(lambda: self._rules().restore())))
+            self._after(later_s, lambda: self._tasks.spawn(self._put_back(lambda: self._rules().restore())))
+
+    def _on_links_changed(self) -> None:
+        assert self._links
+        events = self._links.read()
+        if events is None:  # too much has happened to know
+            self._mend_later()
+            return
+        names = {event.name for event in events if event.kind == rt.DELLINK}
+        bridges = {network.interface for network in self._up.values()}
+        concerned = names & {*bridges, self._names.loop_in, self._names.loop_out} or any(event.index in self._bridges for event in events)
+        if concerned or any(event.kind == linkwatch.NEWNETCONF for event in events):
+            self._mend_later()
+        if others := {event.name for event in events if event.name} - bridges:
+            self.on_lost(others)
+
+    def _mend_later(self) -> None:
+        """Soon; whoever breaks it again and again is not fought."""
+        now = time.monotonic()
+        wait_s = _MEND_AFTER_S
+        if len(self._mended) == _MENDS and now - self._mended[0] < _MENDS_WITHIN_S:
+            wait_s = self._mended[0] + _MENDS_WITHIN_S - now
+        if not self._is_mending:
+            self._is_mending = True
+            self._after(wait_s, lambda: self._tasks.spawn(self._mend()))
+
+    async def _mend(self) -> None:
+        self._is_mending = False
+        self._mended.append(time.monotonic())
+        await self._run(self._mend_all)
+
+    def _after(self, wait_s: float, work: Callable[[], None]) -> None:
+        def due() -> None:
+            self._later.discard(handle)
+            work()
+
+        handle = asyncio.get_running_loop().call_later(wait_s, due)
+        self._later.add(handle)
+
+    # -- threads --------------------------------------------------------------------------------
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         def locked() -> _T:
@@ -148,12 +209,25 @@ class HostNetworks:
     def _ensure(self, network: Network) -> None:
         plumbing.ensure(self._routes(), network)
         self._up[network.id] = network
+        if network.driver == model.BRIDGE and (bridge := self._routes().find(network.interface)):  # it may be gone again
+            self._bridges[bridge.index] = network.id
+
+    def _mend_all(self) -> None:
+        """Interfaces, forwarding, and the way by which published ports come in."""
+        for network in list(self._up.values()):
+            with _said(f"network {network.name}"):
+                self._ensure(network)
+        with _said("forwarding"):
+            self._rules().set_networks(list(self._up.values()))
+        with _said("the way to published ports"):
+            self._rules().mend_loop()
 
     def _make(self, network: Network) -> None:
         self._ensure(network)
         self._rules().set_networks(list(self._up.values()))
 
     def _unmake(self, network: Network) -> None:
+        self._bridges = {index: identity for index, identity in self._bridges.items() if identity != network.id}
         if self._up.pop(network.id, None):
             self._rules().set_networks(list(self._up.values()))
         plumbing.remove(self._routes(), network)
@@ -179,9 +253,9 @@ class HostNetworks:
             inside.close()
 
     def _restore(
-        self, networks: Sequence[Network], leftovers: Sequence[Network], published: list[PublishedPort], outsides: Collection[str]
+        self, networks: Sequence[Network], forgotten: Sequence[Network], published: list[PublishedPort], outsides: Collection[str]
     ) -> set[str]:  # fmt: skip
-        there = [network for network in leftovers if plumbing.is_there(self._routes(), network)]
+        there = [network for network in forgotten if leftovers.is_there(self._routes(), network)]
         for network in (*networks, *there):
             with _said(f"network {network.name}"):
                 self._ensure(network)
@@ -189,7 +263,8 @@ class HostNetworks:
             self._rules().set_networks(list(self._up.values()), published)
         else:
             self._forget_rules()
-        return plumbing.lost(self._routes(), list(self._up.values()), outsides)
+        leftovers.remove_strays(self._routes(), list(self._up.values()), outsides)
+        return leftovers.lost(self._routes(), list(self._up.values()), outsides)
 
     def _forget_rules(self) -> None:
         """Of an engine that was killed, and of which no container goes on."""
@@ -210,9 +285,15 @@ class HostNetworks:
 
     def close(self, *, leave: bool) -> None:
         """Lets go of the sockets. leave: containers go on, and what they need of the host stays; else all of it is removed."""
+        loop = asyncio.get_running_loop()
         if self._watching:
-            asyncio.get_running_loop().remove_reader(self._watching)
+            loop.remove_reader(self._watching)
             self._watching = 0
+        if self._links:
+            loop.remove_reader(self._links.fileno())
+            self._links.close()
+        for handle in self._later:
+            handle.cancel()
         with self._lock:
             if not leave:
                 for network in self._up.values():
@@ -224,6 +305,10 @@ class HostNetworks:
                 self._firewall.close()
             if self._route:
                 self._route.close()
+
+
+def _nothing(_: object) -> None:
+    pass
 
 
 def _led(published: Iterable[PublishedPort]) -> list[PublishedPort]:

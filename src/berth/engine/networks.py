@@ -3,6 +3,7 @@
 A change of a container's networks holds its lock; a network that is being removed is not found any more.
 """
 
+import asyncio
 import logging
 from ipaddress import IPv6Network
 from typing import Any
@@ -20,23 +21,29 @@ from berth.engine.netpayload import NetworkRequest
 from berth.engine.netrecords import NetworkRecord
 from berth.engine.netstore import NetworkStore
 from berth.engine.registry import Container
+from berth.engine.tasks import Tasks
 from berth.network import addresses, model
 from berth.network.model import Range, Subnet
 
 log = logging.getLogger("berth.networks")
+
+_LOST_AFTER_S = 1.0
 
 
 class NetworkService:
     """All networks of one engine."""
 
     def __init__(
-        self, store: NetworkStore, host: HostNetworks, endpoints: Endpoints, containers: ContainerService, events: EventBus
+        self, store: NetworkStore, host: HostNetworks, endpoints: Endpoints, containers: ContainerService, events: EventBus, tasks: Tasks
     ) -> None:  # fmt: skip
         self.store = store
         self._host = host
         self._endpoints = endpoints
         self._containers = containers
         self._events = events
+        self._tasks = tasks
+        self._lost: set[str] = set()  # interfaces of which it is being found out whether they are to be mended
+        host.on_lost = self._on_lost
 
     # -- looking --------------------------------------------------------------------------------
 
@@ -67,11 +74,10 @@ class NetworkService:
         used, mended = self._used(), []
         needed = {network.id: network for network in self.store.all() if network.id in used or not (network.predefined or network.config_only)}
         leftovers = [network.as_model() for network in self.store.all() if network.id not in needed]
-        ends = {name for container in running for name in self._endpoints.outsides(container.record)}
         lost: set[str] = set()
         try:
             wanted = [network.as_model() for network in needed.values()]
-            lost = await self._host.restore(wanted, leftovers, self._endpoints.published(), ends)
+            lost = await self._host.restore(wanted, leftovers, self._endpoints.published(), self._endpoints.outsides())
             await self._endpoints.relay()
         except errors.BerthError as error:
             log.error("networks are not as they were: %s", error)
@@ -82,6 +88,23 @@ class NetworkService:
                 mended += [f"container {container.record.id[:12]}: {text}" for text in await self._mend(container, lost)]
         self._endpoints.open()
         return mended
+
+    def _on_lost(self, names: set[str]) -> None:
+        """Interfaces have gone, those of running containers too, unless these have ended: that is known in a moment."""
+        new = set(self._endpoints.owners(names)) - self._lost
+        self._lost |= new
+        if new:
+            self._tasks.spawn(self._mend_lost(new))
+
+    async def _mend_lost(self, names: set[str]) -> None:
+        await asyncio.sleep(_LOST_AFTER_S)
+        self._lost -= names
+        for identity in set(self._endpoints.owners(names).values()):
+            container = self._containers.find(identity)
+            async with container.lock:
+                lost = await self._host.lost(set(self._endpoints.owners(names)))
+                for text in await self._endpoints.mend(container.record, lost):
+                    log.warning("container %s: %s", identity[:12], text)
 
     async def _mend(self, container: Container, lost: set[str]) -> list[str]:
         record, directory = container.record, self._containers.directory(container)

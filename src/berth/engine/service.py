@@ -78,7 +78,7 @@ class Engine:
         )  # fmt: skip
         cache = f"{options.data_root}/cache/seccomp"
         self.volumes.users, self.volumes.is_used_now = self.containers.users_of_volume, self.containers.is_volume_used_now
-        self.networks = NetworkService(self.network_store, self.host_networks, self.endpoints, self.containers, self.events)
+        self.networks = NetworkService(self.network_store, self.host_networks, self.endpoints, self.containers, self.events, tasks)
         self.roots = RootViews(self.containers, self.images, self.launcher)
         self.containers.view_image = self.roots.image
         self.archives = Archives(self.roots)

@@ -73,13 +73,14 @@ class NetlinkSocket:
         port: int = self._socket.getsockname()[0]
         return port
 
-    def set_option(self, level: int, option: int, value: int) -> None:
+    def set_option(self, level: int, option: int, value: "int | bytes") -> None:
         self._socket.setsockopt(level, option, value)
 
-    def join(self, group: int) -> None:
-        """Hears what the kernel tells everybody in a multicast group: `receive`."""
+    def join(self, *groups: int) -> None:
+        """Hears what the kernel tells everybody in these multicast groups: `receive`."""
         self._socket.bind((0, 0))
-        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        for group in groups:
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
 
     def do(self, *requests: Request, answered: int = -1) -> None:
         """All of them in order, in one system call; raises the first refusal after the last one was tried.

@@ -98,6 +98,11 @@ class Firewall:
     def unpublish(self, ports: Iterable[PublishedPort]) -> None:
         self.publish((), instead_of=ports)
 
+    def mend_loop(self) -> None:
+        """Should somebody have deleted it; raises as `set_networks`."""
+        if self._tables and not self._has_loop(self._networks, self._ports):
+            self._replace(self._networks, self._ports)
+
     def remove(self) -> None:
         """Takes away all of it, also what an engine of the same name has left that was killed."""
         for family in sorted(self._guarded | self._find_guards()):  # while the guard is there: it says so should we be killed here

@@ -17,7 +17,7 @@ Nothing here waits; one attachment is two system calls' worth of messages. `rout
 import errno
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from berth.errors import BerthError, Conflict, Forbidden, InvalidParameter, NotFound, NotImplementedHere, SystemFailure
 from berth.linux import rtrequests as rt
@@ -52,7 +52,7 @@ def remove(route: Route, network: Network) -> None:
     try:
         if network.driver == BRIDGE:
             bridge = route.find(network.interface)
-            if bridge and _owners(bridge):
+            if bridge and owners(bridge):
                 route.do(rt.delete_link(bridge.index, missing_ok=True))
         elif network.driver in _DUMMY_PREFIX:
             _remove_parent(route, network)
@@ -114,39 +114,6 @@ def set_gateways(inside: Route, places: Sequence[tuple[Network, Attachment]]) ->
         raise SystemFailure(f"default route: {error.strerror}") from None
 
 
-# -- after an engine that was killed --------------------------------------------------------------
-
-
-def is_there(route: Route, network: Network) -> bool:
-    """Whether berth made something for the network that is still there."""
-    link = route.find(network.interface if network.driver == BRIDGE else parent_of(network)) if network.driver in (BRIDGE, *_DUMMY_PREFIX) else None
-    return bool(link and network.id in _owners(link))
-
-
-def lost(route: Route, networks: Sequence[Network], outsides: Collection[str]) -> set[str]:
-    """Which of the host's ends of containers' interfaces are gone. Others of these networks are removed: their containers never ran.
-
-    One that somebody took out of its bridge is put back. networks: all that there are, so that their bridges' names are known.
-    """
-    bridges = {network.interface: network for network in networks if network.driver == BRIDGE}
-    missing = set(outsides)
-    try:
-        links = route.links()
-        indexes = {link.name: link.index for link in links if link.name in bridges}
-        for link in links:
-            owners = [name for name in _owners(link) if name in bridges] if link.kind == "veth" else []
-            if not owners:
-                continue
-            missing.discard(link.name)
-            if link.name not in outsides:
-                route.do(rt.delete_link(link.index, missing_ok=True))
-            elif link.master != indexes.get(owners[0]) or not link.is_up:
-                route.do(*_back_to(bridges[owners[0]], link, indexes[owners[0]]))
-    except Refused as error:
-        raise SystemFailure(f"interfaces of containers: {error.strerror}") from None
-    return missing
-
-
 # -- bridges ------------------------------------------------------------------------------------
 
 
@@ -162,7 +129,7 @@ def _ensure_bridge(route: Route, network: Network) -> None:
             f"network {network.name}: the interface {name} is {_kind(bridge)}, not a bridge; "
             "remove it, or give the network another name with com.docker.network.bridge.name"
         )
-    if _owners(bridge):  # a person's own bridge keeps its settings
+    if owners(bridge):  # a person's own bridge keeps its settings
         sysctl.write(f"ipv6/conf/{name}/disable_ipv6", "0" if network.has_ipv6 else "1")
         sysctl.write(f"ipv6/conf/{name}/accept_ra", "0")
     elif network.has_ipv6:
@@ -183,22 +150,23 @@ def _ensure_bridge(route: Route, network: Network) -> None:
 
 def _address_changes(route: Route, network: Network, bridge: Link) -> list[Request]:
     wanted = [f"{subnet.gateway}/{subnet.network.prefixlen}" for subnet in network.subnets if subnet.gateway]
-    if network.has_ipv6 and _owners(bridge):
+    if network.has_ipv6 and owners(bridge):
         wanted.append(_LINK_LOCAL)
     had = [address for _, address in route.addresses(bridge.index)]
     changes = [rt.add_address(bridge.index, address) for address in wanted if address not in had]
-    if _owners(bridge):
+    if owners(bridge):
         changes += [rt.delete_address(bridge.index, address) for address in had if address not in wanted and not address.startswith("fe80:")]
     return changes
 
 
 def _take_back(route: Route, network: Network, bridge: Link) -> list[Request]:
     """The interfaces of running containers, after somebody has deleted the bridge."""
-    found = [link for link in route.links() if link.kind == "veth" and network.interface in _owners(link)]
-    return [request for link in found for request in _back_to(network, link, bridge.index)]
+    found = [link for link in route.links() if link.kind == "veth" and network.interface in owners(link)]
+    return [request for link in found for request in back_to(network, link, bridge.index)]
 
 
-def _back_to(network: Network, link: Link, bridge: int) -> list[Request]:
+def back_to(network: Network, link: Link, bridge: int) -> list[Request]:
+    """Puts the host's end of a pair where it belongs."""
     changes = [rt.set_link(link.index, master=bridge, up=True)]
     if not network.icc:
         changes.append(rt.set_bridge_port(link.index, isolated=True))
@@ -241,7 +209,7 @@ def _add_pair(host: Route, inside_netns_fd: int, network: Network, attachment: A
         stale = host.find(outside)
         if error.position > 0 and stale:
             host.do(rt.delete_link(outside, missing_ok=True))
-        elif error.errno == errno.EEXIST and stale and stale.kind == "veth" and _owners(stale):  # of an engine that was killed here
+        elif error.errno == errno.EEXIST and stale and stale.kind == "veth" and owners(stale):  # of an engine that was killed here
             host.do(rt.delete_link(stale.index, missing_ok=True))
             host.do(*requests)
             return
@@ -318,9 +286,9 @@ def _ensure_parent(route: Route, network: Network) -> None:
             if error.errno == errno.ENETDOWN:
                 raise Conflict(f"network {network.name}: the parent of {name} is down; run: ip link set {name.rpartition('.')[0]} up") from None
             raise
-    elif (owners := _owners(parent)) and network.id not in owners:
-        route.do(rt.set_link(parent.index, alias=" ".join((_MARK, *owners, network.id)), up=True))
-    elif owners and not parent.is_up:
+    elif (known := owners(parent)) and network.id not in known:
+        route.do(rt.set_link(parent.index, alias=" ".join((_MARK, *known, network.id)), up=True))
+    elif known and not parent.is_up:
         route.do(rt.set_link(parent.index, up=True))
 
 
@@ -339,17 +307,17 @@ def _new_parent(route: Route, network: Network, name: str) -> Request:
 
 def _remove_parent(route: Route, network: Network) -> None:
     parent = route.find(parent_of(network))
-    owners = _owners(parent) if parent else []
-    if parent is None or network.id not in owners:
+    known = owners(parent) if parent else []
+    if parent is None or network.id not in known:
         return
-    rest = [owner for owner in owners if owner != network.id]
+    rest = [owner for owner in known if owner != network.id]
     route.do(rt.set_link(parent.index, alias=" ".join((_MARK, *rest))) if rest else rt.delete_link(parent.index, missing_ok=True))
 
 
 # -- parts --------------------------------------------------------------------------------------
 
 
-def _owners(link: Link) -> list[str]:
+def owners(link: Link) -> list[str]:
     """Ids of the networks, or the name of the bridge, that berth made a link for; none if it did not make it."""
     words = link.alias.split()
     return words[1:] if words[:1] == [_MARK] else []
