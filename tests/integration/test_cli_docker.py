@@ -156,6 +156,34 @@ run --rm --restart always bb true
 run --network none --restart foo bb true
 run --rm --network none --mount type=bind,src=/nope,dst=/x bb true
 run --pull never --rm nope
+run --rm --network none -v up-data:/d bb sh -c 'echo kept > /d/f'
+run --rm --network none -v up-data:/e:ro bb sh -c 'cat /e/f; touch /e/x'
+run --rm --network none -v /anon bb sh -c 'touch /anon/x; ls /anon'
+run --rm --network none -v a b:/d bb true
+run --rm --network none -v up-data:/d:nope bb true
+run --rm --network none --mount type=volume,src=/x,dst=/d bb true
+run --rm --network none --mount type=volume,src=up-data,dst=/etc,volume-nocopy bb ls /etc
+run --rm --network none --volumes-from up2:ro bb sh -c 'touch /h/x'
+run --rm --network none --volumes-from nope bb true
+volume ls
+volume ls -q
+volume ls --filter name=up
+volume ls --filter dangling=true --format '{{.Name}}'
+volume inspect -f '{{.Name}} {{.Driver}} {{.Scope}}' up-data
+volume inspect nope
+volume inspect -f '{{.Name}}' up-data nope
+volume rm nope
+volume rm -f nope
+volume create up-data
+volume create --driver nope up-new
+volume create a
+volume create --opt nope=1 up-new
+volume create --label x=y up-label
+volume ls --filter label=x=y --format '{{.Name}} {{.Labels}}'
+volume rm up-label
+volume prune --filter label=none -f
+inspect --type volume -f '{{.Name}}' up-data
+inspect -f '{{.Driver}}' up-data
 create --pull never nope
 create --name up1 bb true
 create --pull x bb

@@ -318,6 +318,22 @@ def test_files_in_a_user_namespace(findings: dict[str, Any]) -> None:
     assert found["exec_again"][:2] == ["1000", "opened again"]
 
 
+def test_a_volume_has_no_more_than_its_size(findings: dict[str, Any]) -> None:
+    found = _of(findings, "volume_limits")
+    for name, size_kib in (("small", 1024), ("again", 2048)):
+        assert any("Disk quota exceeded" in line or "No space left" in line for line in found[name]), found[name]
+        assert int(found[name][-1]) == size_kib, "as df sees it"
+    assert found["sizes"]["small"] <= _MEBI
+    assert found["sizes"]["large"] == found["sizes"]["free"] == 3 * _MEBI
+    assert int(found["large"][-1]) == 8192
+    assert found["filled"] == ["4096"]
+    assert "passwd" in found["has_content"]
+    numbers = [found["projects"][name] for name in ("small", "large", "filled")]
+    assert len(set(numbers)) == 3
+    assert found["projects"]["free"] == "0"
+    assert "0" not in numbers
+
+
 def test_nothing_is_left(findings: dict[str, Any]) -> None:
     assert findings["engine_exit"] == 0
     assert findings["groups_left"] == []

@@ -445,7 +445,7 @@ def user_namespace(engine: Engine) -> dict:
         for file in (uids, gids):
             file.write(f"remapped:{REMAPPED_FROM}:65536\n")
     root = "/root/remapped"
-    remapped = Engine(engine.shared, root, "--userns-remap", "remapped")
+    remapped = Engine(engine.shared, root, "--userns-remap", "remapped", "--bridge", "none")
     try:
         remapped.call("POST", "/images/create?fromSrc=-&repo=busybox", busybox_archive())
         found: dict[str, Any] = {"security_options": remapped.call("GET", "/info")["SecurityOptions"]}
@@ -480,6 +480,36 @@ def user_namespace(engine: Engine) -> dict:
         remapped.process.wait(60)
 
 
+def volume_limits(engine: Engine) -> dict:
+    """A data root on an ext4 that keeps project quotas."""
+    top, image = "/root/limited", "/root/limited.img"
+    shell("modprobe", "loop")
+    shell("truncate", "-s", "96M", image)
+    shell("mkfs.ext4", "-q", "-O", "project,quota", "-E", "quotatype=prjquota", image)
+    os.mkdir(top)
+    shell("mount", "-o", "loop,prjquota", image, top)
+    limited = Engine(engine.shared, top, *engine.flags)
+    try:
+        limited.call("POST", "/images/create?fromSrc=-&repo=busybox", busybox_archive())
+        for name, options in (("small", {"size": "1m"}), ("large", {"size": "8m"}), ("filled", {"size": "4m"}), ("free", {})):
+            limited.call("POST", "/volumes/create", {"Name": name, "DriverOpts": options})
+        write = "dd if=/dev/zero of=/v/f bs=64k count=48 2>&1; df -k /v | tail -1 | awk '{print $2}'"
+        found: dict[str, Any] = {name: limited.run(write, Binds=[f"{name}:/v"])["text"].splitlines() for name in ("small", "large", "free")}
+        found["filled"] = limited.run("cat /etc/passwd >/dev/null && df -k /etc | tail -1 | awk '{print $2}'", Binds=["filled:/etc"])["text"].split()
+        data = f"{top}/data/volumes"
+        found["projects"] = {name: shell("lsattr", "-pd", f"{data}/{name}/_data").split()[0] for name in ("small", "large", "filled", "free")}
+        found["sizes"] = {name: os.path.getsize(f"{data}/{name}/_data/f") for name in ("small", "large", "free")}
+        found["has_content"] = sorted(os.listdir(f"{data}/filled/_data"))
+        limited.call("DELETE", "/volumes/small")
+        limited.call("POST", "/volumes/create", {"Name": "again", "DriverOpts": {"size": "2m"}})
+        found["again"] = limited.run(write, Binds=["again:/v"])["text"].splitlines()
+        return found
+    finally:
+        limited.process.terminate()
+        limited.process.wait(60)
+        shell("umount", top)
+
+
 def run_as(engine: Engine, user: str, script: str) -> list[str]:
     body = {"Image": "busybox", "Cmd": ["sh", "-c", script], "User": user, "WorkingDir": "/made/here"}
     identity = engine.call("POST", "/containers/create", body)["Id"]
@@ -503,12 +533,13 @@ def tty_run(engine: Engine) -> str:
 FEATURES: tuple[Callable[[Engine], dict], ...] = (
     info, hello, limits, fork_bomb, devices, cgroup_namespace, freezer, out_of_memory, out_of_memory_in_child, killed, usage,
     update, apparmor, isolation, executed, engine_killed, monitor_killed, user_namespace,
+    volume_limits,
 )  # fmt: skip
 
 
 def main(shared: str, chosen: list[str]) -> None:
     findings: dict[str, Any] = {"seconds": {}}
-    engine = Engine(shared, "/root/berth", "--debug")
+    engine = Engine(shared, "/root/berth", "--debug", "--bridge", "none")
     engine.call("POST", "/images/create?fromSrc=-&repo=busybox", busybox_archive())
     for feature in FEATURES:
         if chosen and feature.__name__ not in chosen:
