@@ -393,7 +393,7 @@ def test_configuration_file_and_reload(tmp_path: Path, rootfs_tar: str) -> None:
         # the data root is a flag too: dockerd refuses such a file, and so do we
         wait_until(lambda: "specified both as a flag and in the configuration file: data-root" in engine.log(), "the refusal")
         file.write_text(json.dumps({"labels": ["rack=8"], "debug": True, "group": "root", "runtimes": {"x": {"path": "/bin/x"}}, "default-shm-size": "16m",
-                                    "registry-mirrors": ["https://mirror.example"], "log-driver": "local", "mtu": 1400}))
+                                    "registry-mirrors": ["https://mirror.example"], "log-driver": "local", "iptables": False}))
         os.kill(engine.process.pid, signal.SIGHUP)
         wait_until(lambda: "only the next start of the engine will see it: group" in engine.log(), "the reload")
         assert engine.docker("info", "-f", "{{.Labels}} {{.Debug}} {{index .Runtimes \"x\"}}").stdout.startswith("[rack=8] true {{/bin/x ")
@@ -404,7 +404,7 @@ def test_configuration_file_and_reload(tmp_path: Path, rootfs_tar: str) -> None:
         assert event["Action"] == "reload"
         assert {"debug": "true", "labels": '["rack=8"]', "registry-mirrors": '["https://mirror.example/"]'}.items() <= event["Actor"]["Attributes"].items()
         assert engine.docker("info", "-f", "{{.LoggingDriver}} {{.RegistryConfig.Mirrors}}").stdout == "local [https://mirror.example/]\n"
-        assert "mtu has no effect" in engine.log()
+        assert "iptables has no effect" in engine.log()
     finally:
         engine.finish()
 
@@ -426,7 +426,9 @@ def test_validate(tmp_path: Path, certificates: str) -> None:
     assert "No such file" in validate(value={"tls": True, "tlscert": "/nowhere/cert.pem"})[1]
     good = {"tlsverify": True, "tlscacert": f"{certificates}/ca.pem", "tlscert": f"{certificates}/server.pem", "tlskey": f"{certificates}/server-key.pem"}
     assert validate(value=good) == (0, "configuration OK\n")
-    assert validate(value={"bip": "10.9.0.1/24"}) == (0, "bip has no effect: berth has no networks of its own yet\nconfiguration OK\n")
+    assert validate(value={"raw-logs": True}) == (0, "raw-logs has no effect: berth's log has full times and no colours anyway\nconfiguration OK\n")
+    assert validate(value={"bip": "10.9.0.1/24"}) == (0, "configuration OK\n")
+    assert "bridge and bip" in validate(value={"bip": "10.9.0.1/24", "bridge": "br9"})[1]
     assert "log-driver and log-opts: unknown log opt 'x'" in validate("--log-opt", "x=1", value={"log-driver": "json-file"})[1]
     assert validate("--log-opt", "max-size=1m", "--dns", "10.0.0.1", "--default-ulimit", "nofile=9:10", "--init")[0] == 0
     assert not os.path.exists(tmp_path / "data")
@@ -465,6 +467,7 @@ def test_every_flag_of_dockerds_is_understood(tmp_path: Path) -> None:
         "default-cgroupns-mode": "private", "default-ipc-mode": "private", "default-runtime": "berth", "exec-opt": "native.cgroupdriver=cgroupfs",
         "host": "fd://", "insecure-registry": "reg", "label": "a=b", "log-driver": "local", "log-level": "info", "registry-mirror": "https://m",
         "storage-driver": "overlay2", "seccomp-profile": "builtin", "dns": "10.0.0.1", "userns-remap": "", "config-file": "/dev/null",
+        "bip": "10.9.0.1/24", "fixed-cidr": "10.9.0.0/25", "fixed-cidr-v6": "fd00::/80", "default-address-pool": "base=10.1.0.0/16,size=24",
     }  # fmt: skip
     given = [f"--{name}={special.get(name, words.get(kind, 'x'))}" for name, kind in flags if name not in ("help", "version")]
     command = [sys.executable, "-m", "berth.cli.engine_main", "--validate", *given]
