@@ -84,7 +84,7 @@ class HostNetworks:
 
     async def detach(self, outside: str) -> None:
         """Removes the host's end of a pair, and with it the other one; nothing where it is gone, or was none."""
-        await self._run(lambda: plumbing.remove_outside(self._routes(), outside))
+        await to_its_end(lambda: _remove_outside(outside))
 
     async def remove_inside(self, namespace: Namespace, name: str) -> None:
         """An interface of a container that goes on."""
@@ -309,6 +309,15 @@ class HostNetworks:
 
 def _nothing(_: object) -> None:
     pass
+
+
+def _remove_outside(outside: str) -> None:
+    """By a socket of its own: the kernel takes some 20 ms for it, in which others may ask it for other things."""
+    route = rtnetlink.Route()
+    try:
+        plumbing.remove_outside(route, outside)
+    finally:
+        route.close()
 
 
 def _led(published: Iterable[PublishedPort]) -> list[PublishedPort]:
