@@ -5,8 +5,10 @@
 """
 
 import contextlib
+import json
 import select
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -137,6 +139,56 @@ def test_large_datagrams(world: World) -> None:
     assert ask_udp(world.client, "192.0.2.1", 8080, size=9000) == "192.0.2.2 9000"
     assert ask_udp(world.client, "192.0.2.1", 8080, size=60000) == "192.0.2.2 60000"
     assert ask_udp(world.client, "2001:db8:1::1", 8080, size=9000) == "2001:db8:1::2 9000"
+
+
+def test_packets_that_come_before_the_first_answer(world: World) -> None:
+    """Several may be on the way around at once; none is lost, and none is doubled."""
+    for number in range(20):
+        with world.client.inside():
+            asking = socket.socket(type=socket.SOCK_DGRAM)
+        with asking:
+            asking.settimeout(5)
+            asking.connect(("192.0.2.1", 8080))
+            for size in range(1, 11):
+                asking.send(b"x" * size)
+            assert sorted(int(asking.recv(100).split()[1]) for _ in range(10)) == list(range(1, 11)), number
+            asking.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                asking.recv(100)
+
+
+@pytest.mark.skipif(not shutil.which("iperf3"), reason="needs Debian's iperf3")
+def test_much_at_once(worlds: Callable[..., World]) -> None:
+    world = worlds(networks=(WEB,))
+    one = world.container("one", WEB, 2)
+    world.publish(published(5201, port=5201), published(5201, protocol="udp", port=5201))
+    one.start("iperf3", "-s")
+    wait_for(lambda: ":5201" in one.run("ss", "-Hlnt"), "iperf3 listens")
+    sent = json.loads(world.client.run("iperf3", "-J", "-c", "192.0.2.1", "-n", "50M", "-P", "4"))
+    assert sent["end"]["sum_received"]["bytes"] >= 50_000_000
+    sent = json.loads(world.client.run("iperf3", "-J", "-c", "192.0.2.1", "-u", "-b", "50M", "-n", "2M"))
+    assert sent["end"]["sum"]["packets"] > 100
+    assert sent["end"]["sum"]["lost_percent"] < 50
+
+
+def test_nft_reads_it_as_it_was_meant(world: World) -> None:
+    """What nft shows, given to nft in another namespace, is the same to the kernel, instruction by instruction."""
+    fresh = Host("fresh")
+    try:
+        index = world.host.route.link("berth-out").index
+        fresh.ip(f"link add berth-out index {index} type veth peer name berth-in")
+        for family in ("ip", "ip6"):
+            fresh.nft(world.host.run("nft", "list", "table", family, "berth"))
+            ours, theirs = (instructions(host, family) for host in (world.host, fresh))
+            assert len(ours) > 100
+            assert ours == theirs
+    finally:
+        fresh.close()
+
+
+def instructions(host: Host, family: str) -> list[str]:
+    """Of all rules of berth's table, as the kernel has them."""
+    return [line for line in host.run("nft", "--debug=netlink", "list", "table", family, "berth").splitlines() if line.startswith("  [")]
 
 
 def test_from_the_host_by_each_of_its_addresses(world: World) -> None:

@@ -236,9 +236,7 @@ def _input(family: str, address: nft.Field, loop: Loop) -> Chain:
 
 
 def _around(family: str, loop: Loop) -> Chain:
-    link = nft.host_order(loop.index)
-    after = nft.register_after(nft.IPV4_ADDRESS if family == "ip" else nft.IPV6_ADDRESS)
-    send = (nft.immediate(loop.neighbours[family], 1), nft.immediate(link, after), nft.duplicate(1, after))
+    send = (nft.immediate(loop.neighbours[family], 1), nft.immediate(nft.host_order(loop.index), 2), nft.duplicate(1, 2))
     return Chain((send, (nft.verdict(nft.DROP),)))
 
 
