@@ -131,7 +131,7 @@ def test_who_may_not_search_is_told_where_to_log_in(engine: Engine, host: Regist
         side = Side(program, engine.env, tmp_path / str(number))
         code, _, errors = side("search", f"{host.address}/x")
         assert code == 1
-        assert errors == f"Error response from daemon: unauthorized: authentication required for registry:catalog:*: log in at {host.address} first, or again\n"
+        assert errors == f"Error response from daemon: no basic auth credentials: log in at {host.address} first, or again\n"
         entry = {"auth": base64.b64encode(b"ada:old").decode()}
         (side.config / "config.json").write_text(json.dumps({"auths": {host.address: entry}}))
         assert f"incorrect username or password: log in at {host.address} first, or again\n" in side("search", f"{host.address}/x")[2]
