@@ -42,7 +42,7 @@ def test_on_a_terminal(engine: Engine, up: Callable[..., str]) -> None:
         up("--name", name)
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
-    process = subprocess.Popen(["setsid", "-c", *STATS, *FORMAT], env=engine.env, stdin=slave, stdout=slave, stderr=slave)
+    process = subprocess.Popen(["setsid", "-c", "env", "--default-signal=INT", *STATS, *FORMAT], env=engine.env, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     try:
         said = read_until(master, lambda said: said.count("\033[J") >= 2 and names[0] in said, "two tables")
