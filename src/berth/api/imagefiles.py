@@ -13,7 +13,7 @@ from berth.api.messages import Put, tell, tell_of_body
 from berth.api.request import platform_of
 from berth.api.threads import in_own_thread, in_thread_with_body, send_written, settle
 from berth.engine import imageplatform
-from berth.engine.feed import Feed
+from berth.engine.feed import Feed, not_written
 from berth.engine.images import publish
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
@@ -59,7 +59,10 @@ class ImageFiles:
 
     async def _import(self, exchange: Exchange, source: str, name: str, bring: Callable[[IO[bytes]], Image]) -> AsyncIterator[dict]:
         if source == "-":
-            image = await in_thread_with_body(exchange.body, bring)
+            try:
+                image = await in_thread_with_body(exchange.body, bring)
+            except OSError as error:
+                raise not_written(error) from error
         else:
             from berth.api.fetching import WebArchive  # brings urllib: not for every start of the engine
 

@@ -90,7 +90,8 @@ class Images:
         sizes = iter(images.layers_of(image))
         found = []
         for entry in image.config.get("history") or []:
-            size = 0 if entry.get("empty_layer") else next(sizes).size_bytes
+            layer = None if entry.get("empty_layer") else next(sizes, None)  # a history may be longer than there are layers
+            size = layer.size_bytes if layer else 0
             found.append({
                 "Id": "<missing>", "Created": views.created_s(entry), "CreatedBy": entry.get("created_by", ""), "Tags": None,
                 "Size": size, "Comment": entry.get("comment", ""),

@@ -50,6 +50,11 @@ class Feed:
         while (message := await self._queue.get()) is not None:
             yield message
         if isinstance(self._error, OSError):  # of the store: a full disk, for one
-            raise SystemFailure(f"the image cannot be written to the disk: {self._error.strerror}") from self._error
+            raise not_written(self._error) from self._error
         if self._error:
             raise self._error
+
+
+def not_written(error: OSError) -> SystemFailure:
+    """What the store's disk had against an image, in words."""
+    return SystemFailure(f"the image cannot be written to the disk: {error.strerror}")

@@ -225,7 +225,7 @@ class Registry:
         """For what nobody asked for: a full disk must not keep what follows from being done."""
         try:
             await self.save(container)
-        except sqlite3.Error as error:
+        except (errors.SystemFailure, sqlite3.Error) as error:
             log.error("container %s cannot be saved: %s", container.record.id[:SHORT], error)
 
     def publish(self, container: Container, action: str, extra: dict[str, str] | None = None) -> None:

@@ -75,7 +75,9 @@ def parse(raw: bytes, content_type: str) -> Document:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise DataLoss(f"the registry's manifest is not JSON: {error}{_start(raw)}") from None
+        if raw[:200].lstrip().startswith(b"<"):
+            raise DataLoss("the registry answered with a web page instead of a manifest: is this the address of a registry?") from None
+        raise DataLoss(f"the registry's manifest is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise DataLoss("the registry's manifest is JSON, but not an object")
     media_type = _media_type(value, content_type)
@@ -90,11 +92,6 @@ def parse(raw: bytes, content_type: str) -> Document:
     if value.get("subject") is not None:
         document.subject = _descriptor(value["subject"], "subject")
     return document
-
-
-def _start(raw: bytes) -> str:
-    text = raw[:60].decode(errors="replace").strip()
-    return "; it looks like a web page: is this the address of a registry?" if text.startswith("<") else ""
 
 
 def _media_type(value: dict, content_type: str) -> str:

@@ -8,9 +8,9 @@ import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter, NotFound
+from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter, NotFound, SystemFailure
 from berth.oci import digest as digests
 from berth.oci import platforms
 from berth.oci.reference import Reference
@@ -127,8 +127,9 @@ class Pull:
                     self._drop_partial(manifest)
         except (BerthError, OSError) as error:
             if _is_final(error):
-                self._store.discard_layers(self._kept)
                 self._drop_partial(manifest)
+                with suppress(SystemFailure):  # the disk is so full that no record can be changed: a later prune does it
+                    self._store.discard_layers(self._kept)
             raise
         return Pulled(image, top.known_as, new=before != image.id)
 
@@ -254,9 +255,11 @@ class Pull:
         try:
             try:
                 loose = self._store.layers.unpack(open_stream(reader))
-            except DataLoss:
+            except DataLoss as error:
                 _compare(reader, observer, layer)  # bytes that were changed on the way make an archive that is broken
-                raise
+                raise DataLoss(f"layer {layer.digest} of {self._name.familiar}: {error}") from error
+            except InvalidParameter as error:
+                raise InvalidParameter(f"layer {layer.digest} of {self._name.familiar}: {error}") from error
             try:
                 _compare(reader, observer, layer)
                 if loose.diff != diff:
@@ -365,4 +368,4 @@ def _first_failure(done: list[Future[None]]) -> BaseException | None:
 
 def _is_final(error: BaseException) -> bool:
     """Whether the same pull would end the same way: then nothing of it stays."""
-    return isinstance(error, DataLoss | InvalidParameter) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+    return isinstance(error, DataLoss | InvalidParameter | SystemFailure) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))

@@ -9,9 +9,9 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
-from berth.errors import DataLoss, NotImplementedHere
+from berth.errors import DataLoss, InvalidParameter, NotImplementedHere
 
 try:
     gzip = importlib.import_module("isal.igzip")
@@ -20,6 +20,7 @@ except ImportError:  # a bare Python
 
 _MAGIC_BYTES = 6
 _BUFFER_BYTES = 1 << 20
+_BOMB_FROM_BYTES, _BOMB_TIMES = 4 << 30, 500
 _XZ_MEMORY_BYTES = 80 << 20  # `xz -9` needs 65 MiB
 
 
@@ -138,6 +139,7 @@ class _Peeked:
     def __init__(self, head: bytes, file: Readable) -> None:
         self._head = head
         self._file = file
+        self.count = 0  # bytes that were read
 
     def readinto(self, buffer: memoryview | bytearray) -> int:
         """isal's gzip asks with this."""
@@ -147,13 +149,14 @@ class _Peeked:
         return len(data)
 
     def read(self, size: int = -1) -> bytes:
-        if self._head:
-            if size < 0:
-                data, self._head = self._head, b""
-                return data + self._file.read(-1)
+        if not self._head:
+            data = self._file.read(size)
+        elif size < 0:
+            data, self._head = self._head + self._file.read(-1), b""
+        else:
             data, self._head = self._head[:size], self._head[size:]
-            return data
-        return self._file.read(size)
+        self.count += len(data)
+        return data
 
     def readable(self) -> bool:
         return True
@@ -173,24 +176,46 @@ def prepended(head: bytes, file: Readable) -> IO[bytes]:
     return stream
 
 
+class _Expanding:
+    """What a compressed stream expands to, which is not without bound: gzip makes a thousandth of zeros, zstd a thirty thousandth."""
+
+    def __init__(self, stream: IO[bytes], packed: _Peeked) -> None:
+        self._stream = stream
+        self._packed = packed
+        self._count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._count += len(data)
+        if self._count > _BOMB_FROM_BYTES and self._count > _BOMB_TIMES * self._packed.count:
+            raise InvalidParameter(
+                f"the archive expands from {self._packed.count} bytes to more than {self._count}, {_BOMB_TIMES} times as much: "
+                "taken for a decompression bomb and refused"
+            )
+        return data
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 def is_compressed(head: bytes) -> bool:
     """Whether a stream that starts so is one that `open_stream` decompresses."""
     return any(head.startswith(magic) for magic, _ in _FORMATS)
 
 
 def open_stream(file: Readable) -> IO[bytes]:
-    """The decompressed stream of `file`, whatever it is compressed with; it is not closed."""
+    """The decompressed stream of `file`, whatever it is compressed with; it is not closed. InvalidParameter where it is a bomb."""
     head = b""
     while len(head) < _MAGIC_BYTES:
         data = file.read(_MAGIC_BYTES - len(head))
         if not data:
             break
         head += data
-    peeked = prepended(head, file)
+    packed = _Peeked(head, file)
     for magic, opener in _FORMATS:
         if head.startswith(magic):
-            return opener(peeked)
-    return peeked
+            return cast("IO[bytes]", _Expanding(opener(cast("IO[bytes]", packed)), packed))
+    return cast("IO[bytes]", packed)
 
 
 class GzipReader:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from berth.errors import DataLoss
+from berth.errors import DataLoss, SystemFailure
 from berth.store.checked import Opened, open_checked
 from berth.store.journal import Change, Statement
 
@@ -92,16 +92,22 @@ class Database:
         return await asyncio.shield(asyncio.wrap_future(self._thread.submit(function)))
 
     def _transaction(self, statements: Sequence[Statement], *, lasting: bool) -> None:
+        try:
+            self._commit(statements, lasting=lasting)
+        except sqlite3.OperationalError as error:  # of the disk: it is full, or cannot be written to
+            raise SystemFailure(f"nothing was changed, for the records cannot be written to {self._path}: {error}") from error
+        self._sequence += 1
+        self._unsynced.append((self._sequence, statements))
+        if lasting:  # and with it all before it, which is in the same log
+            self._note_synced()
+
+    def _commit(self, statements: Sequence[Statement], *, lasting: bool) -> None:
         self._connection.execute(f"PRAGMA synchronous={'FULL' if lasting else 'NORMAL'}")
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             for statement, parameters in statements:
                 self._connection.execute(statement, parameters)
             self._connection.execute("UPDATE changes SET sequence = ?", (self._sequence + 1,))
-        self._sequence += 1
-        self._unsynced.append((self._sequence, statements))
-        if lasting:  # and with it all before it, which is in the same log
-            self._note_synced()
 
     def _sync(self) -> None:
         with contextlib.suppress(OSError):  # the next write that is to last tells

@@ -36,6 +36,8 @@ class ImageMending(ImageRemoval):
         """What an image needs and does not have, or ''."""
         if f"sha256:{hashlib.sha256(image.raw).hexdigest()}" != image.id:
             return "its configuration is damaged"
+        if not image.config:
+            return "its configuration is wrong"
         chain = image.chain
         while chain:
             layer = self._layers.get(chain)

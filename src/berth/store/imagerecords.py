@@ -1,10 +1,12 @@
 """What the store knows of an image in memory, and the statements that keep it in the database."""
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 
+from berth.errors import DataLoss
 from berth.oci import reference
 from berth.store.database import Statement
+from berth.store.naming import checked_config
 
 
 class Layer:
@@ -33,7 +35,8 @@ class Source:
 
 
 class Image:
-    """config: the parsed configuration; raw: its bytes, whose digest is `id`; chain: of the top layer or ''."""
+    """config: the parsed configuration, {} where an older berth took one that is none; raw: its bytes, whose digest is `id`; chain: of the
+    top layer or ''."""
 
     __slots__ = ("chain", "config", "id", "raw")
 
@@ -41,7 +44,9 @@ class Image:
         self.id = identity
         self.raw = raw
         self.chain = chain
-        self.config: dict = json.loads(raw)
+        self.config: dict = {}
+        with suppress(DataLoss):
+            self.config = checked_config(raw)
 
 
 def full_name(name: str) -> str:

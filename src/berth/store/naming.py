@@ -2,9 +2,17 @@
 
 import hashlib
 import json
+from typing import Any
 
 from berth.errors import DataLoss, InvalidParameter
+from berth.models.shapes import CONFIG, Shape, shaped
 from berth.oci import digest, reference
+
+_HISTORY = {"created": str, "created_by": str, "author": str, "comment": str, "empty_layer": bool}
+_CONFIGURATION: Shape = {  # OCI image specification, config.md, and what Docker adds
+    "architecture": str, "os": str, "variant": str, "os.version": str, "os.features": [str], "created": str, "author": str, "comment": str,
+    "docker_version": str, "config": CONFIG, "rootfs": {"type": str, "diff_ids": [str]}, "history": [_HISTORY],
+}  # fmt: skip
 
 
 def chain_id(parent: str, diff: str) -> str:
@@ -13,16 +21,31 @@ def chain_id(parent: str, diff: str) -> str:
 
 
 def checked_config(raw: bytes) -> dict:
-    """An image's configuration; DataLoss if it is none."""
+    """An image's configuration, every known field of its type and without nulls; DataLoss if it is none."""
     try:
-        config = json.loads(raw)
-        diffs = config["rootfs"]["diff_ids"]
-        good = isinstance(diffs, list) and all(isinstance(d, str) and digest.is_sha256(d) for d in diffs)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        good = False
-    if not good:
-        raise DataLoss("the image's configuration is not JSON with a list of sha256 digests at rootfs.diff_ids")
-    return dict(config)
+        value = json.loads(raw)
+        if b"\\ud" in raw.lower():
+            value = _whole(value)
+        if not isinstance(value, dict):
+            raise InvalidParameter("it is no object")
+        config = shaped(value, _CONFIGURATION)
+    except InvalidParameter as error:
+        raise DataLoss(f"the image's configuration is wrong: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataLoss(f"the image's configuration is no JSON: {str(error) or 'it is nested too deeply'}") from None
+    diffs = config.get("rootfs", {}).get("diff_ids")
+    if diffs is None or not all(digest.is_sha256(diff) for diff in diffs):
+        raise DataLoss("the image's configuration has no list of sha256 digests at rootfs.diff_ids")
+    return config
+
+
+def _whole(value: Any) -> Any:
+    """Half characters (`\\ud800` alone) become U+FFFD, as Go reads them: no string with one can be written anywhere."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return {_whole(key): _whole(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def tag_name(name: str) -> str:

@@ -16,6 +16,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO
 
 from berth.errors import DataLoss, InvalidParameter
@@ -107,8 +108,9 @@ class RecipeWriter:
         self.close()
 
     def close(self) -> None:
-        """Without `finish`: what was written is of no use."""
-        self._file.close()
+        """Without `finish`: what was written is of no use, and what could not be written, on a full disk, no matter."""
+        with suppress(OSError):
+            self._file.close()
         if self._left_fd >= 0:
             os.close(self._left_fd)
             self._left_fd = -1

@@ -44,10 +44,8 @@ def read_entries(reader: ExactReader) -> Iterator[Entry]:
     global_pax: dict[str, bytes] = {}
     pax: dict[str, bytes] = {}
     long_name = long_link = None
-    while True:
-        block = reader.read_exactly(_BLOCK)
-        if block == _ZERO_BLOCK:
-            return
+    block = _first_block(reader)
+    while block != _ZERO_BLOCK:
         _check_sum(block)
         kind, size = block[156:157], _number(block[124:136])
         if kind in (b"x", b"g", b"L", b"K"):
@@ -63,9 +61,27 @@ def read_entries(reader: ExactReader) -> Iterator[Entry]:
                 long_name = data.rstrip(b"\0")
             else:
                 long_link = data.rstrip(b"\0")
-            continue
-        yield _entry(block, kind, size, {**global_pax, **pax}, long_name, long_link, reader)
-        pax, long_name, long_link = {}, None, None
+        else:
+            yield _entry(block, kind, size, {**global_pax, **pax}, long_name, long_link, reader)
+            pax, long_name, long_link = {}, None, None
+        block = reader.read_exactly(_BLOCK)
+
+
+def _first_block(reader: ExactReader) -> bytes:
+    """With better words for what is something else altogether."""
+    block = b""
+    while len(block) < _BLOCK and (data := reader.read_some(_BLOCK - len(block))):
+        block += data
+    if not block:
+        raise DataLoss("the archive is empty")
+    if len(block) == _BLOCK and block != _ZERO_BLOCK:
+        try:
+            _check_sum(block)
+        except DataLoss:
+            raise DataLoss("this is no tar archive, nor one compressed with gzip, zstd, xz or bzip2; or its first header is damaged") from None
+    if len(block) < _BLOCK:
+        raise DataLoss(f"the archive ends {_BLOCK - len(block)} bytes too early")
+    return block
 
 
 def skip_padding(reader: ExactReader, size: int) -> None:
@@ -93,7 +109,7 @@ def _number(field: bytes) -> int:
     try:
         return int(text, 8) if text else 0
     except ValueError:
-        raise DataLoss(f"not a tar archive, or a damaged one: {field!r} is not a number") from None
+        raise DataLoss(f"not a tar archive, or a damaged one: a header has {field!r} where a number belongs") from None
 
 
 def _pax_records(data: bytes) -> dict[str, bytes]:

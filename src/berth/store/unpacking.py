@@ -152,7 +152,7 @@ class Unpacker:
         self._unchecked_bytes = 0
         room = os.fstatvfs(self._root_fd)
         if room.f_bavail * room.f_frsize < self._limits.reserve_bytes:
-            raise OSError(errno.ENOSPC, f"less than {self._limits.reserve_bytes} bytes would stay free on the disk")
+            raise OSError(errno.ENOSPC, f"less than {self._limits.reserve_bytes >> 20} MiB would stay free on the disk")
 
     def _set_directory_times(self) -> None:
         """Last, because every entry made in a directory changes its time."""
