@@ -232,7 +232,7 @@ SIZE = {"Content-Length": "300000"}
         (answer(206, RANDOM[:50], Content_Range="bytes 0-49/50"), DataLoss, "answered with"),
         (answer(206, RANDOM[:50]), DataLoss, "answered with ''"),
         (answer(416), DataLoss, "less than was asked for"),
-        (answer(404, b"<html>not here</html>", Content_Type="text/html"), NotFound, "with a web page instead of a manifest: is this the address of a registry"),
+        (answer(404, b"<html>not here</html>", Content_Type="text/html"), NotFound, "with a web page: is this the address of a registry"),
         (error(404, "BLOB_UNKNOWN"), NotFound, "blob unknown: blob unknown to registry"),
         (error(403, "DENIED"), BerthError, "denied: requested access to the resource is denied"),
         (error(500, "UNKNOWN", "disk on fire"), Unavailable, "disk on fire.*tried 3 times"),
