@@ -47,6 +47,9 @@ def docker(environment: Environment, *words: str) -> str:
 def remove_all(environment: Environment) -> None:
     if images := docker(environment, "images", "-aq", "--no-trunc").split():
         docker(environment, "rmi", "-f", *dict.fromkeys(images))
+    removing = Path(environment["DATA_ROOT"]) / "tmp"
+    while (removing.parent / "layers").exists() and any(removing.iterdir()):  # berth removes files after it has answered
+        time.sleep(0.05)
 
 
 class _UnixConnection(http.client.HTTPConnection):

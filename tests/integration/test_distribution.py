@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from dockerd import Dockerd
 from handmade import OCI, OCI_MANIFEST, Handmade, Made, Proxy, layer, member
-from harness import BUSYBOX, Engine, status
+from harness import BUSYBOX, Engine, status, wait_until
 from registries import HAVE_DOCKER_REGISTRY, Host, docker_registry
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not HAVE_DOCKER_REGISTRY, reason="needs Debian's docker-registry")]
@@ -54,9 +54,10 @@ def puller() -> Iterator[Engine]:
 
 
 def leftovers(engine: Engine) -> list[str]:
-    """What the store has on disk of layers, in whatever state."""
+    """What the store has on disk of layers, in whatever state, once what is to go is gone."""
+    wait_until(lambda: os.listdir(f"{engine.data}/tmp") == [], "layers that nobody uses")
     return [
-        f"{top}/{name}" for directory in ("layers", "recipes", "pool", "partial", "tmp")
+        f"{top}/{name}" for directory in ("layers", "recipes", "pool", "contents", "partial", "tmp")
         for top, names, files in os.walk(f"{engine.data}/{directory}") for name in names + files
     ]  # fmt: skip
 

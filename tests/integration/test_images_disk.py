@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dockerd import Dockerd
 from handmade import layer, member
-from harness import Engine
+from harness import Engine, wait_until
 from test_distribution import busybox, diffs, leftovers, skopeo
 from test_prune import df, file_bytes
 
@@ -30,8 +30,9 @@ def disk() -> Iterator[Engine]:
 
 
 def used_blocks(engine: Engine) -> int:
-    """Of everything in the store, in bytes: a file that several layers have counts once."""
-    tops = [f"{engine.data}/{name}" for name in ("layers", "recipes", "pool")]
+    """Of everything in the store, in bytes, once what is to go is gone: a file that several layers have counts once."""
+    wait_until(lambda: os.listdir(f"{engine.data}/tmp") == [], "layers that nobody uses")
+    tops = [f"{engine.data}/{name}" for name in ("layers", "recipes", "pool", "contents")]
     return int(subprocess.run(["du", "-scB1", *tops], capture_output=True, text=True, check=True).stdout.split()[-2])
 
 

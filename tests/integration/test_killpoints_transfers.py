@@ -53,7 +53,7 @@ def team() -> Iterator[RegistryHost]:
 def files(engine: Engine) -> set[str]:
     """All that the store has of layers and transfers, in whatever state."""
     return {
-        f"{top}/{name}" for directory in ("layers", "recipes", "pool", "partial", "uploads", "tmp")
+        f"{top}/{name}" for directory in ("layers", "recipes", "pool", "contents", "partial", "uploads", "tmp")
         for top, names, files in os.walk(f"{engine.data}/{directory}") for name in names + files
     }  # fmt: skip
 
@@ -75,6 +75,7 @@ def remove(killed: Killed) -> None:
     """Every image but the shell's, and what transfers have left."""
     killed.clean()
     killed.do("POST", "/images/prune")
+    killed.wait_until_removed()
 
 
 def die_at(killed: Killed, kind: str, at: int, method: str, path: str) -> str:

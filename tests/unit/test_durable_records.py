@@ -324,7 +324,7 @@ def _imported(root: str) -> tuple[Database, ImageStore, str]:
         tar.addfile(info, io.BytesIO(b"whole"))
     archive.seek(0)
     image = store.import_filesystem(archive, "name:tag", "", {}, platforms.host())
-    return database, store, store.lower_directories(image)[0]
+    return database, store, store.lower(image).directories[0]
 
 
 def _start_again(root: str) -> list[str]:

@@ -18,6 +18,8 @@ from berth.store.unpacking import Unpacker
 from tarmembers import ME, archive, member
 
 AS_ROOT = os.geteuid() == 0
+
+
 def header(name: str, *, size: bytes = b"0", kind: bytes = b"0", checksum: int | None = None, **fields: bytes) -> bytes:
     """A header that tarfile would not write."""
     block = bytearray(512)

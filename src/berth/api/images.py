@@ -76,7 +76,7 @@ class Images:
         listed = await asyncio.to_thread(self._manifests, [image], self._users()) if with_manifests else {}
         found = views.image_inspect(
             image.id, image.config, images.names_of(image.id), images.digests_of(image.id), size_bytes=images.size_bytes(image),
-            layers=[layer.diff for layer in images.layers_of(image)], directories=images.lower_directories(image),
+            layers=[layer.diff for layer in images.layers_of(image)], directories=images.lower(image).directories,
             parent=images.parent_of(image.id), tagged_ns=images.tagged_ns(image.id),
         )  # fmt: skip
         if descriptor := imagemanifests.descriptor(images, image):

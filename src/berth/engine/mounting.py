@@ -81,7 +81,7 @@ class Mounting(Registry):
     async def _filled(self, container: Container, points: list[MountPoint], *, mounted: bool) -> tuple[list[MountPoint], bool]:
         """Those mounts after that, and whether one has changed."""
         todo = [point for point in points if point.copy and (mounted or not self._volumes.find(point.name).record.has_filesystem)]
-        layers = self._images.lower_directories(self._images.find(container.record.image_id)) if todo else []
+        layers = self._images.lower(self._images.find(container.record.image_id)).directories if todo else []
         todo = [point for point in todo if copyup.may_have(layers, point.destination)]
         if not todo:
             return points, False
@@ -141,9 +141,9 @@ class Mounting(Registry):
             mounts.append(oci_mount(point, at))
         return mounts, sources
 
-    def _layers_of(self, point: MountPoint) -> list[str]:
+    def _layers_of(self, point: MountPoint) -> dict:
         try:
-            return self._images.lower_directories(self._images.find(point.source))
+            return self._images.lower(self._images.find(point.source)).fields()
         except errors.NotFound:
             raise errors.Conflict(f"image {point.name}, which is mounted at {point.destination}, is gone") from None
 

@@ -82,7 +82,7 @@ def is_plain(point: MountPoint) -> bool:
 
 
 def source_of(
-    point: MountPoint, at: str, path: str, layers: list[str] | None, user_of: Callable[[str], tuple[int, int]], id_maps: idmaps.Maps | None
+    point: MountPoint, at: str, path: str, layers: dict | None, user_of: Callable[[str], tuple[int, int]], id_maps: idmaps.Maps | None
 ) -> dict[str, Any]:
     """For a mount that is not plain: what the starter mounts at `at` (runtime/sources.py). user_of: see Mounting."""
     explicit = idmaps.explicit(point.idmap)

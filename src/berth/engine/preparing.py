@@ -11,6 +11,7 @@ from berth.engine.namespaces import Namespace
 from berth.engine.registry import SHORT, Container
 from berth.engine.state import Record
 from berth.runtime.container import host_id
+from berth.store.imagerecords import Lower
 
 
 class Preparing(Mounting):
@@ -39,9 +40,10 @@ class Preparing(Mounting):
             image = self._images.find(record.image_id)
         except errors.NotFound:
             raise errors.Conflict(f"image {record.image_id} of the container is gone; remove the container") from None
-        lower = self._images.lower_directories(image)
+        lower = self._images.lower(image)
+        merged = lower.below(f"{directory}/upper")
         host = record.host
-        user = self._resolve_user(container, [f"{directory}/upper", *lower])
+        user = self._resolve_user(container, merged)
         shared = {}
         for key in ("PidMode", "IpcMode", "NetworkMode"):
             mode = host.get(key) or ""
@@ -51,7 +53,7 @@ class Preparing(Mounting):
                     raise errors.Conflict(f"cannot join {key} of container {other.record.id[:SHORT]}: it is not running")
                 shared[mode.partition(":")[2]] = other.record.pid
         facts = self._facts(record.id, host, user, shared)
-        facts.mounts, sources = self._oci_mounts(container, self._user_of(container, [f"{directory}/upper", *lower]), facts.id_maps)
+        facts.mounts, sources = self._oci_mounts(container, self._user_of(container, merged), facts.id_maps)
         if namespace:
             facts.network_path, facts.user_path = namespace.path, namespace.user_path
         if (mode := host.get("NetworkMode") or "").startswith("container:"):
@@ -62,16 +64,15 @@ class Preparing(Mounting):
         places = self._endpoints.places(record)
         gateways = self._endpoints.host_gateways(record)
         etcfiles.write(record, directory, owner, places, gateways=gateways, find=lambda text: self.find(text).record)
-        if not lower:
-            empty = f"{directory}/empty"
-            os.makedirs(empty, exist_ok=True)
-            lower = [empty]
+        if not lower.directories:
+            lower = lower.below(f"{directory}/empty")
+            os.makedirs(f"{directory}/empty", exist_ok=True)
         exit_path = f"{directory}/exit.json"
         if os.path.exists(exit_path):
             os.unlink(exit_path)
         message = {
             "kind": "start", "id": record.id, "bundle": directory, "state_dir": state_dir, "socket": "monitor.sock",
-            "rootfs": {"lower": lower, "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
+            "rootfs": {**lower.fields(), "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
             "runtime": self.runtime_message(record), "sources": sources,
             "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
             "log": _logged(record, directory),
@@ -87,23 +88,23 @@ class Preparing(Mounting):
         command = self.host.runtimes[name]
         return {"command": command, "root": f"{self._runtime_root}-{name}"} if command else None
 
-    def _resolve_user(self, container: Container, directories: list[str], name: str = "") -> users.ResolvedUser:
+    def _resolve_user(self, container: Container, layers: Lower, name: str = "") -> users.ResolvedUser:
         """The container's own user, or the one of that name."""
-        passwd = rootfiles.read_merged(directories, "etc/passwd")
-        group = rootfiles.read_merged(directories, "etc/group")
+        passwd = rootfiles.read_merged(layers, "etc/passwd")
+        group = rootfiles.read_merged(layers, "etc/group")
         record = container.record
         return users.resolve(name or record.config.get("User") or "", record.host.get("GroupAdd") or [], passwd, group)
 
-    def _user_of(self, container: Container, directories: list[str]) -> Callable[[str], tuple[int, int]]:
+    def _user_of(self, container: Container, layers: Lower) -> Callable[[str], tuple[int, int]]:
         def ids(name: str) -> tuple[int, int]:
-            found = self._resolve_user(container, directories, name)
+            found = self._resolve_user(container, layers, name)
             return found.uid, found.gid
 
         return ids
 
-    def mounts_to_view(self, container: Container, layers: list[str]) -> list[tuple[str | dict, str, bool]]:
+    def mounts_to_view(self, container: Container, layers: Lower) -> list[tuple[str | dict, str, bool]]:
         """(source, destination, read-only) of what it has from the host, for a viewer. layers: of its image."""
-        user_of = self._user_of(container, [f"{self.directory(container)}/upper", *layers])
+        user_of = self._user_of(container, layers.below(f"{self.directory(container)}/upper"))
         mounts, sources = self._oci_mounts(container, user_of, self._remap_of(container.record.host))
         made = {source["at"]: {**source, "propagation": ""} for source in sources}
         found = [(made.get(m["source"], m["source"]), m["destination"], "ro" in m["options"]) for m in mounts if m["type"] == "bind"]

@@ -162,7 +162,7 @@ class Registry:
         """Docker's inspect payload."""
         profile = "" if not self.host.apparmor else bundle.APPARMOR_DEFAULT
         try:
-            lower = ":".join(self._images.lower_directories(self._images.find(container.record.image_id)))
+            lower = ":".join(self._images.lower(self._images.find(container.record.image_id)).directories)
         except errors.NotFound:
             lower = ""
         return views.inspect(

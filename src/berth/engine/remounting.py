@@ -16,6 +16,7 @@ from berth.engine.mountrules import WantedMount
 from berth.engine.registry import SHORT, Container
 from berth.engine.running import Running
 from berth.engine.volumerecord import VolumeRecord
+from berth.store.imagerecords import Lower
 
 _NEVER = ("/proc", "/sys", "/dev")
 
@@ -96,9 +97,9 @@ class Remounting(Running):
         source: str | dict | None = None if point.kind == TMPFS else path
         if point.kind != TMPFS and not is_plain(point):
             directory = self.directory(container)
-            lower = self._images.lower_directories(self._images.find(container.record.image_id)) if point.idmap else []
+            lower = self._images.lower(self._images.find(container.record.image_id)) if point.idmap else Lower([], "", [])
             layers = self._layers_of(point) if point.kind == IMAGE else None
-            user_of = self._user_of(container, [f"{directory}/upper", *lower])
+            user_of = self._user_of(container, lower.below(f"{directory}/upper"))
             source = source_of(point, f"{directory}/mounts/live{number}", path, layers, user_of, self._remap_of(container.record.host))
         return {"destination": point.destination, "source": source, "options": oci_mount(point, path)["options"]}
 

@@ -3,18 +3,19 @@
 import os
 import stat
 
-from berth.linux import libc
+from berth.linux import libc, overlay
+from berth.store.imagerecords import Lower
 
 _MAX_FILE_BYTES = 4 << 20
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
 
 
-def read_merged(directories: list[str], path: str) -> str:
-    """A text file as overlayfs would show it in layers, topmost first; '' where there is none.
+def read_merged(layers: Lower, path: str) -> str:
+    """A text file as overlayfs would show it in layers; '' where there is none.
 
     A link is followed inside its own layer. Enough for /etc/passwd and /etc/group, and it needs no mount.
     """
-    for directory in directories:
+    for directory in (*layers.directories, layers.data):
         try:
             root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
@@ -23,17 +24,29 @@ def read_merged(directories: list[str], path: str) -> str:
             found = _read(root, path)
         finally:
             os.close(root)
-        if found is not None:
+        if isinstance(found, str):
             return found
+        if found:
+            path = found.path
     return ""
+
+
+class _Elsewhere:
+    """Where a stub's content is, in a layer below."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str, redirect: str) -> None:
+        self.path = redirect if redirect.startswith("/") else f"{path.rpartition('/')[0]}/{redirect}" if redirect else path
 
 
 def read_beneath(root_fd: int, path: str) -> str:
     """A text file below a root; '' where there is none or it is not a plain file."""
-    return _read(root_fd, path) or ""
+    found = _read(root_fd, path)
+    return found if isinstance(found, str) else ""
 
 
-def _read(root_fd: int, path: str) -> str | None:
+def _read(root_fd: int, path: str) -> str | _Elsewhere | None:
     try:
         # O_NONBLOCK: a pipe that the image put here must not stop the engine.
         fd = libc.openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, _RESOLVE)
@@ -42,6 +55,8 @@ def _read(root_fd: int, path: str) -> str | None:
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
+        if (redirect := overlay.redirect_of(fd)) is not None:
+            return _Elsewhere(path, redirect)
         return file.read(_MAX_FILE_BYTES).decode(errors="replace")
 
 

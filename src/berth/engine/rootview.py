@@ -13,6 +13,7 @@ from berth.engine.asking import ask
 from berth.engine.containers import ContainerService
 from berth.engine.monitors import Launcher
 from berth.engine.registry import Container
+from berth.store.imagerecords import Lower
 from berth.store.images import ImageStore
 
 Maps = tuple[list[dict], list[dict]]
@@ -95,12 +96,13 @@ class RootViews:
         os.close(fd)  # the number belongs to somebody else by now
         return -1
 
-    def _lower(self, container: Container) -> list[str]:
+    def _lower(self, container: Container) -> Lower:
         try:
             image = self._images.find(container.record.image_id)
         except errors.NotFound:
             raise errors.Conflict(f"image {container.record.image_id} of the container is gone; remove the container") from None
-        return self._images.lower_directories(image) or [self._empty(container)]
+        found = self._images.lower(image)
+        return found if found.directories else found.below(self._empty(container))
 
     def _empty(self, container: Container, name: str = "empty") -> str:
         path = f"{self._containers.directory(container)}/{name}"
@@ -109,7 +111,7 @@ class RootViews:
 
     @asynccontextmanager
     async def _view(
-        self, container: Container, lower: list[str], *, read_only: bool, binds: bool, upper: str = ""
+        self, container: Container, lower: Lower, *, read_only: bool, binds: bool, upper: str = ""
     ) -> AsyncIterator[int]:
         if container.record.status == state.REMOVING:
             raise errors.Conflict(f"container {container.record.id} is marked for removal")
@@ -117,7 +119,9 @@ class RootViews:
         work = f"{directory}/work"
         os.makedirs(work, mode=0o700, exist_ok=True)
         maps = self.maps(container)
-        rootfs = {"lower": lower, "upper": upper or self.upper(container), "work": work, "base": directory, "read_only": read_only}
+        rootfs = {
+            **lower.fields(), "upper": upper or self.upper(container), "work": work, "base": directory, "read_only": read_only,
+        }  # fmt: skip
         message = {
             "kind": "view", "target": f"{directory}/rootfs", "uid_mappings": maps[0], "gid_mappings": maps[1], "rootfs": rootfs,
             "binds": self._containers.mounts_to_view(container, lower) if binds else [],

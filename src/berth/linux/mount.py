@@ -254,46 +254,6 @@ def set_propagation(path: str, propagation: int) -> None:
     libc.mount(None, path, None, propagation, None)
 
 
-def overlay_filesystem(lower: list[str], upper: str, work: str, options: list[str]) -> int:
-    """A detached overlay mount through the new mount API -> descriptor.
-
-    lower: topmost first. Raises OSError(EINVAL or ENOSYS) on kernels before 6.5, which lack `lowerdir+`.
-    """
-    context = libc.fsopen("overlay")
-    try:
-        for directory in lower:
-            libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "lowerdir+", directory)
-        if upper:
-            libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "upperdir", upper)
-            libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "workdir", work)
-        libc.fsconfig(context, libc.FSCONFIG_SET_STRING, "source", "overlay")
-        for option in options:
-            key, separator, value = option.partition("=")
-            command = libc.FSCONFIG_SET_STRING if separator else libc.FSCONFIG_SET_FLAG
-            libc.fsconfig(context, command, key, value if separator else None)
-        libc.fsconfig(context, libc.FSCONFIG_CMD_CREATE, None, None)
-        return libc.fsmount(context)
-    finally:
-        os.close(context)
-
-
-def mount_overlay(lower: list[str], upper: str, work: str, target: str, options: list[str]) -> None:
-    """Mounts an overlay at `target`; lower directories topmost first."""
-    try:
-        tree = overlay_filesystem(lower, upper, work, options)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
-            raise
-        data = ["lowerdir=" + ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower), *options]
-        data += [f"upperdir={upper}", f"workdir={work}"] if upper else []
-        libc.mount("overlay", target, "overlay", 0, ",".join(data))
-        return
-    try:
-        libc.move_mount(tree, "", libc.AT_FDCWD, target, libc.MOVE_MOUNT_F_EMPTY_PATH)
-    finally:
-        os.close(tree)
-
-
 def plain(text: str) -> str:
     """A path of mountinfo, in which space, tab, line break and backslash are octal."""
     for written, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):

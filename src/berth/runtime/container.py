@@ -10,7 +10,7 @@ import select
 import struct
 
 from berth import errors
-from berth.linux import cgroup, libc, mount, signals, sockets
+from berth.linux import cgroup, libc, mount, overlay, signals, sockets
 from berth.models.jsonlite import dumps, loads
 from berth.runtime import enter, hooks, init
 from berth.runtime.context import Context, Launch
@@ -447,9 +447,10 @@ def _keep(path: str, program: bytes) -> None:
 def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings: list[dict]) -> None:
     """Mounts a container's overlay at `target`, in this process's own mount namespace.
 
-    rootfs: {"lower": [topmost first], "upper": path, "work": path, "base": the directory that holds
-    upper and work, "read_only": whether it is only looked at, "scratch": where changes go meanwhile that nobody keeps, if anywhere}. With id mappings every layer is seen through
-    an idmapped mount, so nothing of an image is copied or chowned (Linux 5.19 for overlayfs). The upper directory is not idmapped: overlayfs
+    rootfs: {"lower": [topmost first], "data": a data-only layer or '', "options": of overlayfs, "upper": path, "work": path, "base": the
+    directory that holds upper and work, "read_only": whether it is only looked at, "scratch": where changes go meanwhile that nobody keeps,
+    if anywhere}. With id mappings every layer is seen through an idmapped mount, so nothing of an image is copied or chowned (Linux 5.19 for
+    overlayfs); but for the data-only one, of which nothing shows but content. The upper directory is not idmapped: overlayfs
     makes its work directory as who mounts, the host's root, whom such a mount has no id for. It holds
     the host's ids, and its top belongs to the container's root.
     """
@@ -467,7 +468,8 @@ def mount_root(rootfs: dict, target: str, uid_mappings: list[dict], gid_mappings
     if read_only:  # the upper directory may be another mount's at this moment: only looked at, it is one more layer
         scratch = rootfs.get("scratch") or ""
         lower, upper, work = [upper, *lower], *((f"{scratch}/upper", f"{scratch}/work") if scratch else ("", ""))
-    mount.mount_overlay(lower, upper, work, target, ["index=off"] if read_only else [])
+    options = [*rootfs["options"], *(["index=off"] if read_only else [])]
+    overlay.mount(lower, upper, work, target, options, rootfs["data"])
 
 
 def host_id(mappings: list[dict], inside: int = 0) -> int:

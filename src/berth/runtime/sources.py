@@ -4,7 +4,7 @@ A source is a table:
 
     at          a place in the container's own directory; what is made is mounted there, in the starter's mount namespace,
                 and the bundle names it as the source of a bind mount: any runtime takes that
-    path        of the host; or `layers`, topmost first: an image's
+    path        of the host; or `layers`: an image's, as `container.mount_root` takes them
     subpath     what of it is meant: resolved beneath it, whatever links a container has put there
     seen        [uid, gid] of the host: the owner of what is mounted is seen as these; or uid_mappings and gid_mappings
     propagation 'shared' or 'slave': it is to be a peer, or a follower, of the mount that it is a copy of
@@ -95,7 +95,7 @@ def _open_image(source: dict, maps: Maps) -> int:
     at, base = f"{source['at']}.image", f"{source['at']}.base"
     for path in (at, f"{base}/empty"):
         os.makedirs(path, mode=0o755, exist_ok=True)
-    rootfs = {"lower": source["layers"], "upper": f"{base}/empty", "work": "", "base": base, "read_only": True}
+    rootfs = {**source["layers"], "upper": f"{base}/empty", "work": "", "base": base, "read_only": True}
     container.mount_root(rootfs, at, *maps)
     return os.open(at, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 

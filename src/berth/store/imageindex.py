@@ -3,11 +3,12 @@
 import threading
 
 from berth.errors import InvalidParameter, NotFound
+from berth.linux import overlay
 from berth.oci import reference
 from berth.store.database import Database
 from berth.store.documents import Documents
 from berth.store.foreign import ForeignLayers
-from berth.store.imagerecords import Image, Layer, Source, full_name
+from berth.store.imagerecords import Image, Layer, Lower, Source, full_name
 from berth.store.layers import LayerStore
 from berth.store.layout import Layout
 from berth.store.naming import familiar
@@ -119,9 +120,13 @@ class ImageIndex:
             chain = layer.parent
         return found[::-1]
 
-    def lower_directories(self, image: Image) -> list[str]:
-        """Unpacked layers as overlayfs takes them: topmost first."""
-        return [self.layout.layer(layer.chain) for layer in reversed(self.layers_of(image))]
+    def lower(self, image: Image) -> Lower:
+        """Unpacked layers as overlayfs takes them."""
+        chains = [layer.chain for layer in reversed(self.layers_of(image))]
+        directories = [self.layout.layer(chain) for chain in chains]
+        if any(self.layers.has_stubs(chain) for chain in chains):
+            return Lower(directories, self.layers.data_layer(), overlay.WITH_STUBS)
+        return Lower(directories, "", [])
 
     def size_bytes(self, image: Image) -> int:
         """Bytes of files in all layers, shared ones included."""

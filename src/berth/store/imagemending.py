@@ -30,7 +30,14 @@ class ImageMending(ImageRemoval):
             self._untag(dangling)
             mended.append(f"tags of images that are not there: {', '.join(dangling)}")
         self._drop([], [], [layer for layer in self._layers.values() if layer.chain in lost or self._is_stale(layer)])
-        return mended + self._clear(self.layout.layers) + self._clear(self.layout.recipes)
+        return mended + self._clear(self.layout.layers) + self._clear(self.layout.recipes) + self._fill_stubs()
+
+    def _fill_stubs(self) -> list[str]:
+        try:
+            filled = self.layers.fill_stubs()
+        except OSError as error:
+            return [f"this kernel does not show files that share their content, and they cannot be copied: {error}; some images may not run"]
+        return [f"{filled} layers have their files whole again: this kernel does not show those that share their content"] if filled else []
 
     def _lack(self, image: Image, lost: set[str]) -> str:
         """What an image needs and does not have, or ''."""

@@ -49,6 +49,25 @@ class Image:
             self.config = checked_config(raw)
 
 
+class Lower:
+    """An image's layers as overlayfs takes them. directories: topmost first; data, options: see linux/overlay.py."""
+
+    __slots__ = ("data", "directories", "options")
+
+    def __init__(self, directories: list[str], data: str, options: list[str]) -> None:
+        self.directories = directories
+        self.data = data
+        self.options = options
+
+    def below(self, upper: str) -> "Lower":
+        """With one more directory on top."""
+        return Lower([upper, *self.directories], self.data, self.options)
+
+    def fields(self) -> dict:
+        """What `mount_root` of the runtime is told of them."""
+        return {"lower": self.directories, "data": self.data, "options": self.options}
+
+
 def full_name(name: str) -> str:
     parsed = reference.parse(name)
     return f"{parsed.registry}/{parsed.repository}:{parsed.tag}"

@@ -22,9 +22,7 @@ class ImageRemoval(ImageIndex):
         Returns Docker's list of {"Untagged": name} and {"Deleted": id}.
         """
         with self._lock:
-            removed = self._take_away(text, force=force, in_use=in_use, prune=prune)
-        self.layers.erase()
-        return removed
+            return self._take_away(text, force=force, in_use=in_use, prune=prune)
 
     def _take_away(self, text: str, *, force: bool, in_use: dict[str, str], prune: bool) -> list[dict[str, str]]:
         image = self.find(text)
@@ -109,7 +107,7 @@ class ImageRemoval(ImageIndex):
             gone += own
         self._drop(images, names, gone)
         for layer in gone:
-            self.layers.hide(layer.chain)
+            self.layers.remove(layer.chain)
         return removed
 
     def _drop(self, images: list[Image], names: list[str], layers: list[Layer]) -> None:
@@ -171,31 +169,27 @@ class ImageRemoval(ImageIndex):
                         del self._held[chain]
                 if going := {chain for chain in wanted if chain in self._leaving and chain not in self._held}:
                     self._leaving -= going
-                    self._hide_unused([self._layers[chain] for chain in going if chain in self._layers])
-            if going:
-                self.layers.erase()
+                    self._drop_unused([self._layers[chain] for chain in going if chain in self._layers])
 
     def discard_layers(self, layers: Iterable[Layer]) -> None:
         """Removes those that no image uses, at once or when nobody holds them any more: what came with an image that was not to be had."""
         with self._lock:
-            self._hide_unused(layers)
-        self.layers.erase()
+            self._drop_unused(layers)
 
-    def _hide_unused(self, layers: Iterable[Layer]) -> None:
+    def _drop_unused(self, layers: Iterable[Layer]) -> None:
         used = self._used()
         unused = [layer for layer in layers if layer.chain in self._layers and layer.chain not in used]
         self._leaving |= {layer.chain for layer in unused} & set(self._held)
         gone = [layer for layer in unused if layer.chain not in self._held]
         self._drop([], [], gone)
         for layer in gone:
-            self.layers.hide(layer.chain)
+            self.layers.remove(layer.chain)
 
     def discard_unused(self) -> int:
         """Removes every layer that no image uses, and what cut-off pulls and pushes have left to go on with -> bytes of files in them."""
         with self._lock:
             used = self._used()
             unused = [layer for layer in self._layers.values() if layer.chain not in used and layer.chain not in self._held]
-            self._hide_unused(unused)
-        self.layers.erase()
+            self._drop_unused(unused)
         unsent.drop_all(self.layout.uploads)
         return sum(layer.size_bytes for layer in unused) + self.layout.drop_all_partial()

@@ -3,7 +3,7 @@
     DATA_ROOT/
       layers/<chain hex>/     the files, a lower directory of overlayfs
       recipes/<chain hex>/    how to make the tar of them (`recipe`)
-      pool/                   one more link of each file that layers may share (`pool`)
+      pool/, contents/        one more link of each file, or content, that layers may share (`sharing`)
       unwritten/<chain hex>   the boot in which the layer was unpacked, until it is known to be on the disk
 
 A layer is unpacked under a temporary name while it arrives, whoever it turns out to be, and gets its name by a rename
@@ -15,18 +15,17 @@ Nobody waits for the disk: whoever brought layers calls `sync` once it has answe
 
 import hashlib
 import os
-import stat
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
 from berth.errors import DataLoss
 from berth.linux import libc
+from berth.store import stubs
 from berth.store.compression import Readable
+from berth.store.erasing import Eraser
 from berth.store.layout import Layout
-from berth.store.pool import Pool
-from berth.store.recipe import ChunkReader, Left, RecipeWriter, read_tar, tar_size_bytes
-from berth.store.trees import remove_tree
+from berth.store.recipe import ChunkReader, RecipeWriter, read_tar, tar_size_bytes
+from berth.store.sharing import Sharing
 from berth.store.unpacking import Limits, Unpacker
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -51,12 +50,12 @@ class LayerStore:
     def __init__(self, layout: Layout, limits: Limits | None = None) -> None:
         self._layout = layout
         self._limits = limits or Limits()
-        self._pool = Pool(layout.pool)
-        self._hidden: list[str] = []
-        self._removing = threading.Lock()  # two who let go of one file would each think that the other still has it
+        self._sharing = Sharing(layout)
+        self._eraser = Eraser(self._sharing)
 
     def close(self) -> None:
-        self._pool.close()
+        self._eraser.stop()
+        self._sharing.close()
 
     def unpack(self, stream: Readable, hasher: "hashlib._Hash | None" = None) -> Loose:
         """Reads a tar, which is decompressed already, to its end. InvalidParameter, DataLoss or OSError leave nothing.
@@ -75,7 +74,10 @@ class LayerStore:
             os.chmod(directory, 0o755)
             root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                unpacker = Unpacker(root_fd, whiteouts=True, limits=self._limits, recipe=recipe, pool=self._pool)
+                unpacker = Unpacker(
+                    root_fd, whiteouts=True, limits=self._limits, recipe=recipe, sharing=self._sharing,
+                    make_room=self._eraser.wait,
+                )  # fmt: skip
                 unpacker.unpack(stream, observe)
                 recipe.finish()
             finally:
@@ -86,7 +88,7 @@ class LayerStore:
             )  # fmt: skip
         except BaseException:
             recipe.close()
-            self._remove(directory, f"{directory}.recipe")
+            self._eraser.now(directory)
             raise
 
     def name(self, loose: Loose, chain: str) -> None:
@@ -98,17 +100,12 @@ class LayerStore:
 
     def drop(self, loose: Loose) -> None:
         """Removes a loose layer; one that has been named meanwhile stays."""
-        self._remove(loose.directory, loose.recipe)
+        self._eraser.now(loose.directory)
 
     def remove(self, chain: str) -> None:
-        """Removes a layer's files and what only it had in the pool; nothing happens where there is none."""
-        self.hide(chain)
-        self.erase()
+        """The layer loses its name, which takes no time, and soon its files and what only it had of what layers share.
 
-    def hide(self, chain: str) -> None:
-        """The first part of `remove`, which takes no time: the layer loses its name.
-
-        A kill before `erase` leaves a temporary directory, which the next start removes.
+        Nothing happens where there is none. A kill leaves a temporary directory, which the next start removes.
         """
         with suppress(FileNotFoundError):
             os.unlink(self._layout.unwritten_marker(chain))
@@ -116,16 +113,11 @@ class LayerStore:
         for there, then in ((self._layout.layer(chain), doomed), (self._layout.recipe(chain), f"{doomed}.recipe")):
             with suppress(FileNotFoundError):
                 os.rename(there, then)
-        self._hidden.append(doomed)
+        self._eraser.soon(doomed)
 
-    def erase(self) -> None:
-        """Removes what `hide` has left, from whomever."""
-        while self._hidden:
-            with suppress(IndexError):
-                doomed = self._hidden.pop()
-                self._remove(doomed, f"{doomed}.recipe")
-        with self._removing:
-            pass  # what another one has taken is gone as well
+    def wait_until_removed(self) -> None:
+        """Until the files of removed layers are gone."""
+        self._eraser.wait()
 
     # -- on the disk ----------------------------------------------------------------------------------
 
@@ -165,49 +157,15 @@ class LayerStore:
             stream = self.tar(chain, diff)
             while stream.read(1 << 20):
                 pass
+            return self._sharing.contents.mend(self._layout.stub_data(chain))
         except (DataLoss, OSError):
             return False
-        return True
-
-    def _remove(self, directory: str, recipe: str) -> None:
-        """Removes both with what only they had in the pool; either may be missing."""
-        with self._removing:
-            self._remove_now(directory, recipe)
-
-    def _remove_now(self, directory: str, recipe: str) -> None:
-        parent_path, _, name = directory.rpartition("/")
-        parent = os.open(parent_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._release(directory, "")
-            for number, path in enumerate(Left(recipe).paths):
-                self._release(f"{recipe}/left/{number}", path)
-            remove_tree(parent, name)
-            remove_tree(parent, os.path.basename(recipe))
-        finally:
-            os.close(parent)
-
-    def _release(self, directory: str, known_as: str) -> None:
-        try:
-            fd = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            return
-        try:
-            status = os.fstat(fd)
-            if stat.S_ISDIR(status.st_mode):
-                self._pool.release(fd, known_as)
-            else:
-                self._pool.drop(known_as, status)
-        finally:
-            os.close(fd)
 
     def empty_tmp(self) -> int:
-        """Removes what an earlier engine left half-made -> how many; nothing else uses the directory by then."""
+        """At a start: what an earlier engine left half-made, or half-removed, is removed soon -> how many there are."""
         names = os.listdir(self._layout.tmp)
-        for name in names:
-            path = f"{self._layout.tmp}/{name}"
-            self._remove(path, f"{path}.recipe")
-        if names:
-            self._pool.tidy()
+        for name in {name.removesuffix(".recipe") for name in names}:
+            self._eraser.soon(f"{self._layout.tmp}/{name}")
         return len(names)
 
     # -- taking out -----------------------------------------------------------------------------------
@@ -244,22 +202,27 @@ class LayerStore:
 
     def file_bytes(self) -> int:
         """Of the files in all layers, one that several share once."""
-        seen: set[int] = set()
-        total = 0
-        pending = [self._layout.layers]
-        while pending:
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                        continue
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink > 1:
-                        if status.st_ino in seen:
-                            continue
-                        seen.add(status.st_ino)
-                    total += status.st_size
-        return total
+        return stubs.file_bytes(self._layout.layers, self._layout.recipes)
+
+    # -- as overlayfs takes them ----------------------------------------------------------------------
+
+    def has_stubs(self, chain: str) -> bool:
+        """Whether a container that has the layer needs overlay.WITH_STUBS; also where they have been filled since: it may have made some itself."""
+        return os.path.isdir(self._layout.stub_data(chain))
+
+    def data_layer(self) -> str:
+        """The data-only layer below layers with stubs; '' where the kernel has no such."""
+        return self._sharing.contents.directory if self._sharing.contents.can_stub else ""
+
+    def fill_stubs(self) -> int:
+        """At a start: where the kernel shows no stubs (any more), layers get all their contents -> how many layers."""
+        waiting = [name for name in os.listdir(self._layout.recipes) if stubs.are_in(self._layout.stub_data(name))]
+        if not waiting or self._sharing.contents.can_stub:
+            return 0
+        for name in waiting:
+            stubs.fill([self._layout.layer(name), f"{self._layout.recipe(name)}/left"], self._layout.stub_data(name))
+            self._sharing.release_data(self._layout.stub_data(name))
+        return len(waiting)
 
 
 def _boot_id() -> str:

@@ -2,10 +2,10 @@
 
     DATA_ROOT/
       layers/<chain hex>/     unpacked layers, lower directories of overlayfs
-      recipes/, pool/         what belongs to layers: see `layers`
+      recipes/, pool/, contents/   what belongs to layers: see `layers`
       partial/                blobs that are being fetched, or were when the connection broke: see `partial`
       uploads/                how far pushes have got that were cut off: see `unsent`
-      tmp/                    what is still being written; emptied at start-up
+      tmp/                    what is still being written, or being removed; emptied at start-up
       unwritten/              markers of layers that the disk may not have yet, see `layers`
       aside/                  what no record names although records have been lost: for a person to look at
 """
@@ -28,11 +28,12 @@ class Layout:
         self.layers = f"{data_root}/layers"
         self.recipes = f"{data_root}/recipes"
         self.pool = f"{data_root}/pool"
+        self.contents = f"{data_root}/contents"
         self.partial = f"{data_root}/partial"
         self.uploads = f"{data_root}/uploads"
         self.tmp = f"{data_root}/tmp"
         self.unwritten = f"{data_root}/unwritten"
-        for path in (self.layers, self.recipes, self.pool, self.partial, self.uploads, self.tmp, self.unwritten):
+        for path in (self.layers, self.recipes, self.pool, self.contents, self.partial, self.uploads, self.tmp, self.unwritten):
             os.makedirs(path, mode=0o700, exist_ok=True)
 
     def layer(self, chain: str) -> str:
@@ -42,6 +43,10 @@ class Layout:
     def recipe(self, chain: str) -> str:
         """Directory of what makes a layer's archive from its files."""
         return f"{self.recipes}/{chain.removeprefix('sha256:')}"
+
+    def stub_data(self, chain: str) -> str:
+        """Directory of the contents of a layer's stubs; there is none where there are no stubs."""
+        return f"{self.recipe(chain)}/data"
 
     def unwritten_marker(self, chain: str) -> str:
         """Path of what says that a layer may not be on the disk yet."""

@@ -11,12 +11,7 @@ removal of a layer finds the ones it leaves by the same name.
 
 import hashlib
 import os
-import stat
 from contextlib import suppress
-
-from berth.linux import libc
-
-_BENEATH = libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS | libc.RESOLVE_NO_MAGICLINKS
 
 
 class Pool:
@@ -76,46 +71,14 @@ class Pool:
 
     def drop(self, path: str, status: os.stat_result) -> None:
         """The file `path` of a layer, with this status, leaves: if only the pool would be left to hold it, it lets go."""
-        self._tidy({self._let_go(path, status)})
-
-    def _let_go(self, path: str, status: os.stat_result) -> str:
-        """-> the pool's directory that has one file less, or ''."""
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 2:
-            return ""
-        key = self._key_of(path, status)
-        with suppress(FileNotFoundError):
-            if os.stat(key, dir_fd=self._fd, follow_symlinks=False).st_ino == status.st_ino:
-                os.unlink(key, dir_fd=self._fd)
-                return key[:2]
-        return ""
-
-    def _tidy(self, directories: set[str]) -> None:
-        for name in directories - {""}:
-            with suppress(OSError):  # not empty
-                os.rmdir(name, dir_fd=self._fd)
+        if status.st_nlink == 2:
+            key = self._key_of(path, status)
+            with suppress(FileNotFoundError):
+                if os.stat(key, dir_fd=self._fd, follow_symlinks=False).st_ino == status.st_ino:
+                    os.unlink(key, dir_fd=self._fd)
 
     def tidy(self) -> None:
-        """Removes directories without files, which a killed engine may have left, made for a file or emptied of one."""
-        self._tidy(set(os.listdir(self._fd)))
-
-    def release(self, root_fd: int, known_as: str = "") -> None:
-        """`drop` for every file of a directory that is about to be removed: a layer, or what is `known_as` this path of one."""
-        pending = [known_as]
-        lighter: set[str] = set()
-        while pending:
-            path = pending.pop()
-            try:
-                fd = libc.openat2(root_fd, path[len(known_as) :].lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, _BENEATH)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            try:
-                with os.scandir(fd) as entries:
-                    for entry in entries:
-                        below = f"{path}/{entry.name}" if path else entry.name
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(below)
-                        elif entry.is_file(follow_symlinks=False):
-                            lighter.add(self._let_go(below, os.stat(entry.name, dir_fd=fd, follow_symlinks=False)))
-            finally:
-                os.close(fd)
-        self._tidy(lighter)
+        """Removes directories without files."""
+        for name in os.listdir(self._fd):
+            with suppress(OSError):  # not empty
+                os.rmdir(name, dir_fd=self._fd)

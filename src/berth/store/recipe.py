@@ -8,6 +8,7 @@ the digest it came with. The idea is tar-split's; the format is ours:
                 the bytes, path, (offset, length) of each piece
     left/N      what a later entry of the same archive took the place of, and left/paths, which says where it was
                 and how many contents had come by then
+    data/       contents that the layer's files have no copy of their own of (`contents`)
 """
 
 import bisect
@@ -22,6 +23,7 @@ from typing import IO
 from berth.errors import DataLoss, InvalidParameter
 from berth.linux import libc
 from berth.store.compression import gzip
+from berth.store.contents import open_content
 
 _MAGIC = b"berthrc1"
 _HEADER = struct.Struct("<8sQ")
@@ -46,7 +48,7 @@ class RecipeWriter:
     def __init__(self, directory: str) -> None:
         os.mkdir(directory, 0o700)
         self._directory = directory
-        self._left_fd = -1
+        self._left_fd = self._data_fd = -1
         self._left = 0
         self._contents = 0
         self._file = open(f"{directory}/recipe", "xb")  # closed by `finish` or `close`
@@ -91,6 +93,13 @@ class RecipeWriter:
         os.rename(name, str(self._left), src_dir_fd=parent_fd, dst_dir_fd=self._left_fd)
         self._left += 1
 
+    def data_fd(self) -> int:
+        """The directory `data`, made when first asked for; closed with the recipe."""
+        if self._data_fd < 0:
+            os.mkdir(f"{self._directory}/data", 0o700)
+            self._data_fd = os.open(f"{self._directory}/data", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._data_fd
+
     def _frame(self, path: str, pieces: Pieces) -> None:
         parts = [_RAW.pack(self._raw_bytes, len(pieces)), *self._raw]
         if pieces:
@@ -111,9 +120,10 @@ class RecipeWriter:
         """Without `finish`: what was written is of no use, and what could not be written, on a full disk, no matter."""
         with suppress(OSError):
             self._file.close()
-        if self._left_fd >= 0:
-            os.close(self._left_fd)
-            self._left_fd = -1
+        for fd in (self._left_fd, self._data_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._left_fd = self._data_fd = -1
 
 
 class Left:
@@ -164,23 +174,37 @@ def read_tar(directory: str, root_fd: int, diff: str) -> Iterator[bytes]:
     try:
         with open(f"{directory}/recipe", "rb") as file:
             size = _read_header(file, file.name)
-            for data in _Reading(gzip.open(file, "rb"), root_fd, Left(directory)).tar():
-                size -= len(data)
-                hasher.update(data)
-                yield data
+            data_fd = _open_data(directory)
+            try:
+                for data in _Reading(gzip.open(file, "rb"), root_fd, Left(directory), data_fd).tar():
+                    size -= len(data)
+                    hasher.update(data)
+                    yield data
+            finally:
+                if data_fd >= 0:
+                    os.close(data_fd)
     except (EOFError, struct.error, OSError, ValueError) as error:
         raise DataLoss(f"layer {diff} cannot be written again: {error}; pull or load the image again") from error
     if size or f"sha256:{hasher.hexdigest()}" != diff:
         raise DataLoss(f"layer {diff} has changed on disk, its files now make sha256:{hasher.hexdigest()}; pull or load the image again")
 
 
+def _open_data(directory: str) -> int:
+    """The contents of a layer's stubs; -1 where it has none."""
+    try:
+        return os.open(f"{directory}/data", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+
+
 class _Reading:
     """Follows a recipe once."""
 
-    def __init__(self, frames: IO[bytes], root_fd: int, left: Left) -> None:
+    def __init__(self, frames: IO[bytes], root_fd: int, left: Left, data_fd: int) -> None:
         self._frames = frames
         self._root_fd = root_fd
         self._left = left
+        self._data_fd = data_fd
         self._contents = 0
 
     def tar(self) -> Iterator[bytes]:
@@ -215,6 +239,8 @@ class _Reading:
         pieces = [_PIECE.unpack(self._frames.read(_PIECE.size)) for _ in range(count)]
         self._contents += 1
         fd = self._open(path)
+        if self._data_fd >= 0:
+            fd = open_content(fd, self._data_fd)
         try:
             for offset, left in pieces:
                 while left:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from berth.errors import InvalidParameter
-from berth.linux import libc
+from berth.linux import libc, overlay
 from berth.store.compression import ExactReader, Readable
-from berth.store.pool import Pool
+from berth.store.contents import is_reserved
 from berth.store.recipe import RecipeWriter
+from berth.store.sharing import Shared, Sharing
 from berth.store.tar import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARD_LINK, SYMLINK, Entry, read_entries, skip_padding
 from berth.store.trees import remove_tree
 
@@ -87,13 +88,14 @@ class Unpacker:
     base: the directory below the root that the archive's names start from; it is there and keeps its own mode
     and owner. keep_kinds: no directory gives way to something else, nor the other way round. ids: an entry's
     owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes. limits: refuses
-    archives that want more. recipe: is told what the archive is made of. pool: gives files that are there already.
+    archives that want more. recipe: is told what the archive is made of. sharing: gives files and contents that are there already. make_room:
+    called where the disk is full.
     """
 
     def __init__(
         self, root_fd: int, *, whiteouts: bool, base: str = "", keep_kinds: bool = False, ids: Ids | None = same_ids,
         rename: Callable[[str], str] = str, limits: Limits | None = None, recipe: RecipeWriter | None = None,
-        pool: Pool | None = None,
+        sharing: Sharing | None = None, make_room: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._root_fd = root_fd
         self._whiteouts = whiteouts
@@ -103,7 +105,8 @@ class Unpacker:
         self._rename = rename
         self._limits = limits
         self._recipe = recipe
-        self._pool = pool
+        self._sharing = sharing
+        self._make_room = make_room
         self._entries = 0
         self._skipped_bytes = 0
         self._unchecked_bytes = 0
@@ -150,8 +153,9 @@ class Unpacker:
         if self._limits is None or self._unchecked_bytes < _ROOM_CHECK_BYTES:
             return
         self._unchecked_bytes = 0
-        room = os.fstatvfs(self._root_fd)
-        if room.f_bavail * room.f_frsize < self._limits.reserve_bytes:
+        if _room_bytes(self._root_fd) < self._limits.reserve_bytes:
+            self._make_room()
+        if _room_bytes(self._root_fd) < self._limits.reserve_bytes:
             raise OSError(errno.ENOSPC, f"less than {self._limits.reserve_bytes >> 20} MiB would stay free on the disk")
 
     def _set_directory_times(self) -> None:
@@ -179,6 +183,10 @@ class Unpacker:
             self._skip(reader, entry.size_bytes)
             skip_padding(reader, entry.size_bytes)
             return
+        if self._whiteouts and any(is_reserved(part) for part in parts):
+            self._skip(reader, entry.size_bytes)
+            skip_padding(reader, entry.size_bytes)
+            return
         parts = [*(self._base or ()), *parts]
         try:
             parent = self._parent("/".join(parts[:-1]))
@@ -197,7 +205,7 @@ class Unpacker:
         name = parts[-1]
         if self._whiteouts and name.startswith(_WHITEOUT):
             if name == _OPAQUE:
-                os.setxattr(f"/proc/self/fd/{parent}", "trusted.overlay.opaque", b"y")
+                os.setxattr(f"/proc/self/fd/{parent}", overlay.OPAQUE, b"y")
             elif not name.startswith(".wh..wh."):  # aufs's own bookkeeping, of no use here
                 hidden = name.removeprefix(_WHITEOUT)
                 if hidden in ("", ".", ".."):  # ".wh..." would remove what is above the root
@@ -221,41 +229,39 @@ class Unpacker:
         self._replace(parent, name, path)
         if self._recipe:
             self._recipe.content(path, entry.sparse if entry.sparse is not None else [(0, entry.size_bytes)])
-        if not (self._pool and self._parent_is_real and entry.size_bytes and entry.sparse is None and not entry.xattrs):
+        if not (self._sharing and self._parent_is_real and entry.size_bytes and entry.sparse is None and not entry.xattrs):
             self._write_file(entry, name, parent, lambda fd: self._copy(entry, fd, reader))
-            return
-        key = Pool.key(path, entry.size_bytes, entry.mode, entry.uid, entry.gid, entry.mtime_ns)
-        shared = self._pool.open(key)
-        if shared < 0:
+        elif shared := self._sharing.find(path, entry):
+            with shared:
+                self._share_file(entry, name, parent, reader, shared)
+        else:
             self._write_file(entry, name, parent, lambda fd: self._copy(entry, fd, reader), offer=path)
-            return
-        try:
-            self._share_file(entry, name, parent, reader, key, shared)
-        finally:
-            os.close(shared)
 
-    def _share_file(self, entry: Entry, name: str, parent: int, reader: ExactReader, key: str, shared: int) -> None:
-        """Where the pool has such a file, its content is compared as it arrives, and nothing written while it is the same."""
-        assert self._pool
+    def _share_file(self, entry: Entry, name: str, parent: int, reader: ExactReader, shared: Shared) -> None:
+        """Its content is compared with one that is here as it arrives, and nothing written while it is the same."""
         equal, data = 0, b""
         while equal < entry.size_bytes:
             data = reader.read_exactly(min(entry.size_bytes - equal, _COPY_BYTES))
-            if os.pread(shared, len(data), equal) != data:
+            if os.pread(shared.fd, len(data), equal) != data:
                 break
             equal += len(data)
         else:
             data = b""
-            if self._pool.link(key, shared, name, parent):
+            if shared.link(entry, name, parent):
+                self.size_bytes += entry.size_bytes
+                return
+            if write := shared.writer(self._recipe):
+                self._write_file(entry, name, parent, write)
                 self.size_bytes += entry.size_bytes
                 return
 
-        def write(fd: int) -> None:
-            _copy_range(shared, fd, equal)
+        def write_rest(fd: int) -> None:
+            _copy_range(shared.fd, fd, equal)
             _write_all(fd, data)
             self._copy_bytes(entry.size_bytes - equal - len(data), fd, reader)
             self.size_bytes += entry.size_bytes
 
-        self._write_file(entry, name, parent, write)
+        self._write_file(entry, name, parent, write_rest)
 
     def _write_file(self, entry: Entry, name: str, parent: int, write: Callable[[int], None], *, offer: str = "") -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -263,8 +269,8 @@ class Unpacker:
         try:
             write(fd)
             self._finish(entry, fd)
-            if offer and self._pool:
-                self._pool.put(offer, fd, name, parent)
+            if offer and self._sharing:
+                self._sharing.offer(offer, fd, name, parent)
         finally:
             os.close(fd)
 
@@ -303,7 +309,7 @@ class Unpacker:
         self._replace(parent, name, "/".join(parts))
         source = self._open_directory("/".join([*(self._base or ()), *target[:-1]]))
         try:
-            if self._pool:
+            if self._sharing:
                 self._unshare(self._real_path(source, target[-1]), target[-1], source)
             os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
@@ -327,23 +333,24 @@ class Unpacker:
             os.close(fd)
 
     def _unshare(self, path: str, name: str, parent: int) -> None:
-        """A file that gets a second name in its layer leaves the pool: what has several names is not told apart by one."""
-        assert self._pool
+        """A file that gets a second name in its layer is offered no more: what has several names is not told apart by one."""
+        assert self._sharing
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode) or status.st_ino in self._linked:
             return
-        self._pool.drop(path, status)
+        self._sharing.drop(path, status)
         if os.stat(name, dir_fd=parent, follow_symlinks=False).st_nlink > 1:
-            self._copy_apart(status, name, parent)
+            self._copy_apart(status, path, name, parent)
         self._linked.add(os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino)
 
-    def _copy_apart(self, status: os.stat_result, name: str, parent: int) -> None:
+    def _copy_apart(self, status: os.stat_result, path: str, name: str, parent: int) -> None:
         """Another inode of the same content under the same name; shared files have no xattrs."""
         entry = Entry()
         entry.mode, entry.uid, entry.gid, entry.mtime_ns = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        assert self._sharing
         try:
-            os.unlink(name, dir_fd=parent)
+            self._sharing.unlink(path, name, parent)
             self._write_file(entry, name, parent, lambda fd: _copy_range(source, fd, status.st_size))
         finally:
             os.close(source)
@@ -379,8 +386,8 @@ class Unpacker:
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _set_xattr(self, target: int | str, key: str, value: bytes, entry: Entry) -> None:
-        # trusted.overlay.* is how overlayfs redirects and hides: an image must not speak that language.
-        if key.startswith("trusted."):
+        # How overlayfs redirects and hides: an image must not speak that language.
+        if key.startswith(("trusted.", *overlay.MARKS)):
             return
         try:
             os.setxattr(target, key, value, follow_symlinks=isinstance(target, int))
@@ -416,11 +423,11 @@ class Unpacker:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return
-        if (self._pool or self._recipe) and not self._parent_is_real:
+        if (self._sharing or self._recipe) and not self._parent_is_real:
             path = self._real_path(parent, name)
         is_directory = stat.S_ISDIR(status.st_mode)
-        if self._pool and not is_directory:
-            self._pool.drop(path, status)
+        if self._sharing and not is_directory:
+            self._sharing.drop(path, status)
         if is_directory:
             self._forget_parent()
         if self._recipe and (is_directory or stat.S_ISREG(status.st_mode)):
@@ -442,7 +449,7 @@ class Unpacker:
         if self._parent_fd >= 0:
             os.close(self._parent_fd)
         self._parent_fd, self._parent_path = fd, path
-        self._parent_is_real = (self._pool or self._recipe) is None or self._is_real(path)
+        self._parent_is_real = (self._sharing or self._recipe) is None or self._is_real(path)
         return fd
 
     def _real_path(self, parent: int, name: str) -> str:
@@ -451,7 +458,7 @@ class Unpacker:
         return f"{below}/{name}".lstrip("/")
 
     def _is_real(self, path: str) -> bool:
-        """Whether no link is on the way: a removal must find the pool's files by the path it meets them at."""
+        """Whether no link is on the way: a removal must find what is offered by the path it meets it at."""
         try:
             os.close(libc.openat2(self._root_fd, path or ".", os.O_PATH, libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS))
         except OSError:
@@ -474,6 +481,11 @@ class Unpacker:
             finally:
                 os.close(parent)
             return libc.openat2(self._root_fd, path, flags, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS)
+
+
+def _room_bytes(fd: int) -> int:
+    room = os.fstatvfs(fd)
+    return room.f_bavail * room.f_frsize
 
 
 def _write_all(fd: int, data: bytes) -> None:
