@@ -327,6 +327,42 @@ def test_an_engine_that_ends_leaves_the_removal_to_the_next(store: Store) -> Non
     assert store.files() == []
 
 
+@needs_stubs
+def test_a_store_of_an_older_kernel(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or of an older berth: its large files are in the pool."""
+    datas = [archive((member("f", mtime=number), BODY)) for number in range(3)]
+    with monkeypatch.context() as before:
+        before.setattr(contents, "_try", lambda _: (False, False))
+        for number in range(2):
+            store.add(datas[number], number)
+    assert not os.listdir(store.layout.contents)
+    later = store.opened_again()
+    for number in (2, 3):
+        chain = later.add(datas[number - 1], number)
+    assert is_stub(later.file(chain, "f"))
+    assert [later.again(f"sha256:{number:064x}", datas[n]) for number, n in enumerate((0, 1, 1, 2))] == [datas[n] for n in (0, 1, 1, 2)]
+    for number in range(4):
+        later.layers.remove(f"sha256:{number:064x}")
+    assert later.files() == []
+    later.close()
+
+
+def test_no_stubs_in_a_user_namespace(tmp_path: Path) -> None:
+    """There nobody may set their marks; files are copies, or links where all is equal."""
+    code = (
+        "import sys, pathlib, layerstore, tarmembers\n"
+        "store = layerstore.Store(pathlib.Path(sys.argv[1]))\n"
+        "body = b'x' * 9000\n"
+        "datas = [tarmembers.archive((tarmembers.member('f', uid=0, gid=0, mtime=n), body)) for n in (1, 2, 2)]\n"
+        "files = [store.file(store.add(data, number), 'f').stat() for number, data in enumerate(datas)]\n"
+        "print(store.layers.data_layer() == '', [status.st_blocks for status in files], files[1].st_ino == files[2].st_ino)\n"
+    )
+    path = os.pathsep.join([str(Path(overlay.__file__).parents[2]), str(Path(__file__).parent)])
+    command = ["unshare", "-Urm", sys.executable, "-c", code, str(tmp_path / "data")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True [24, 24, 24] True\n", "")
+
+
 # -- clones ----------------------------------------------------------------------------------------------------------
 
 
