@@ -114,3 +114,36 @@ def test_a_replacement_takes_away_what_is_there() -> None:
 def test_names_of_another_engine() -> None:
     own = ruleset.tables(Names.of("abc123"), [network()], [], LOOP)
     assert own[0].name == "berth-abc123"
+
+
+MODE = "com.docker.network.bridge.gateway_mode_ipv"
+
+
+def test_gateway_modes_by_family() -> None:
+    """Rules and sets are there only where a network needs them; nothing is translated on the way out of a routed one."""
+    routed = network("web", FOUR, SIX, options={f"{MODE}4": "routed"})
+    opened = [port(0), port(0, on="::", to="fd00:9::2"), port(8080, on="::", to="fd00:9::2")]
+    four, six = tables([routed], opened)["ip"], tables([routed], opened)["ip6"]
+    assert list(four.sets["opened"].elements) == [b"\6\0\0\0\n\x09\0\2\0\x50\0\0"]
+    assert len(four.chains["from-br-web"].rules) == 2
+    assert "opened" not in six.sets
+    assert len(six.chains["from-br-web"].rules) == 3
+    assert len(six.sets["any-ports"].elements) == 1
+    plain = tables([network("web", FOUR, SIX)], [])["ip"]
+    assert not {"open", "opened"} & set(plain.sets)
+    assert len(four.chains["forward"].rules) == len(plain.chains["forward"].rules) + 1
+    unprotected = tables([network(options={f"{MODE}4": "nat-unprotected"})], [])["ip"]
+    assert list(unprotected.sets["open"].elements) == [nft.name_bytes("br-web")]
+    assert len(unprotected.chains["from-br-web"].rules) == 3
+
+
+def test_the_source_of_what_leaves() -> None:
+    chosen = tables([network(options={"com.docker.network.host_ipv4": "192.0.2.1"})], [])["ip"]
+    assert chosen.chains["from-br-web"].rules[-1] == (nft.immediate(ip_address("192.0.2.1").packed, 1), nft.snat("ip", 1))
+
+
+def test_which_gateways_are_the_hosts() -> None:
+    assert [str(address) for address in network("web", FOUR, SIX).host_addresses()] == ["10.9.0.1/24", "fd00:9::1/64"]
+    assert [str(address) for address in network("web", FOUR, SIX, options={f"{MODE}6": "isolated"}).host_addresses()] == ["10.9.0.1/24"]
+    inhibited = network("web", FOUR, SIX, options={"com.docker.network.bridge.inhibit_ipv4": "true"})
+    assert [str(address) for address in inhibited.host_addresses()] == ["fd00:9::1/64"]

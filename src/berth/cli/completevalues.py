@@ -47,8 +47,8 @@ VALUES: "dict[str, tuple[str, ...]]" = {
     "network create --driver": ("bridge", "macvlan", "ipvlan"), "network inspect --format": ("json",), "scope": ("local",),
     "network create --opt": ("parent=", "macvlan_mode=", "ipvlan_mode=", "ipvlan_flag=", *(
         f"com.docker.network.{name}=" for name in (
-            "bridge.name", "bridge.enable_icc", "bridge.enable_ip_masquerade", "bridge.host_binding_ipv4", "driver.mtu",
-            "container_iface_prefix"))),
+            "bridge.name", "bridge.enable_icc", "bridge.enable_ip_masquerade", "bridge.host_binding_ipv4", "bridge.inhibit_ipv4",
+            "bridge.gateway_mode_ipv4", "bridge.gateway_mode_ipv6", "host_ipv4", "host_ipv6", "driver.mtu", "container_iface_prefix"))),
     "dns-option": ("ndots:", "timeout:", "attempts:", "rotate", "use-vc"),
     "pid": ("host", "container:"), "pull": ("always", "missing", "never"),
     "restart": ("no", "on-failure", "on-failure:", "always", "unless-stopped"),

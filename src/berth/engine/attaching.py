@@ -85,7 +85,7 @@ class Attaching:
         """What `host-gateway` stands for: the engine's own setting, or the host as the container's networks have it."""
         if self._store.settings.host_gateways:
             return [str(address) for address in self._store.settings.host_gateways]
-        return [text for _, _, live in self.places(record) for text in live["gateways"]]
+        return [text for _, _, live in self.places(record) for text in live["gateways"] if not ip_address(text).is_unspecified]
 
     def warm_up(self) -> None:
         """Somebody is about to start containers in networks."""
@@ -133,7 +133,8 @@ class Attaching:
             for network, settings in chosen:
                 name = places.interface_name(network, settings, [place.attachment.name for place in found])
                 found.append(self._place(record, network, settings, name, gateways))
-            await self._ports.hold(record.id, self._wishes(record), places.target_of([(place.network, place.live()) for place in found]))
+            target = places.target_of([(place.network, place.live()) for place in found])
+            await self._ports.hold(record.id, self._wishes(record, target), target)
             namespace = await self._namespaces.take(mappings)
             for place in found:
                 await self._join(place.network, place.settings, place.attachment, namespace)
@@ -276,11 +277,13 @@ class Attaching:
     def _place(
         self, record: Record, network: NetworkRecord, settings: Settings, interface: str, gateways: dict[int, str]
     ) -> Place:  # fmt: skip
+        if network.driver == model.IPVLAN and settings.get("MacAddress"):
+            raise errors.InvalidParameter("ipvlan interfaces do not support custom mac address assignment: they all have their parent's")
         wanted = settings.get("IPAMConfig") or {}
         found = self._choose(network, wanted)
         link_local = tuple(ip_interface(f"{text}/{_LINK_LOCAL_BITS[ip_address(text).version]}") for text in wanted.get("LinkLocalIPs") or [])
         identity = netrecords.endpoint_id()
-        mac = settings.get("MacAddress") or (addresses.hardware_address(found[0].ip) if found else "")
+        mac = settings.get("MacAddress") or (addresses.hardware_address(found[0].ip) if found and network.driver != model.IPVLAN else "")
         attachment = Attachment(interface, f"veth{identity[:7]}", mac, (*found, *link_local), places.routers(network, gateways, found))
         return Place(network, settings, attachment, identity, link_local, dns_names(record, network, settings))
 
@@ -311,10 +314,11 @@ class Attaching:
                 namespace.fd, {name.replace(".IFNAME.", f".{attachment.name}."): value for name, value in sysctls.items()}
             )
 
-    def _wishes(self, record: Record) -> list[portmaps.Wish]:
+    def _wishes(self, record: Record, target: Target | None) -> list[portmaps.Wish]:
         return portmaps.wishes(
             netports.port_bindings(record.host.get("PortBindings") or {}), tuple(netports.exposed(record.config.get("ExposedPorts") or {})),
-            publish_all=bool(record.host.get("PublishAllPorts")), default=self._host.binding, ipv6=self._host.has_ipv6,
+            publish_all=bool(record.host.get("PublishAllPorts")), default=(target.binding if target else None) or self._host.binding,
+            ipv6=self._host.has_ipv6,
         )  # fmt: skip
 
     def _target(self, record: Record) -> Target | None:

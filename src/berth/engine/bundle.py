@@ -6,6 +6,7 @@ Source: Docker Engine API v1.51, ContainerConfig and HostConfig; OCI runtime spe
 import json
 import os
 import re
+from collections.abc import Sequence
 
 from berth.engine import defaults, mountpoints
 from berth.engine.seccomp_default import default_profile
@@ -26,7 +27,7 @@ class Facts:
     namespace, or None; init: path of the program for --init; shared_pids: to share namespaces with; own_oom_score: the engine's; mounts: what
     the container mounts besides its pseudo file systems, as OCI has it; network_path: of the network namespace that was made for it, '' for
     none; user_path: of the user namespace that owns that, '' for a new one or none; etc_directory: of hostname, hosts and resolv.conf,
-    another container's where its network is shared.
+    another container's where its network is shared; link_variables: what the environment says of linked containers.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Facts:
         self.mounts = mounts or []
         self.network_path = self.user_path = ""
         self.etc_directory = directory
+        self.link_variables: list[str] = []
 
 
 def specification(identity: str, config: dict, host: dict, facts: Facts) -> dict:
@@ -200,12 +202,13 @@ def _oci_seccomp(profile: dict, machine: str, granted: list[str]) -> dict:
     return found
 
 
-def environment(config: dict, host_name: str, home: str) -> list[str]:
-    """Docker's: PATH, HOSTNAME, TERM with a terminal, HOME, each unless the person or image sets it."""
+def environment(config: dict, host_name: str, home: str, links: Sequence[str] = ()) -> list[str]:
+    """Docker's: PATH, HOSTNAME, TERM with a terminal, those of links, HOME, each unless the person or image sets it."""
     given = {item.partition("=")[0]: item for item in config.get("Env") or [] if "=" in item}
     base = [defaults.PATH, f"HOSTNAME={host_name}"]
     if config.get("Tty"):
         base.append("TERM=xterm")
+    base += links
     result = {item.partition("=")[0]: item for item in base} | given
     result.setdefault("HOME", f"HOME={home}")
     return list(result.values())
@@ -224,7 +227,7 @@ def _process(
             "uid": facts.user.uid, "gid": facts.user.gid, "additionalGids": facts.user.additional_gids,
         },
         "args": arguments,
-        "env": environment(config, host_name, facts.user.home),
+        "env": environment(config, host_name, facts.user.home, facts.link_variables),
         "cwd": os.path.normpath("/" + (config.get("WorkingDir") or "/").lstrip("/")),
         "capabilities": capability_sets(granted, facts.user.uid),
         "noNewPrivileges": security["no_new_privileges"],

@@ -133,11 +133,15 @@ class Endpoints(Attaching):
     async def _retarget(self, record: Record) -> None:
         """Ports lead by the network that leads out, which may be another one now."""
         target = self._target(record)
-        if self._ports.of(record.id).ports:
+        if self._ports.of(record.id).ports and self._ports.can_move(record.id, target):
+            assert target
             await self._ports.retarget(record.id, target)
-        elif target:
-            await self._ports.hold(record.id, self._wishes(record), target)
-            await self._ports.lead(record.id)
+        else:
+            if held := self._ports.pop(record.id):
+                await self._ports.give_back(held)
+            if target:
+                await self._ports.hold(record.id, self._wishes(record, target), target)
+                await self._ports.lead(record.id)
         if not record.running and (held := self._ports.pop(record.id)):
             await self._ports.give_back(held)
 
@@ -168,7 +172,8 @@ class Endpoints(Attaching):
         target = self._target(record)
         if changes.add and target is None:
             raise errors.Conflict("no port can be published: the container is in no bridge network that leads out")
-        wishes = portmaps.wishes(changes.add, (), publish_all=False, default=self._host.binding, ipv6=self._host.has_ipv6)
+        default = target.binding if target and target.binding else self._host.binding
+        wishes = portmaps.wishes(changes.add, (), publish_all=False, default=default, ipv6=self._host.has_ipv6)
         ended = f"container {record.id} has ended meanwhile"
 
         def commit() -> None:

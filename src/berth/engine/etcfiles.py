@@ -4,14 +4,15 @@ hosts is made anew with each start, as addresses are; hostname and a resolv.conf
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_interface
 from typing import Any
 
 from berth import errors
+from berth.engine import linkenv, netports
 from berth.engine.endpointnames import endpoints_of, mode_of
 from berth.engine.netendpoint import link
-from berth.engine.netrecords import HOST, NetworkRecord
+from berth.engine.netrecords import BRIDGE, HOST, NetworkRecord
 from berth.engine.state import Record
 from berth.network import etcfiles
 from berth.network.etcfiles import ResolvConf, Wishes
@@ -51,33 +52,68 @@ def change(record: Record, directory: str, places: Sequence[Place], *, gone: Seq
         _remake(directory, _resolv_conf(record, places), _write_in_place)
 
 
+def follow(record: Record, directory: str, other: Record, find: Callable[[str], Record]) -> None:
+    """A container that this running one may be linked to has started again, maybe at another address."""
+    text = read(f"{directory}/hosts")
+    moved = text
+    for alias, linked, addresses in _linked(record, find):
+        if linked.id == other.id:
+            moved = etcfiles.moved_hosts(moved, alias, addresses)
+    if moved != text:
+        _write_in_place(f"{directory}/hosts", moved)
+
+
 def _hosts(record: Record, places: Sequence[Place], gateways: Sequence[str], find: Callable[[str], Record]) -> str:
     extra = etcfiles.extra_hosts(record.host.get("ExtraHosts") or [], gateways)
     if mode_of(record.host) == HOST and (text := read("/etc/hosts")):
         return text + "".join(f"{address}\t{name}\n" for address, name in extra)
     names = etcfiles.own_names(record.config.get("Hostname") or "", record.config.get("Domainname") or "")
     own = [(str(ip_interface(text).ip), names) for _, _, live in places for text in live["addresses"]]
-    return etcfiles.hosts(extra=extra, links=_links(record, places, find), own=own)
+    return etcfiles.hosts(extra=extra, links=_links(record, find), own=own)
 
 
-def _links(record: Record, places: Sequence[Place], find: Callable[[str], Record]) -> list[tuple[str, str]]:
-    """`--link` on the default bridge: the other container's address there, with the alias and its own names."""
+def _links(record: Record, find: Callable[[str], Record]) -> list[tuple[str, str]]:
+    """`--link` on the default bridge: the other container's addresses there, with the alias and its own names."""
     found = []
+    for alias, other, addresses in _linked(record, find):
+        names = dict.fromkeys((alias, other.config.get("Hostname") or other.id[:12], other.name))
+        found += [(address, " ".join(names)) for address in addresses]
+    return found
+
+
+def _linked(record: Record, find: Callable[[str], Record]) -> Iterator[tuple[str, Record, list[str]]]:
+    """Alias, other container and its addresses, of all links on the default bridge."""
+    if not _on_bridge(record):
+        return
     for text in record.host.get("Links") or []:
         name, alias = link(text)
         other = find(name)
-        for network, _, _ in places:
-            live = (endpoints_of(other).get(network.name) or {}).get("live")
-            if network.predefined and live:
-                names = dict.fromkeys((alias, other.config.get("Hostname") or other.id[:12], other.name))
-                found += [(str(ip_interface(address).ip), " ".join(names)) for address in live["addresses"]]
+        yield alias, other, [str(ip_interface(address).ip) for address in _on_bridge(other)]
+
+
+def _on_bridge(record: Record) -> list[str]:
+    """Its addresses there."""
+    live = (endpoints_of(record).get(BRIDGE) or {}).get("live") or {}
+    return list(live.get("addresses", ()))
+
+
+def link_variables(record: Record, find: Callable[[str], Record]) -> list[str]:
+    """What the environment says of linked containers."""
+    found: list[str] = []
+    for alias, other, addresses in _linked(record, find):
+        if not addresses:  # `check_links` says what is wrong
+            continue
+        ports = netports.exposed(other.config.get("ExposedPorts") or {})
+        found += linkenv.variables(f"/{record.name}/{alias}", addresses[0], ports, other.config.get("Env") or [])
     return found
 
 
 def check_links(record: Record, find: Callable[[str], Record]) -> None:
-    """Docker starts nothing that is linked to what does not run."""
+    """Docker starts nothing that is linked to what does not run, or is not beside it."""
     for text in record.host.get("Links") or []:
         other = find(link(text)[0])
+        if other.running and _on_bridge(record) and not _on_bridge(other):
+            raise errors.Conflict(f"container {other.id} not attached to default bridge network")
         if not other.running:
             raise errors.Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{link(text)[1]}")
 

@@ -7,7 +7,7 @@ still leads elsewhere.
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from berth import errors
 from berth.engine.hostnetworks import HostNetworks
@@ -95,6 +95,8 @@ class HeldPorts:
         held, troubles = self.of(identity), []
         for port in published:
             held.ports[port] = None
+            if not port.host_port:
+                continue
             try:
                 held.ports[port] = self._bind(port.protocol, port.host_address, port.host_port)
             except errors.BerthError as error:
@@ -111,12 +113,13 @@ class HeldPorts:
 
     # -- one that runs --------------------------------------------------------------------------
 
-    async def retarget(self, identity: str, target: Target | None) -> None:
-        """All its ports to another address of it, without letting go of them; None: they are given back."""
+    def can_move(self, identity: str, target: Target | None) -> bool:
+        """Whether its ports lead to another target as they are, without letting go of them; else they are held anew."""
+        return target is not None and not target.opened and all(port.host_port and target.of(port.host_address) for port in self.of(identity).ports)
+
+    async def retarget(self, identity: str, target: Target) -> None:
+        """All its ports to another address of it, if they `can_move`."""
         held = self.of(identity)
-        if target is None:
-            await self.give_back(self._of.pop(identity))
-            return
         moved = {port: _to(port, target) for port in held.ports}
         changed = {old: new for old, new in moved.items() if old != new}
         if changed:
@@ -175,8 +178,9 @@ class HeldPorts:
             _close(new.values(), but=())
             for port in leaving:
                 held.ports[port] = None
-                with contextlib.suppress(errors.BerthError):
-                    held.ports[port] = self._bind(port.protocol, port.host_address, port.host_port)
+                if port.host_port:
+                    with contextlib.suppress(errors.BerthError):
+                        held.ports[port] = self._bind(port.protocol, port.host_address, port.host_port)
             raise
         return new
 
@@ -184,6 +188,11 @@ class HeldPorts:
 
     async def _hold(self, wish: Wish, target: Target, again: dict[_Key, hostports.Held]) -> _Ports:
         """again: what the container has already and may have again."""
+        opened = {
+            PublishedPort(wish.protocol, address, 0, own, wish.port, interface): None
+            for own, interface in target.opened for address in wish.addresses if address.version == own.version and not address.is_loopback
+        }  # fmt: skip
+        wish = replace(wish, addresses=tuple(address for address in wish.addresses if target.of(address)))
         if wish.host_ports is None:
             self._seed += 1
             candidates = hostports.ephemeral(self._seed)
@@ -194,8 +203,10 @@ class HeldPorts:
         except errors.Conflict:
             await self._settled()  # one that has just ended gives it back in a moment
             found = self._hold_any(wish, candidates, again)
-        return {
-            PublishedPort(wish.protocol, one.address, one.port, target.of(one.address), wish.port, target.interface): one for one in found
+        led = {(one.address, one.port): one for one in found}
+        return opened | {
+            PublishedPort(wish.protocol, address, port, own, wish.port, target.interface): one
+            for (address, port), one in led.items() if (own := target.of(address))
         }  # fmt: skip
 
     def _hold_any(self, wish: Wish, candidates: Iterable[int], again: dict[_Key, hostports.Held]) -> list[hostports.Held]:
@@ -230,7 +241,9 @@ def _close(those: Iterable[hostports.Held | None], *, but: Iterable[hostports.He
 
 
 def _to(port: PublishedPort, target: Target) -> PublishedPort:
-    return PublishedPort(port.protocol, port.host_address, port.host_port, target.of(port.host_address), port.port, target.interface)
+    address = target.of(port.host_address)
+    assert address
+    return PublishedPort(port.protocol, port.host_address, port.host_port, address, port.port, target.interface)
 
 
 def _key(port: PublishedPort) -> _Key:

@@ -95,7 +95,7 @@ def _settings(entry: dict[str, Any]) -> dict[str, Any]:
     asked, live = entry["settings"], entry.get("live") or {}
     v4 = next((a for a in map(ip_interface, live.get("addresses", ())) if a.version == 4), None)
     v6 = next((a for a in map(ip_interface, live.get("addresses", ())) if a.version == 6), None)
-    routers: list[str] = live.get("gateways", [])
+    routers = [text for text in live.get("gateways", ()) if text not in ("0.0.0.0", "::")]  # these stand for the interface itself
     return {
         "IPAMConfig": asked.get("IPAMConfig") or None, "Links": asked.get("Links") or None, "Aliases": asked.get("Aliases") or None,
         "MacAddress": live.get("mac", "") or (asked.get("MacAddress") or ""), "DriverOpts": asked.get("DriverOpts") or None,

@@ -4,6 +4,7 @@ A change of a container's networks holds its lock; a network that is being remov
 """
 
 import asyncio
+import dataclasses
 import logging
 from ipaddress import IPv6Network
 from typing import Any
@@ -128,6 +129,8 @@ class NetworkService:
             raise errors.Conflict(f"network with name {request.name} already exists")
         if request.config_from:
             request = self._configured(request)
+        elif defaults := self.store.settings.default_options.get(request.driver):
+            request = dataclasses.replace(request, options={**defaults, **request.options})
         record = NetworkRecord(
             request.name, request.driver, ipam=self._ipam(request), options=request.options, labels=request.labels,
             internal=request.internal, attachable=request.attachable, ipv4=request.ipv4, ipv6=request.ipv6,
@@ -151,8 +154,6 @@ class NetworkService:
 
     def _configured(self, request: NetworkRequest) -> NetworkRequest:
         """With the options of the network that it names."""
-        import dataclasses
-
         try:
             source = self.store.find(request.config_from)
         except errors.NotFound:
@@ -176,7 +177,9 @@ class NetworkService:
             found.insert(0, Subnet(self.store.free_subnet(), None))
         if request.ipv6 and not any(isinstance(subnet, IPv6Network) for subnet in wanted):
             found.append(Subnet(addresses.unique_local(record.id), None))
-        record.ipam = {**record.ipam, "Config": [netrecords.ipam_entry(_with_gateway(subnet)) for subnet in found]}
+        isolated = [version for version in (4, 6) if record.as_model().gateway_mode(version) == model.ISOLATED]
+        found = [subnet if subnet.network.version in isolated else _with_gateway(subnet) for subnet in found]
+        record.ipam = {**record.ipam, "Config": [netrecords.ipam_entry(subnet) for subnet in found]}
         record.chosen = [str(subnet) for subnet in wanted]
 
     def _check_interface(self, record: NetworkRecord) -> None:

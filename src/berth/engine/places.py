@@ -1,7 +1,7 @@
 """A container's place in a network: its addresses, its interface, the way out, where published ports lead. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
@@ -11,6 +11,8 @@ from berth.network import model
 from berth.network.model import Address, Attachment, Interface, PublishedPort
 
 _PREFIX_OPTION, _PREFIX = "com.docker.network.container_iface_prefix", "eth"
+_BINDING_OPTION = "com.docker.network.bridge.host_binding_ipv4"
+_ITSELF = {4: ip_address("0.0.0.0"), 6: ip_address("::")}  # as a router: the interface
 Settings = dict[str, Any]  # Docker's EndpointSettings, as asked for
 Live = dict[str, Any]  # what a container has in a network while it runs, see netrecords.py
 
@@ -60,21 +62,24 @@ def gateway_networks(chosen: Sequence[tuple[NetworkRecord, Settings]]) -> dict[i
     found: dict[int, str] = {}
     order = sorted(chosen, key=lambda entry: (-(entry[1].get("GwPriority") or 0), entry[0].name))
     for network, _ in order:
-        if network.internal:
-            continue
-        for subnet in network.subnets():
-            if subnet.gateway:
-                found.setdefault(subnet.network.version, network.id)
+        for version in _routers(network):
+            found.setdefault(version, network.id)
     return found
+
+
+def _routers(network: NetworkRecord) -> dict[int, Address]:
+    """By IP version; none where it does not lead out."""
+    if network.internal:
+        return {}
+    if network.driver == model.IPVLAN and network.options.get("ipvlan_mode") in ("l3", "l3s"):  # no router is asked for by ARP
+        return {subnet.network.version: _ITSELF[subnet.network.version] for subnet in network.subnets()}
+    return {subnet.network.version: subnet.gateway for subnet in reversed(network.subnets()) if subnet.gateway}
 
 
 def routers(network: NetworkRecord, gateways: dict[int, str], addresses: Iterable[Interface]) -> tuple[Address, ...]:
     """The network's gateways, of the IP versions for which it leads out."""
     versions = {address.version for address in addresses}
-    return tuple(
-        subnet.gateway for subnet in network.subnets()
-        if subnet.gateway and subnet.network.version in versions and gateways.get(subnet.network.version) == network.id
-    )  # fmt: skip
+    return tuple(router for version, router in sorted(_routers(network).items()) if version in versions and gateways.get(version) == network.id)
 
 
 # -- published ports ----------------------------------------------------------------------------------
@@ -82,23 +87,43 @@ def routers(network: NetworkRecord, gateways: dict[int, str], addresses: Iterabl
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where published ports of a container lead: by IP version."""
+    """Where published ports of a container lead: by IP version.
 
-    interface: str
-    addresses: dict[int, Address]
+    opened: addresses at which others reach them directly, with the bridges that those are behind; binding: where they are published if
+    nobody names an address of the host, None for what the engine says.
+    """
 
-    def of(self, address: Address) -> Address:
-        """The container's address for a port on the host's `address`: of the other family where it has none of the same."""
-        return self.addresses.get(address.version) or next(iter(self.addresses.values()))
+    interface: str = ""
+    addresses: dict[int, Address] = field(default_factory=dict)
+    opened: tuple[tuple[Address, str], ...] = ()
+    binding: Address | None = None
+
+    def of(self, address: Address) -> Address | None:
+        """The container's address for a port on the host's `address`: of the other family where it has none of the same.
+
+        None where no port of the host leads to it.
+        """
+        if any(opened.version == address.version for opened, interface in self.opened if interface == self.interface):
+            return None
+        return self.addresses.get(address.version) or next(iter(self.addresses.values()), None)
 
 
 def target_of(places: Iterable[tuple[NetworkRecord, Live]]) -> Target | None:
-    """The bridge network that leads out; None where there is none: such a container has no published ports."""
+    """The bridge network that leads out, and those that others have routes to; None where there is neither: such a container has no
+    published ports."""
+    interface, addresses, opened, binding = "", {}, [], None
     for network, live in places:
-        if network.driver == model.BRIDGE and live["gateways"]:
-            found = [ip_interface(text).ip for text in live["addresses"]]
-            return Target(network.interface, {address.version: address for address in reversed(found)})
-    return None
+        if network.driver != model.BRIDGE:
+            continue
+        known, found = network.as_model(), {ip_interface(text).ip.version: ip_interface(text).ip for text in reversed(live["addresses"])}
+        routed = {version: address for version, address in found.items() if known.gateway_mode(version) == model.ROUTED}
+        opened += [(address, network.interface) for address in routed.values()]
+        if live["gateways"] and not interface:
+            interface, binding = network.interface, ip_address(network.options.get(_BINDING_OPTION) or "0.0.0.0")
+            addresses = {version: address for version, address in found.items() if version not in routed}
+    if not interface and not opened:
+        return None
+    return Target(interface, addresses, tuple(opened), None if binding and binding.is_unspecified else binding)
 
 
 def kept_port(port: PublishedPort) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def is_meant(port: PublishedPort, binding: PortBinding) -> bool:
         return False
     if binding.host_address and binding.host_address != port.host_address:
         return False
-    return not binding.host_ports[0] or binding.host_ports[0] <= port.host_port <= binding.host_ports[1]
+    return not binding.host_ports[0] or not port.host_port or binding.host_ports[0] <= port.host_port <= binding.host_ports[1]
 
 
 def changed(
@@ -89,7 +89,7 @@ def _without(entries: list[dict[str, str]], binding: PortBinding, live: Sequence
             is_there = True
         elif meant:
             is_there = True
-            left += [{"HostIp": str(port.host_address), "HostPort": str(port.host_port)} for port in own if port not in meant]
+            left += [{"HostIp": str(port.host_address), "HostPort": _number(port.host_port)} for port in own if port not in meant]
         else:
             left.append(entry)
     return left if is_there else None
@@ -126,6 +126,11 @@ def split(key: str) -> tuple[int, str]:
     return int(port), protocol.lower() or "tcp"
 
 
+def _number(host_port: int) -> str:
+    """'' for a port that none of the host leads to."""
+    return str(host_port) if host_port else ""
+
+
 def _order(key: str) -> tuple[int, str]:
     return split(key)
 
@@ -140,7 +145,7 @@ def port_map(record: Record) -> dict[str, list[dict[str, str]] | None]:
     found: dict[str, list[dict[str, str]] | None] = dict.fromkeys(sorted(record.config.get("ExposedPorts") or {}, key=_order))
     for entry in record.ports:
         places = found.get(f"{entry['port']}/{entry['protocol']}") or []
-        found[f"{entry['port']}/{entry['protocol']}"] = [*places, {"HostIp": entry["host_address"], "HostPort": str(entry["host_port"])}]
+        found[f"{entry['port']}/{entry['protocol']}"] = [*places, {"HostIp": entry["host_address"], "HostPort": _number(entry["host_port"])}]
     return found
 
 
@@ -150,8 +155,8 @@ def port_list(record: Record) -> list[dict[str, Any]]:
         return []
     published = [
         {"IP": entry["host_address"], "PrivatePort": entry["port"], "PublicPort": entry["host_port"], "Type": entry["protocol"]}
-        for entry in record.ports
+        for entry in record.ports if entry["host_port"]
     ]  # fmt: skip
-    shown = {(entry["port"], entry["protocol"]) for entry in record.ports}
+    shown = {(entry["port"], entry["protocol"]) for entry in record.ports if entry["host_port"]}
     exposed = [split(key) for key in sorted(record.config.get("ExposedPorts") or {}, key=_order)]
     return [{"PrivatePort": port, "Type": protocol} for port, protocol in exposed if (port, protocol) not in shown] + published

@@ -58,6 +58,7 @@ class Preparing(Mounting):
             facts.network_path, facts.user_path = namespace.path, namespace.user_path
         if (mode := host.get("NetworkMode") or "").startswith("container:"):
             facts.etc_directory = self.directory(self.find(mode.partition(":")[2]))
+        facts.link_variables = etcfiles.link_variables(record, lambda text: self.find(text).record)
         spec = bundle.specification(record.id, record.config, host, facts)
         linux = spec["linux"]
         owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]

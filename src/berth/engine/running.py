@@ -13,7 +13,7 @@ import socket
 import time
 
 from berth import errors
-from berth.engine import defaults, health, hostfiles, locks, restarts, state, updates, validate
+from berth.engine import defaults, etcfiles, health, hostfiles, locks, restarts, state, updates, validate
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.namespaces import Namespace
 from berth.engine.preparing import Preparing
@@ -76,12 +76,20 @@ class Running(Preparing):
         container.control = connection
         container.monitor_gone.clear()
         await self._endpoints.started(record)
+        self._tell_linked(record)
         await self.save(container)
         self.publish_network(container, "connect")
         self._publish_mounts(container)
         self.publish(container, "start")
         self._tasks.spawn(self._watch(container, connection))
         self._tell_running(container)
+
+    def _tell_linked(self, record: state.Record) -> None:
+        """Running containers that are linked to this one find it at its new address."""
+        for other in self.all():
+            if other.record.running and other.record.host.get("Links"):
+                with contextlib.suppress(OSError, errors.BerthError):
+                    etcfiles.follow(other.record, self.directory(other), record, lambda text: self.find(text).record)
 
     def _tell_running(self, container: Container) -> None:
         for told in self.on_running:

@@ -161,6 +161,10 @@ def dnat(family: str, address_register: int, port_register: int) -> bytes:
     return _expression("nat", _u32(1, 1) + _u32(2, FAMILIES[family]) + _u32(3, address_register) + _u32(5, port_register))
 
 
+def snat(family: str, address_register: int) -> bytes:
+    return _expression("nat", _u32(1, 0) + _u32(2, FAMILIES[family]) + _u32(3, address_register))
+
+
 def masquerade() -> bytes:
     return _expression("masq", b"")
 

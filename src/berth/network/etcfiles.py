@@ -174,6 +174,17 @@ def own_names(host_name: str, domain_name: str) -> str:
     return f"{whole} {first}" if dot else whole
 
 
+def moved_hosts(text: str, alias: str, addresses: Sequence[str]) -> str:
+    """A hosts file in which a linked container, known by its alias, has other addresses."""
+    by_version = {":" in address: address for address in addresses}
+    lines = []
+    for line in text.splitlines():
+        words = line.split()
+        address = by_version.get(":" in words[0]) if words[1:2] == [alias] else None
+        lines.append(line.replace(words[0], address, 1) if address else line)
+    return "".join(f"{line}\n" for line in lines)
+
+
 def changed_hosts(text: str, *, gone: Iterable[str] = (), come: Sequence[tuple[str, str]] = ()) -> str:
     """A hosts file that people may have edited, without the lines of addresses that have gone, and with new lines."""
     without = set(gone)

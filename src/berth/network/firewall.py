@@ -246,7 +246,7 @@ def _families(network: Network) -> tuple[str, ...]:
 
 
 def _key(port: PublishedPort) -> tuple[object, ...]:
-    return port.protocol, port.host_address, port.host_port
+    return (port.protocol, port.host_address, port.host_port) if port.host_port else (port.protocol, port.address, port.port, "opened")
 
 
 def _failure(error: Refused) -> BerthError:

@@ -4,7 +4,7 @@ The engine makes these from its records; nothing here is kept.
 """
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address, ip_interface
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface  # an address with its subnet
@@ -12,6 +12,8 @@ Range = IPv4Network | IPv6Network
 
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ without its zero
 BRIDGE, MACVLAN, IPVLAN, HOST, NULL = "bridge", "macvlan", "ipvlan", "host", "null"
+# Ways between a bridge network and the world, for each IP version (Docker's gateway_mode_ipv4 and _ipv6).
+NAT, NAT_UNPROTECTED, ROUTED, ISOLATED = "nat", "nat-unprotected", "routed", "isolated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +69,33 @@ class Network:
         """Whether its containers reach each other."""
         return self._is_on("com.docker.network.bridge.enable_icc")
 
-    @property
-    def masquerade(self) -> bool:
-        return self._is_on("com.docker.network.bridge.enable_ip_masquerade")
+    def gateway_mode(self, version: int) -> str:
+        """nat: reached by published ports of the host; nat-unprotected: by its containers' own addresses, too, on all ports; routed:
+        by these alone, on published ports; isolated: not at all, the host has no address in it."""
+        return self.options.get(f"com.docker.network.bridge.gateway_mode_ipv{version}") or NAT
+
+    def masquerade(self, version: int) -> bool:
+        return self.gateway_mode(version) in (NAT, NAT_UNPROTECTED) and self._is_on("com.docker.network.bridge.enable_ip_masquerade")
+
+    def source(self, version: int) -> Address | None:
+        """The host's address that what leaves gets; None for that of the interface by which it leaves."""
+        text = self.options.get(f"com.docker.network.host_ipv{version}")
+        return ip_address(text) if text else None
+
+    def host_addresses(self) -> tuple[Interface, ...]:
+        """Of the bridge: its gateways, as far as they are the host's."""
+        return tuple(
+            ip_interface(f"{subnet.gateway}/{subnet.network.prefixlen}") for subnet in self.subnets
+            if subnet.gateway and self.gateway_mode(subnet.network.version) != ISOLATED
+            and not (subnet.network.version == 4 and self._is_on("com.docker.network.bridge.inhibit_ipv4", default=False))
+        )  # fmt: skip
 
     @property
     def has_ipv6(self) -> bool:
         return any(subnet.network.version == 6 for subnet in self.subnets)
 
-    def _is_on(self, key: str) -> bool:
-        return self.options.get(key, "true").lower() not in ("false", "0", "f")
+    def _is_on(self, key: str, *, default: bool = True) -> bool:
+        return self.options.get(key, str(default)).lower() in ("true", "1", "t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +117,7 @@ class Attachment:
 class PublishedPort:
     """A port of the host that leads to one of a container. protocol: tcp, udp or sctp; host_address: unspecified (0.0.0.0, ::) for any.
 
+    host_port: 0 for a port that is reached by the container's own address (`ROUTED`), and no port of the host leads to.
     interface: the bridge by which the container is reached.
     """
 

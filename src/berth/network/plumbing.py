@@ -149,7 +149,7 @@ def _ensure_bridge(route: Route, network: Network) -> None:
 
 
 def _address_changes(route: Route, network: Network, bridge: Link) -> list[Request]:
-    wanted = [f"{subnet.gateway}/{subnet.network.prefixlen}" for subnet in network.subnets if subnet.gateway]
+    wanted = [str(address) for address in network.host_addresses()]
     if network.has_ipv6 and owners(bridge):
         wanted.append(_LINK_LOCAL)
     had = [address for _, address in route.addresses(bridge.index)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from berth.errors import InvalidParameter
 from berth.linux import nftmessages as nft
 from berth.linux.netlinksocket import Request
-from berth.network.model import BRIDGE, Address, Names, Network, PublishedPort, Range
+from berth.network.model import BRIDGE, NAT_UNPROTECTED, ROUTED, Address, Names, Network, PublishedPort, Range
 
 _RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
 _AFTER_EVERYBODY = 2000  # in the input hook: what any firewall refuses does not come here
@@ -110,7 +110,9 @@ def difference(old: list[Table], new: list[Table]) -> list[Request] | None:
 
 def _table(family: str, names: Names, networks: list[Network], ports: list[PublishedPort], loop: Loop | None, guarded: bool, loopback6: bool) -> Table:
     address = nft.IPV4_ADDRESS if family == "ip" else nft.IPV6_ADDRESS
+    version = _VERSIONS[family]
     bridges = [network.interface for network in networks]
+    opened, ports = [port for port in ports if not port.host_port], [port for port in ports if port.host_port]
     sets = {
         "bridges": _names(bridges),
         "internal": _names([network.interface for network in networks if network.internal]),
@@ -121,12 +123,17 @@ def _table(family: str, names: Names, networks: list[Network], ports: list[Publi
     }
     chains = {
         "published": _published(family, address),
-        **{f"from-{network.interface}": _from(network) for network in networks},
+        **{f"from-{network.interface}": _from(network, family) for network in networks},
         "prerouting": _prerouting(loop),
         "output": _output(leave_loopback=family == "ip6" and not loopback6),
         "postrouting": _postrouting(family),
-        "forward": _forward(guarded),
+        "forward": _forward(_openings(family, address, networks), guarded),
     }
+    # Only where there are such networks: whoever has none has nothing to read of them.
+    if any(network.gateway_mode(version) == NAT_UNPROTECTED for network in networks):
+        sets["open"] = _names([network.interface for network in networks if network.gateway_mode(version) == NAT_UNPROTECTED])
+    if any(network.gateway_mode(version) == ROUTED for network in networks):
+        sets["opened"] = Set((nft.PROTOCOL, address, nft.PORT), elements=_elements([_own_key(port) for port in opened]))
     if guarded:
         chains[GUARD] = _guard()
     if family == "ip":
@@ -148,12 +155,13 @@ def _published(family: str, address: nft.Field) -> Chain:
     return Chain((specific, any_address))
 
 
-def _from(network: Network) -> Chain:
+def _from(network: Network, family: str) -> Chain:
     """How packets of a network leave, by their sources. A container that reaches one beside it by a published port must get its answers here."""
     own = (nft.meta(nft.OIFNAME), nft.equals(nft.name_bytes(network.interface)))
     rules = [(*own, *_was_led(), nft.masquerade()), (*own, nft.verdict(nft.RETURN))]
-    if network.masquerade:
-        rules.append((nft.masquerade(),))
+    if network.masquerade(_VERSIONS[family]):
+        source = network.source(_VERSIONS[family])
+        rules.append((nft.immediate(source.packed, 1), nft.snat(family, 1)) if source else (nft.masquerade(),))
     return Chain(tuple(rules))
 
 
@@ -181,7 +189,18 @@ def _postrouting(family: str) -> Chain:
     )  # fmt: skip
 
 
-def _forward(guarded: bool) -> Chain:
+def _openings(family: str, address: nft.Field, networks: list[Network]) -> list[tuple[bytes, ...]]:
+    """Into networks that others have routes to: all of some, of some the published ports."""
+    accept, modes = nft.verdict(nft.ACCEPT), {network.gateway_mode(_VERSIONS[family]) for network in networks}
+    rules: list[tuple[bytes, ...]] = []
+    if NAT_UNPROTECTED in modes:
+        rules.append((nft.meta(nft.OIFNAME), nft.lookup("open"), accept))
+    if ROUTED in modes:
+        rules.append((*_destination(family, address), nft.lookup("opened"), accept))
+    return rules
+
+
+def _forward(openings: list[tuple[bytes, ...]], guarded: bool) -> Chain:
     """What may pass between containers and others. It accepts for this table alone: other tables may refuse what it accepts."""
     came, leaves, accept, drop = nft.meta(nft.IIFNAME), nft.meta(nft.OIFNAME), nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
     ours = (nft.lookup("bridges"),)
@@ -193,6 +212,7 @@ def _forward(guarded: bool) -> Chain:
         # Connection tracking does not know it, so it would leave with an address that means nothing outside.
         (came, *ours, nft.conntrack(nft.CT_STATE), nft.any_bit(nft.INVALID), drop),
         (leaves, *ours, *_was_led(), accept),
+        *openings,
         (leaves, *ours, drop),
     ]
     if guarded:
@@ -326,6 +346,11 @@ def _keys(ports: list[PublishedPort]) -> dict[bytes, bytes]:
 def _key(port: PublishedPort) -> bytes:
     address = () if _is_any(port) else (port.host_address.packed,)
     return nft.concatenation(bytes((_PROTOCOLS[port.protocol],)), *address, port.host_port.to_bytes(2, "big"))
+
+
+def _own_key(port: PublishedPort) -> bytes:
+    """By the container's own address."""
+    return nft.concatenation(bytes((_PROTOCOLS[port.protocol],)), port.address.packed, port.port.to_bytes(2, "big"))
 
 
 def _is_any(port: PublishedPort) -> bool:

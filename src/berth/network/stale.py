@@ -15,7 +15,7 @@ _NUMBERS = {"udp": 17, "sctp": 132}  # a new TCP connection has a way of its own
 
 def forget(route: Route, ports: list[PublishedPort], *, published: bool) -> None:
     """After ports were published or unpublished: what goes elsewhere than it would now. Where the kernel cannot, it stays until it times out."""
-    concerned = [port for port in ports if port.protocol in _NUMBERS]
+    concerned = [port for port in ports if port.protocol in _NUMBERS and port.host_port]
     if not concerned:
         return
     with contextlib.suppress(OSError):

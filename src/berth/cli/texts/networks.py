@@ -13,8 +13,9 @@ TEXTS: "dict[str, Text]" = {
         "--ip-range, --gateway and --aux-address belong to the subnet that they are in. Without --subnet the engine takes addresses that "
         "the host has no route to.",
         "Options of the bridge driver, each beginning with com.docker.network: bridge.name (of the interface), bridge.enable_icc (whether "
-        "its containers reach each other), bridge.enable_ip_masquerade, bridge.host_binding_ipv4 (where ports are published), driver.mtu, "
-        "container_iface_prefix. Of macvlan: parent, macvlan_mode (bridge, private, passthru, vepa). Of ipvlan: parent, ipvlan_mode (l2, "
+        "its containers reach each other), bridge.enable_ip_masquerade, bridge.host_binding_ipv4 (where ports are published), "
+        "bridge.gateway_mode_ipv4 and _ipv6 (nat, nat-unprotected, routed, isolated), bridge.inhibit_ipv4, host_ipv4 and host_ipv6 (what "
+        "containers' packets leave with), driver.mtu, container_iface_prefix. Of macvlan: parent, macvlan_mode (bridge, private, passthru, vepa). Of ipvlan: parent, ipvlan_mode (l2, "
         "l3, l3s), ipvlan_flag (bridge, private, vepa).",
         examples=(("A network", "berth network create shop"),
                   ("With addresses of your choice", "berth network create --subnet 172.30.0.0/16 --ip-range 172.30.5.0/24 --gateway 172.30.0.1 shop"),
