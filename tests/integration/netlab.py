@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from harness import Engine
 
@@ -91,3 +91,75 @@ def engine_in(lab: Lab, rootfs_tar: str, *options: str) -> Engine:
     engine = Engine(options, lab.enter("host"), bridge=True)
     engine.docker("import", rootfs_tar, "bb")
     return engine
+
+
+# -- what tests of networks do with containers ----------------------------------------------------------
+
+HTTP = ("sh", "-c", "mkdir -p /w && echo hello > /w/index.html && exec httpd -f -p 80 -h /w")
+# Tells whoever connects to port 7000 from which address.
+SAY_PEER = """
+import socket
+server = socket.create_server(("", 7000))
+print("ready")
+while True:
+    connection, peer = server.accept()
+    connection.sendall((peer[0] + "\\n").encode())
+    connection.close()
+"""
+
+
+@contextlib.contextmanager
+def containers(net: Engine) -> Iterator[Callable[..., str]]:
+    """Starts containers of `bb`, which are removed at the end."""
+    started: list[str] = []
+
+    def run(*options: str, command: tuple[str, ...] = ("sleep", "1000")) -> str:
+        started.append(net.docker("run", "-d", *options, "bb", *command).stdout.strip())
+        net.seen_ids.add(started[-1])
+        return started[-1]
+
+    try:
+        yield run
+    finally:
+        net.rm(*started)
+
+
+@contextlib.contextmanager
+def networks(net: Engine) -> Iterator[Callable[..., str]]:
+    """Makes networks, which are removed at the end."""
+    made: list[str] = []
+
+    def create(name: str, *options: str) -> str:
+        made.append(name)
+        return net.docker("network", "create", *options, name).stdout.strip()
+
+    try:
+        yield create
+    finally:
+        for name in made:
+            net.docker("network", "rm", name, code=None)
+
+
+def inside(net: Engine, identity: str, *words: str) -> str:
+    """A program of the machine's in a container's network namespace."""
+    return sh("nsenter", "-n", "-t", str(net.pid(identity)), *words).stdout
+
+
+def interfaces(net: Engine, identity: str) -> dict[str, dict]:
+    """By name: what `ip` says of them, and `addresses` as texts."""
+    found = json.loads(inside(net, identity, "ip", "-d", "-j", "address"))
+    return {link["ifname"]: {**link, "addresses": [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"]]} for link in found if link["ifname"] != "lo"}
+
+
+def routes(net: Engine, identity: str, version: str = "-4") -> dict[str, str]:
+    """Destination -> gateway, or the interface."""
+    return {route["dst"]: route.get("gateway", route["dev"]) for route in json.loads(inside(net, identity, "ip", version, "-j", "route") or "[]")}
+
+
+def settings(net: Engine, identity: str) -> dict:
+    return dict(json.loads(net.docker("inspect", identity).stdout)[0]["NetworkSettings"])
+
+
+def gets(net: Engine, identity: str, url: str) -> bool:
+    """Whether an HTTP above is reached from a container."""
+    return net.docker("exec", identity, "timeout", "3", "wget", "-qO-", url, code=None).stdout == "hello\n"

@@ -227,10 +227,21 @@ class HeldPorts:
 
     def _bind(self, protocol: str, address: Address, port: int) -> hostports.Held:
         if protocol == _WITHOUT_SOCKETS:
-            others = [other for held in self._of.values() for other, kept in held.ports.items() if kept and other.protocol == protocol]
-            if any(_collide(other, address, port) for other in others):
-                raise errors.Conflict(hostports.allocated(protocol, address, port, "another container of this engine"))
-        return hostports.hold(protocol, address, port)
+            if owner := self._owner(protocol, address, port):
+                raise errors.Conflict(hostports.allocated(protocol, address, port, f"container {owner[:12]}"))
+        try:
+            return hostports.hold(protocol, address, port)
+        except errors.Conflict:
+            if owner := self._owner(protocol, address, port):
+                raise errors.Conflict(hostports.allocated(protocol, address, port, f"container {owner[:12]}")) from None
+            raise
+
+    def _owner(self, protocol: str, address: Address, port: int) -> str:
+        """The container of ours that has it; '' for none."""
+        for identity, held in self._of.items():
+            if any(kept and other.protocol == protocol and _collide(other, address, port) for other, kept in held.ports.items()):
+                return identity
+        return ""
 
 
 def _close(those: Iterable[hostports.Held | None], *, but: Iterable[hostports.Held | None]) -> None:

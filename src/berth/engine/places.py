@@ -111,11 +111,14 @@ class Target:
 def target_of(places: Iterable[tuple[NetworkRecord, Live]]) -> Target | None:
     """The bridge network that leads out, and those that others have routes to; None where there is neither: such a container has no
     published ports."""
-    interface, addresses, opened, binding = "", {}, [], None
+    interface, binding = "", None
+    addresses: dict[int, Address] = {}
+    opened: list[tuple[Address, str]] = []
     for network, live in places:
         if network.driver != model.BRIDGE:
             continue
-        known, found = network.as_model(), {ip_interface(text).ip.version: ip_interface(text).ip for text in reversed(live["addresses"])}
+        known = network.as_model()
+        found: dict[int, Address] = {address.version: address for text in reversed(live["addresses"]) for address in (ip_interface(text).ip,)}
         routed = {version: address for version, address in found.items() if known.gateway_mode(version) == model.ROUTED}
         opened += [(address, network.interface) for address in routed.values()]
         if live["gateways"] and not interface:

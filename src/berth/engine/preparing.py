@@ -57,7 +57,10 @@ class Preparing(Mounting):
         if namespace:
             facts.network_path, facts.user_path = namespace.path, namespace.user_path
         if (mode := host.get("NetworkMode") or "").startswith("container:"):
-            facts.etc_directory = self.directory(self.find(mode.partition(":")[2]))
+            other = self.find(mode.partition(":")[2])
+            facts.etc_directory = self.directory(other)
+            names = {key: other.record.config[key] for key in ("Hostname", "Domainname") if other.record.config.get(key)}
+            record.config = {**record.config, **names}  # as its files say
         facts.link_variables = etcfiles.link_variables(record, lambda text: self.find(text).record)
         spec = bundle.specification(record.id, record.config, host, facts)
         linux = spec["linux"]

@@ -1,6 +1,7 @@
 """Ports of the host that lead to containers: held by a bound socket, so that nobody else gets them, and picked where any will do.
 
-The sockets take no connection: rules lead packets on before they would reach one (firewall.py). What is held is seen with `ss`.
+The sockets take no connection: rules lead packets on before they would reach one (firewall.py). `ss` shows those of UDP, and those of TCP
+that a relay listens on; the others are bound and nothing else.
 """
 
 import errno
@@ -49,11 +50,23 @@ def hold(protocol: str, address: Address, port: int) -> Held:
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((str(address), port))
+        _bind(sock, (str(address), port))
     except OSError as error:
         sock.close()
         raise _refusal(error, protocol, address, port) from None
     return Held(protocol, address, sock.getsockname()[1], sock)
+
+
+def _bind(sock: socket.socket, place: tuple[str, int]) -> None:
+    """Also where a relay's connections have just ended (TIME-WAIT); but nobody else may bind to it, so the option is off at last."""
+    try:
+        sock.bind(place)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or sock.type & 0xF != socket.SOCK_STREAM:
+            raise
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 def ephemeral(start: int) -> Iterable[int]:

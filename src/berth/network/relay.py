@@ -34,6 +34,7 @@ class Relay:
     async def start(self) -> None:
         mine = self._sock.dup()  # asyncio closes what it is given
         if self._port.protocol == "tcp":
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # its connections inherit it: the next holder need not wait for their end
             self._server = await asyncio.start_server(self._serve, sock=mine, backlog=_BACKLOG)
         else:
             loop = asyncio.get_running_loop()
