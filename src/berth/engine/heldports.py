@@ -190,7 +190,7 @@ class HeldPorts:
         """again: what the container has already and may have again."""
         opened = {
             PublishedPort(wish.protocol, address, 0, own, wish.port, interface): None
-            for own, interface in target.opened for address in wish.addresses if address.version == own.version and not address.is_loopback
+            for address in wish.addresses for own, interface in target.opened if address.version == own.version and not address.is_loopback
         }  # fmt: skip
         wish = replace(wish, addresses=tuple(address for address in wish.addresses if target.of(address)))
         if wish.host_ports is None:

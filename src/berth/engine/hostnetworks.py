@@ -28,6 +28,7 @@ log = logging.getLogger("berth.networks")
 _T = TypeVar("_T")
 _MEND_AFTER_S = 0.05  # what is done to one interface concerns others a moment later
 _MENDS, _MENDS_WITHIN_S = 5, 10.0
+_KERNEL_KEEPS_S, _LOOK_AGAIN_S = 1.0, 0.02
 
 
 class HostNetworks:
@@ -79,8 +80,18 @@ class HostNetworks:
         return await self._run(lambda: self._in_namespace(namespace, lambda inside: {link.name for link in inside.links()}))
 
     async def attach(self, network: Network, attachment: Attachment, namespace: Namespace) -> None:
-        """Interfaces, addresses and routes in a container's namespace."""
-        await self._run(lambda: self._attach(network, attachment, namespace))
+        """Interfaces, addresses and routes in a container's namespace.
+
+        On a macvlan or ipvlan, the kernel keeps what a container had that has just ended for a moment: its address, or the parent itself.
+        """
+        until_s = time.monotonic() + (_KERNEL_KEEPS_S if network.driver != model.BRIDGE else 0)
+        while True:
+            try:
+                return await self._run(lambda: self._attach(network, attachment, namespace))
+            except (errors.SystemFailure, errors.Conflict):
+                if time.monotonic() >= until_s:
+                    raise
+                await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def detach(self, outside: str) -> None:
         """Removes the host's end of a pair, and with it the other one; nothing where it is gone, or was none."""

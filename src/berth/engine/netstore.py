@@ -113,14 +113,18 @@ class NetworkStore:
 
     def check_free(self, wanted: Range) -> None:
         """Forbidden in Docker's words for a subnet that overlaps with another network's."""
-        for record in self.taking_up():
+        for record in self._with_addresses():
             if any(addresses.overlap(wanted, subnet.network) for subnet in record.subnets()):
                 raise errors.Forbidden(
                     f"Pool overlaps with other one on this address space: {wanted} has addresses of network {record.name}; choose another --subnet"
                 )
 
     def _own(self) -> list[Range]:
-        return [subnet.network for record in self.taking_up() for subnet in record.subnets()]
+        return [subnet.network for record in self._with_addresses() for subnet in record.subnets()]
+
+    def _with_addresses(self) -> list[NetworkRecord]:
+        """A configuration (--config-only) has none: they are those of the networks that are made from it."""
+        return [record for record in self.taking_up() if not record.config_only]
 
     # -- changes --------------------------------------------------------------------------------
 

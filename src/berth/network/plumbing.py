@@ -349,6 +349,8 @@ def _failure(error: Refused, network: Network, attachment: Attachment | None = N
         return Forbidden(f"{text}; the engine needs CAP_NET_ADMIN in the host's network namespace")
     if error.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
         return NotImplementedHere(f"{text}; this kernel lacks it")
+    if error.errno == errno.EINVAL and network.driver == MACVLAN and network.options.get("macvlan_mode") == "passthru":
+        return Conflict(f"{text}; {parent_of(network)} is in use: passthru gives it to one container alone")
     if error.errno in (errno.EEXIST, errno.EBUSY):
         return Conflict(f"{text}; `ip address` shows what is there")
     return SystemFailure(text)
