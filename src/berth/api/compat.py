@@ -114,6 +114,16 @@ def image_summaries(version: str, found: list[dict[str, Any]]) -> list[dict[str,
     return [{**image, "VirtualSize": image["Size"]} for image in found] if before(version, 44) else found
 
 
+def container(version: str, found: dict[str, Any]) -> dict[str, Any]:
+    """GET /containers/{id}/json."""
+    if before(version, 45):  # such clients find a container's own names among its aliases; later ones in DNSNames
+        own = [found["Id"][:12], found["Config"]["Hostname"]]
+        for name, entry in found["NetworkSettings"]["Networks"].items():
+            if name not in ("bridge", "host", "none"):
+                entry["Aliases"] = list(dict.fromkeys((*(entry["Aliases"] or ()), *own)))
+    return found
+
+
 def network(version: str, found: dict[str, Any]) -> dict[str, Any]:
     """GET /networks/{id}, and the elements of GET /networks."""
     return {key: value for key, value in found.items() if key != "EnableIPv4"} if before(version, 48) else found

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 
 from berth import errors
 from berth.api import compat, shapes, streams
@@ -86,9 +87,10 @@ class Containers:
     async def container_inspect(self, exchange: Exchange) -> None:
         container = self._container(exchange)
         if not exchange.flag("size"):
-            exchange.respond_json(self._engine.containers.inspect_json(container, exchange.version))
+            shaped = partial(compat.container, exchange.version)
+            exchange.respond_json(self._engine.containers.inspect_json(container, exchange.version, shaped))
             return
-        payload = self._engine.containers.inspect(container)
+        payload = compat.container(exchange.version, self._engine.containers.inspect(container))
         image = self._engine.images.find(container.record.image_id)
         size = await asyncio.to_thread(tree_bytes, f"{self._engine.containers.directory(container)}/upper")
         exchange.respond(200, payload | {"SizeRw": size, "SizeRootFs": size + self._engine.images.size_bytes(image)})

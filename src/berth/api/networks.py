@@ -58,7 +58,7 @@ class Networks:
         network = self._networks.store.find(exchange.parameters["id"])
         request = netpayload.connect(body, network.name)
         container = self._engine.containers.find(request.container)
-        await self._networks.connect(network, container, request.endpoint, body.get("EndpointConfig") or {})
+        await self._networks.connect(network, container, body.get("EndpointConfig") or {})
         exchange.respond(200)
 
     async def disconnect(self, exchange: Exchange) -> None:

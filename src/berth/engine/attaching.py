@@ -22,7 +22,7 @@ from berth.engine.heldports import Held, HeldPorts
 from berth.engine.hostnetworks import HostNetworks
 from berth.engine.namespaces import Namespace, Namespaces
 from berth.engine.netcontainer import ContainerNetworking
-from berth.engine.netendpoint import EndpointRequest
+from berth.engine.netendpoint import EndpointRequest, check_addresses, endpoint
 from berth.engine.netnote import Note
 from berth.engine.netrecords import NetworkRecord
 from berth.engine.netstore import NetworkStore
@@ -121,6 +121,8 @@ class Attaching:
         if leaving := self._leaving.get(record.id):
             await leaving.wait()
         chosen = [(self._store.find(name), entry["settings"]) for name, entry in endpoints_of(record).items()]
+        for network, settings in chosen:
+            check_joinable(network, settings)
         chosen = [(network, settings) for network, settings in chosen if network.has_addresses]
         if not chosen:
             return None
@@ -285,7 +287,7 @@ class Attaching:
         identity = netrecords.endpoint_id()
         mac = settings.get("MacAddress") or (addresses.hardware_address(found[0].ip) if found and network.driver != model.IPVLAN else "")
         attachment = Attachment(interface, f"veth{identity[:7]}", mac, (*found, *link_local), places.routers(network, gateways, found))
-        return Place(network, settings, attachment, identity, link_local, dns_names(record, network, settings))
+        return Place(network, settings, attachment, identity, link_local, dns_names(record, network, settings), places.own_routers(network, found))
 
     def _choose(self, network: NetworkRecord, wanted: dict[str, Any]) -> list[Interface]:
         """Its addresses: those asked for (IPAMConfig), or the next that are free."""
@@ -364,6 +366,14 @@ class Attaching:
         self._pools.pop(network.id, None)
         self._users.pop(network.id, None)
         await self._names.forget(network)
+
+
+def check_joinable(network: NetworkRecord, settings: Settings) -> None:
+    """What cannot be known to be wrong before the network is there, in Docker's words."""
+    if network.config_only:
+        raise errors.Forbidden(f"cannot create endpoint on configuration-only network: {network.name} is for --config-from")
+    if network.has_addresses:
+        check_addresses(endpoint(settings, network.name), network.chosen_subnets())
 
 
 def asked(settings: dict[str, Any]) -> Settings:

@@ -5,6 +5,7 @@ One lock per container. The database is written before anybody is told; memory i
 
 import contextlib
 import os
+import re
 import secrets
 import socket
 
@@ -28,6 +29,8 @@ from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.mounting import insertions
 from berth.engine.mountrules import WantedMount
+from berth.engine.netendpoint import link
+from berth.engine.netrecords import BRIDGE, HOST
 from berth.engine.places import port_of
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
@@ -66,6 +69,8 @@ class ContainerService(Restoring):
         networking = netcontainer.container(config, host, endpoints or {}, (image.config.get("config") or {}).get("ExposedPorts"))
         config = payload.merged_config(config, image.config.get("config") or {})
         host["NetworkMode"] = networking.mode
+        if bindings := host.get("PortBindings"):
+            host["PortBindings"] = portmaps.whole(bindings)
         if self.host.hosts.version == 1:
             host.setdefault("OomKillDisable", False)
         policy = host.get("RestartPolicy") or {}
@@ -86,6 +91,8 @@ class ContainerService(Restoring):
             self._check_free(name)
         else:
             name = names.random_name(set(self._by_name))
+        if host.get("Links"):
+            host["Links"] = self._checked_links(name, host)
         record = Record(identity, name, image.id, wanted, config, host)
         record.endpoints = self._endpoints.wanted(networking, endpoints or {})
         container = Container(record)
@@ -124,6 +131,37 @@ class ContainerService(Restoring):
                     # Clients take "not found" of a create for the image's, and pull it.
                     raise errors.InvalidParameter(str(error)) from None
                 host[key] = f"container:{other.record.id}"
+
+    def _checked_links(self, name: str, host: dict) -> list[str]:
+        """As Docker shows them: /other:/own/alias. In a network of one's own they are the endpoint's."""
+        if host["NetworkMode"] not in (BRIDGE, "default"):
+            return list(host["Links"])
+        found = []
+        for text in host["Links"]:
+            wanted, alias = link(text)
+            try:
+                other = self.find(wanted)
+            except errors.BerthError as error:
+                raise errors.InvalidParameter(f"could not get container for {wanted}: {error}") from None
+            if (mode := other.record.host.get("NetworkMode") or "") == HOST:
+                raise errors.InvalidParameter(
+                    "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
+                )
+            if mode.startswith("container:"):
+                other = self.find(mode.partition(":")[2])
+            found.append(f"/{other.record.name}:/{name}/{alias}")
+        return found
+
+    async def _relink(self, old: str, name: str) -> None:
+        """A container has another name, by which its links, and those to it, go."""
+        for container in self.all():
+            links = container.record.host.get("Links") or []
+            renamed = [re.sub(rf"^/{re.escape(old)}:", f"/{name}:", text) for text in links]
+            if container.record.name == name:
+                renamed = [text.replace(f":/{old}/", f":/{name}/") for text in renamed]
+            if renamed != links:
+                container.record.host = {**container.record.host, "Links": renamed}
+                await self.save_quietly(container)
 
     def _check_security(self, identity: str, config: dict, host: dict) -> list[str]:
         """Everything the specification would refuse is refused now and not at the start."""
@@ -183,6 +221,7 @@ class ContainerService(Restoring):
                 del self._by_name[name]
                 raise
             del self._by_name[old]
+            await self._relink(old, name)
             await self._endpoints.renamed(container.record, self.directory(container))
             await self.save_quietly(container)
             self.publish(container, "rename", {"oldName": f"/{old}"})

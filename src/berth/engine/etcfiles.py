@@ -113,7 +113,7 @@ def check_links(record: Record, find: Callable[[str], Record]) -> None:
     for text in record.host.get("Links") or []:
         other = find(link(text)[0])
         if other.running and _on_bridge(record) and not _on_bridge(other):
-            raise errors.Conflict(f"container {other.id} not attached to default bridge network")
+            raise errors.Conflict(f"Cannot link to /{other.name}, as it does not belong to the default network")
         if not other.running:
             raise errors.Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{link(text)[1]}")
 

@@ -3,7 +3,7 @@
 A container's record has `endpoints`: the name of a network -> {"settings", "network_id", "live"}. settings: Docker's
 EndpointSettings as a client gave them; live: what the container has there while it runs, None while it does not:
 
-    {"id", "interface", "outside", "mac", "addresses": ["172.18.0.2/16", …], "gateways": […], "dns_names": […]}
+    {"id", "interface", "outside", "mac", "addresses": ["172.18.0.2/16", …], "gateways": […], "dns_names": […], "routers": […]}
 
 A record has `ports`, too: what is published while it runs, [{"protocol", "host_address", "host_port", "port", "interface"}].
 """

@@ -6,7 +6,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from berth.engine import netrecords, patterns
-from berth.engine.endpointnames import endpoints_of
+from berth.engine.endpointnames import endpoints_of, mode_of
 from berth.engine.netrecords import NetworkRecord
 from berth.engine.state import Record
 from berth.engine.times import rfc3339
@@ -19,7 +19,7 @@ def payload(network: NetworkRecord, records: Iterable[Record]) -> dict[str, Any]
     for record in records:
         entry = endpoints_of(record).get(network.name)
         if record.running and entry and (entry.get("live") or not network.has_addresses):
-            inside[record.id] = _resident(record, entry)
+            inside[record.id] = _resident(record, network.name, entry)
     return {
         "Name": network.name, "Id": network.id, "Created": rfc3339(network.created_ns), "Scope": "local", "Driver": network.driver,
         "EnableIPv4": network.ipv4, "EnableIPv6": network.ipv6, "IPAM": network.ipam, "Internal": network.internal,
@@ -28,11 +28,11 @@ def payload(network: NetworkRecord, records: Iterable[Record]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _resident(record: Record, entry: dict[str, Any]) -> dict[str, str]:
+def _resident(record: Record, name: str, entry: dict[str, Any]) -> dict[str, str]:
     live = entry.get("live") or {}
     addresses = [ip_interface(text) for text in live.get("addresses", ())]
     return {
-        "Name": record.name, "EndpointID": live.get("id", ""), "MacAddress": live.get("mac", ""),
+        "Name": record.name, "EndpointID": live.get("id") or _endpoint_id(record, name), "MacAddress": live.get("mac", ""),
         "IPv4Address": next((str(a) for a in addresses if a.version == 4), ""),
         "IPv6Address": next((str(a) for a in addresses if a.version == 6), ""),
     }  # fmt: skip
@@ -49,6 +49,8 @@ def check(filters: dict[str, list[str]]) -> None:
     for key, values in filters.items():
         if key not in _KEYS:
             raise InvalidParameter(f"invalid filter '{key}'")
+        if key == "dangling" and len({value in ("1", "true") for value in values}) > 1:
+            raise InvalidParameter(f"invalid filter 'dangling=[{' '.join(values)}]'")
         for value in values:
             if key != "scope" and value not in _VALUES.get(key, (value,)):
                 raise InvalidParameter(f"invalid filter: '{key}'='{value}'")
@@ -88,14 +90,23 @@ def _has_label(network: NetworkRecord, value: str) -> bool:
 
 def settings_of(record: Record) -> dict[str, dict[str, Any]]:
     """NetworkSettings.Networks: what was asked for, and while it runs what it has."""
-    return {name: _settings(entry) for name, entry in endpoints_of(record).items()}
+    found = {name: _settings(entry) for name, entry in endpoints_of(record).items()}
+    for name in found.keys() & {netrecords.HOST, netrecords.NONE}:
+        if record.started_ns:
+            found[name] |= {"NetworkID": netrecords.identity(name), "EndpointID": _endpoint_id(record, name)}
+    return found
+
+
+def _endpoint_id(record: Record, name: str) -> str:
+    """In a network of which a container gets nothing (host, none), it is still a place for Docker's clients."""
+    return hashlib.sha256(f"{record.id} {name} {record.started_ns}".encode()).hexdigest() if record.running else ""
 
 
 def _settings(entry: dict[str, Any]) -> dict[str, Any]:
     asked, live = entry["settings"], entry.get("live") or {}
     v4 = next((a for a in map(ip_interface, live.get("addresses", ())) if a.version == 4), None)
     v6 = next((a for a in map(ip_interface, live.get("addresses", ())) if a.version == 6), None)
-    routers = [text for text in live.get("gateways", ()) if text not in ("0.0.0.0", "::")]  # these stand for the interface itself
+    routers = [text for text in live.get("routers", live.get("gateways", ())) if text not in ("0.0.0.0", "::")]  # these stand for the interface itself
     return {
         "IPAMConfig": asked.get("IPAMConfig") or None, "Links": asked.get("Links") or None, "Aliases": asked.get("Aliases") or None,
         "MacAddress": live.get("mac", "") or (asked.get("MacAddress") or ""), "DriverOpts": asked.get("DriverOpts") or None,
@@ -108,8 +119,8 @@ def _settings(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def sandbox(record: Record) -> dict[str, str]:
-    """SandboxID and SandboxKey: while it runs, its network namespace is found by its process alone."""
-    if not record.running:
+    """SandboxID and SandboxKey: while it runs, its network namespace is found by its process alone; another's is that one's to show."""
+    if not record.running or mode_of(record.host).startswith("container:"):
         return {"SandboxID": "", "SandboxKey": ""}
     return {"SandboxID": hashlib.sha256(f"{record.id} {record.started_ns}".encode()).hexdigest(), "SandboxKey": f"/proc/{record.pid}/ns/net"}
 

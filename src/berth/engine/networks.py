@@ -10,14 +10,13 @@ from ipaddress import IPv6Network
 from typing import Any
 
 from berth import errors
-from berth.engine import endpointnames, netrecords, netviews, prune
-from berth.engine.attaching import asked
+from berth.engine import endpointnames, netcontainer, netrecords, netviews, prune
+from berth.engine.attaching import asked, check_joinable
 from berth.engine.containers import ContainerService
 from berth.engine.endpointnames import endpoints_of
 from berth.engine.endpoints import Endpoints
 from berth.engine.events import EventBus
 from berth.engine.hostnetworks import HostNetworks
-from berth.engine.netendpoint import EndpointRequest, check_addresses
 from berth.engine.netpayload import NetworkRequest
 from berth.engine.netrecords import NetworkRecord
 from berth.engine.netstore import NetworkStore
@@ -132,7 +131,7 @@ class NetworkService:
         elif defaults := self.store.settings.default_options.get(request.driver):
             request = dataclasses.replace(request, options={**defaults, **request.options})
         record = NetworkRecord(
-            request.name, request.driver, ipam=self._ipam(request), options=request.options, labels=request.labels,
+            request.name, model.NULL if request.config_only else request.driver, ipam=self._ipam(request), options=request.options, labels=request.labels,
             internal=request.internal, attachable=request.attachable, ipv4=request.ipv4, ipv6=request.ipv6,
             config_from=request.config_from, config_only=request.config_only,
         )  # fmt: skip
@@ -155,11 +154,12 @@ class NetworkService:
     def _configured(self, request: NetworkRequest) -> NetworkRequest:
         """With the options of the network that it names."""
         try:
-            source = self.store.find(request.config_from)
+            source: NetworkRecord | None = self.store.find(request.config_from)
         except errors.NotFound:
-            raise errors.NotFound(f"network {request.config_from} not found: it is named by config-from") from None
-        if not source.config_only:
-            raise errors.Forbidden(f"network {request.config_from} is no configuration network (--config-only)")
+            source = None
+        if source is None or not source.config_only:
+            why = f": network {source.name} was made without --config-only" if source else ""
+            raise errors.NotFound(f'configuration network "{request.config_from}" does not exist{why}')
         return dataclasses.replace(request, subnets=source.subnets(), options=source.options, labels=source.labels, ipv6=source.ipv6)
 
     def _ipam(self, request: NetworkRequest) -> dict[str, Any]:
@@ -203,7 +203,9 @@ class NetworkService:
             raise errors.Forbidden(f"error while removing network: network {network.name} has active endpoints ({names})")
         dependent = next((other for other in self.store.all() if other.config_from == network.name), None)
         if network.config_only and dependent:
-            raise errors.Forbidden(f"configuration network {network.name!r} is in use by network {dependent.name}")
+            raise errors.Forbidden(
+                f'error while removing network: configuration network "{network.name}" is in use by network {dependent.name}'
+            )
         await self._forget(network)
 
     async def _forget(self, network: NetworkRecord) -> None:
@@ -243,21 +245,23 @@ class NetworkService:
 
     # -- containers -----------------------------------------------------------------------------
 
-    async def connect(self, network: NetworkRecord, container: Container, wanted: EndpointRequest, settings: dict[str, Any]) -> None:
+    async def connect(self, network: NetworkRecord, container: Container, settings: dict[str, Any]) -> None:
         """Adds a network to a container, at once if it runs. Forbidden where its networks are not its own."""
         async with container.lock:
             record = container.record
             mode = endpointnames.mode_of(record.host)
-            if mode.startswith("container:"):
-                raise errors.Forbidden("container sharing network namespace with another container or host cannot be connected to any other network")
-            if mode == netrecords.HOST or network.name == netrecords.HOST:
-                raise errors.Forbidden("container cannot be disconnected from host network or connected to host network")
             names = endpoints_of(record)
-            if netrecords.NONE in names or network.name == netrecords.NONE:
-                raise errors.Forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+            if mode.startswith("container:"):
+                raise errors.InvalidParameter(netcontainer.NO_OTHER_NETWORK)
+            if network.name == netrecords.HOST and mode != netrecords.HOST:
+                raise errors.InvalidParameter(netcontainer.NOT_WITH_HOST)
             if network.name in names:
                 raise errors.Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
-            check_addresses(wanted, network.chosen_subnets())
+            if mode == netrecords.HOST:
+                raise errors.InvalidParameter(netcontainer.NO_OTHER_NETWORK)
+            if netrecords.NONE in names or (network.name == netrecords.NONE and names):
+                raise errors.InvalidParameter(netcontainer.NOT_WITH_NONE)
+            check_joinable(network, settings)
             if record.running:
                 await self._endpoints.connect(record, network, settings, self._containers.directory(container))
             else:
@@ -278,8 +282,8 @@ class NetworkService:
                 await self._endpoints.drop(record, network_text, self._containers.directory(container))
                 await self._containers.save(container)
                 return
-            if endpointnames.mode_of(record.host) == netrecords.HOST or network.name == netrecords.HOST:
-                raise errors.Forbidden("container cannot be disconnected from host network or connected to host network")
+            if endpointnames.mode_of(record.host) == network.name == netrecords.HOST:
+                raise errors.InvalidParameter(netcontainer.NOT_WITH_HOST)
             if network.name not in names:
                 raise errors.Forbidden(f"container {record.id} is not connected to network {network.name}")
             try:

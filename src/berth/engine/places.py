@@ -27,6 +27,7 @@ class Place:
     endpoint_id: str
     link_local: tuple[Interface, ...]  # of the attachment's addresses, those that are no pool's
     dns_names: list[str]
+    routers: tuple[Address, ...] = ()  # of the network, whether it leads this container out or not: what Docker calls its gateways
 
     def live(self) -> Live:
         """As records keep it."""
@@ -35,6 +36,7 @@ class Place:
             "addresses": [str(address) for address in self.attachment.addresses if address not in self.link_local],
             "link_local": [str(address) for address in self.link_local],
             "gateways": [str(address) for address in self.attachment.gateways], "dns_names": self.dns_names,
+            "routers": [str(address) for address in self.routers],
         }  # fmt: skip
 
 
@@ -76,10 +78,15 @@ def _routers(network: NetworkRecord) -> dict[int, Address]:
     return {subnet.network.version: subnet.gateway for subnet in reversed(network.subnets()) if subnet.gateway}
 
 
+def own_routers(network: NetworkRecord, addresses: Iterable[Interface]) -> tuple[Address, ...]:
+    """The network's gateways, of the IP versions of these addresses."""
+    versions = {address.version for address in addresses}
+    return tuple(router for version, router in sorted(_routers(network).items()) if version in versions)
+
+
 def routers(network: NetworkRecord, gateways: dict[int, str], addresses: Iterable[Interface]) -> tuple[Address, ...]:
     """The network's gateways, of the IP versions for which it leads out."""
-    versions = {address.version for address in addresses}
-    return tuple(router for version, router in sorted(_routers(network).items()) if version in versions and gateways.get(version) == network.id)
+    return tuple(router for router in own_routers(network, addresses) if gateways.get(router.version) == network.id)
 
 
 # -- published ports ----------------------------------------------------------------------------------

@@ -120,6 +120,11 @@ def _given(entry: dict[str, str]) -> tuple[str, str]:
     return entry.get("HostIp") or "", entry.get("HostPort") or ""
 
 
+def whole(bindings: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
+    """HostConfig.PortBindings with every field, as Docker shows it."""
+    return {key: [dict(zip(("HostIp", "HostPort"), _given(entry), strict=True)) for entry in entries or []] for key, entries in bindings.items()}
+
+
 def split(key: str) -> tuple[int, str]:
     """`80/tcp` -> (80, 'tcp')."""
     port, _, protocol = key.partition("/")

@@ -170,10 +170,10 @@ class Registry:
             volume_path=self._volumes.mountpoint,
         )
 
-    def inspect_json(self, container: Container, version: str) -> bytes:
-        """The same as JSON; version: of the API, which shapes it."""
+    def inspect_json(self, container: Container, version: str, shaped: Callable[[dict], dict]) -> bytes:
+        """The same as JSON; shaped: what the version of the API makes of it."""
         key = container.record.changes, version, *container.execs
-        return container.shown.json("inspect", key, lambda: self.inspect(container))
+        return container.shown.json("inspect", key, lambda: shaped(self.inspect(container)))
 
     def list_json(self, containers: list[Container], version: str) -> bytes:
         """The JSON of a list of ContainerSummary."""
