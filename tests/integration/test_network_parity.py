@@ -5,8 +5,10 @@ purpose is in DIFFERENCES, with the reason; anything else fails, and so does an 
 """
 
 import contextlib
+import difflib
 import json
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -162,6 +164,12 @@ DIFFERENCES: list[tuple[str, str, str, str]] = [
     ("lists", "dangling", r"^answer", "dockerd 20.10 does not look who is in a network, and calls all dangling"),
     ("lists", "prune", r"^(answer|network three|summary three)", "a network that a container names, running or not, is in use: `docker network prune --help`"),
     ("lists", "DELETE", r"^(network three|summary three)", "a network that a container names, running or not, is in use: `docker network prune --help`"),
+    ("the default bridge", "events", r"^- network disconnect .*<container taken>", "a start that fails for its ports connects nothing"),
+    ("", "events", r"^- network disconnect .*<container k[an]>", "said once"),
+    ("links", "events", r"^\+ network (connect|disconnect) .*<container far>", "what was connected is said, and that it is taken back"),
+    ("configurations", "events", r"^\+ network destroy <network conf>", "of a configuration as of other networks"),
+    ("links", "events", r"^- container destroy <id> {'name': 'bad'}", "what was never made is not destroyed"),
+    ("lists", "events", r"^[+-] network destroy <network three>", "a network that a container names, running or not, is in use: `docker network prune --help`"),
     ("configurations", "conf/connect", r"^container /ka\.NetworkSettings\.Networks\.conf\..* is missing$", "one that cannot be joined is not joined"),
 ]
 _seen: set[int] = set()
@@ -169,8 +177,24 @@ _lived: set[str] = set()
 Told = tuple[str, Answer, dict[str, Any]]  # the request, the answer, and what there is then
 
 
-def lived(peer: Peer, steps: list[Step]) -> list[Told]:
-    return [_taken(peer, *step) for step in steps]
+def lived(peer: Peer, steps: list[Step]) -> tuple[list[Told], list[str]]:
+    """What was told after each step, and the events of all."""
+    since_s = time.time()
+    told = [_taken(peer, *step) for step in steps]
+    return told, _events(peer, since_s)
+
+
+def _events(peer: Peer, since_s: float) -> list[str]:
+    """In their order; a line each."""
+    text = peer.ask("GET", f"{V}/events?since={since_s:.9f}&until={time.time():.9f}").body
+    events = [json.loads(line) for line in text.splitlines()] if isinstance(text, str) else text if isinstance(text, list) else [text]
+    found = []
+    for event in events:
+        # What is executed, and the signals of a stop, race with what follows: see test_events_dockerd.py.
+        if event["Type"] in ("network", "container") and event["Action"] not in ("kill", "die", "stop"):
+            attributes = {key: value for key, value in sorted(event["Actor"]["Attributes"].items()) if key not in ("image", "reclaimed", "execDuration")}
+            found.append(_text(peer, f"{event['Type']} {event['Action']} {event['Actor']['ID']} {attributes}"))
+    return found
 
 
 def _taken(peer: Peer, method: str, target: str, body: Any = None) -> Told:
@@ -281,12 +305,14 @@ def peers() -> Iterator[tuple[Peer, Peer]]:
 def test_a_life_of_networks(peers: tuple[Peer, Peer], life: str) -> None:
     docker, berth = peers
     with ThreadPoolExecutor(2) as pool:
-        theirs, ours = pool.map(lambda peer: lived(peer, LIVES[life]), peers)
+        (theirs, their_events), (ours, our_events) = pool.map(lambda peer: lived(peer, LIVES[life]), peers)
     found = []
     for (about, their_answer, their_state), (_, our_answer, our_state) in zip(theirs, ours, strict=True):
         texts = answered(their_answer, our_answer, docker, berth) + differences(plain(docker, their_state), plain(berth, our_state))
         if left := [text for text in texts if not _on_purpose(life, about, text)]:
             found.append("\n    ".join([about[:200], *left]))
+    lines = [line for line in difflib.ndiff(their_events, our_events) if line.startswith(("- ", "+ "))]  # - dockerd's, + berth's
+    found += [line for line in lines if not _on_purpose(life, "events", line)]
     _lived.add(life)
     assert not found, "\n".join(found)
 

@@ -267,7 +267,8 @@ class NetworkService:
             else:
                 record.endpoints = {**names, network.name: {"settings": asked(settings), "network_id": network.id, "live": None}}
             await self._containers.save(container)
-        self._publish(network, record.id, "connect")
+        if record.running:  # one that starts later is connected then
+            self._publish(network, record.id, "connect")
 
     async def disconnect(self, network_text: str, container: Container, *, force: bool) -> None:
         """Takes a network from a container, at once if it runs; with force also one that is gone."""

@@ -55,16 +55,19 @@ class Running(Preparing):
         record = container.record
         # The last run's monitor still takes the cgroup and the mount down.
         await container.monitor_gone.wait()
+        connected = False
         try:
             await self._hold_mounts(container)
-            connection, report = await self._launch(container)
+            namespace = await self._join_networks(container)
+            connected = True
+            connection, report = await self._launch(container, namespace)
         except BaseException as error:
             self._release_mounts(container)
             self._endpoints.detach(record)
             if not isinstance(error, errors.BerthError):
                 raise
             await asyncio.to_thread(self._clear_start, container)
-            await self._start_failed(container, error)
+            await self._start_failed(container, error, connected=connected)
             raise
         record.move(state.RUNNING)
         record.pid, record.started_ns = report["pid"], report["started_ns"]
@@ -95,9 +98,13 @@ class Running(Preparing):
         for told in self.on_running:
             told(container)
 
-    async def _launch(self, container: Container) -> tuple[MonitorConnection, dict]:
+    async def _join_networks(self, container: Container) -> Namespace | None:
+        """To its networks."""
         self._make_directories(container)
-        namespace = await self._endpoints.attach(container.record, self.directory(container), self.mappings(container.record))
+        return await self._endpoints.attach(container.record, self.directory(container), self.mappings(container.record))
+
+    async def _launch(self, container: Container, namespace: Namespace | None) -> tuple[MonitorConnection, dict]:
+        """namespace: closed here."""
         try:
             return await self._launch_in(container, namespace)
         finally:
@@ -133,11 +140,13 @@ class Running(Preparing):
             time.sleep(_LOOK_AGAIN_S)
         self._remove_group(container)
 
-    async def _start_failed(self, container: Container, error: errors.BerthError) -> None:
+    async def _start_failed(self, container: Container, error: errors.BerthError, *, connected: bool) -> None:
         record = container.record
-        self.publish_network(container, "connect")
+        if connected:
+            self.publish_network(container, "connect")
         self._publish_mounts(container)
-        self.publish_network(container, "disconnect")
+        if connected:
+            self.publish_network(container, "disconnect")
         self._publish_unmounts(container)
         record.error = str(error)
         record.exit_code = error.exit_code if isinstance(error, errors.StartFailed) else 128
