@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUSYBOX = "/bin/busybox"
@@ -153,6 +154,12 @@ class Engine:
             if self.top in text or (launchers and parent(pid) in launchers):
                 found.append(f"{pid} {comm(pid)}")
         return found
+
+
+def sh_alone(side: Any, *words: str) -> str:
+    """The output of a program in the network namespace of an engine or a dockerd; '' for one that fails."""
+    command = ["nsenter", "-n", "-t", str(side.process.pid), *words]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, check=False).stdout
 
 
 def resume(pids: list[int]) -> None:

@@ -1,0 +1,78 @@
+"""An image of this machine's own PostgreSQL and nginx (Debian's packages) with their libraries, and busybox: real servers without a registry."""
+
+import glob
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+
+from harness import BUSYBOX
+
+_POSTGRES = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1:]
+HAVE_PARTS = bool(_POSTGRES and shutil.which("nginx") and shutil.which("psql"))
+_PROGRAMS = ("postgres", "initdb", "pg_isready", "psql")
+_MODULES = ("plpgsql.so", "dict_snowball.so")
+_APPLETS = ("sh", "sleep", "cat", "echo", "mkdir", "true", "ip", "wget", "chmod", "hostname", "nslookup", "env", "id", "touch", "ls")
+
+# One web server that says who it is, and passes /db/ and /peer/ on to names of its network.
+NGINX = """
+daemon off; worker_processes 1; pid /tmp/nginx.pid; error_log stderr;
+events { worker_connections 128; }
+http {
+  access_log off; client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;
+  resolver 127.0.0.11;
+  server {
+    listen 80; listen [::]:80;
+    location / { return 200 "$hostname $remote_addr\\n"; }
+    location /peer/ { set $peer http://web:80/; proxy_pass $peer; }
+  }
+}
+"""
+POSTGRES = (
+    "set -e; mkdir -p $PGDATA; [ -e $PGDATA/PG_VERSION ] || initdb -A trust -U postgres -E UTF8 --locale=C >/dev/null;"
+    " echo 'host all all all trust' > $PGDATA/pg_hba.conf;"
+    " exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp -c fsync=off -c shared_buffers=16MB"
+)
+
+
+def make_image(path: str) -> None:
+    """An archive for `docker import`; user 70 is postgres."""
+    [binaries] = _POSTGRES
+    version = binaries.split("/")[-2]
+    programs = [os.path.join(binaries, name) for name in _PROGRAMS] + [str(shutil.which("nginx"))]
+    modules = [f"/usr/lib/postgresql/{version}/lib/{name}" for name in _MODULES]
+    with tarfile.open(path, "w", dereference=True) as tar:
+        tar.add(BUSYBOX, "bin/busybox")
+        for applet in _APPLETS:
+            _link(tar, f"bin/{applet}", "busybox")
+        for file in sorted({*programs, *modules, *(library for program in (*programs, *modules) for library in _libraries(program))}):
+            tar.add(file, file.lstrip("/"))
+        for program in _PROGRAMS:
+            _link(tar, f"usr/bin/{program}", f"../lib/postgresql/{version}/bin/{program}")
+        tar.add(f"/usr/share/postgresql/{version}", f"usr/share/postgresql/{version}", filter=_small)
+        passwd = "root:x:0:0::/:/bin/sh\npostgres:x:70:70::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
+        for name, text in (("etc/nginx.conf", NGINX), ("etc/passwd", passwd), ("etc/group", "root:x:0:\npostgres:x:70:\nnogroup:x:65534:\n")):
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+        for name in ("tmp", "data", "var/lib/nginx", "var/log/nginx", "usr/share/zoneinfo"):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode = tarfile.DIRTYPE, 0o777
+            tar.addfile(info)
+
+
+def _link(tar: tarfile.TarFile, name: str, target: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    tar.addfile(info)
+
+
+def _small(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if "/man" in info.name or "/locale" in info.name else info
+
+
+def _libraries(program: str) -> list[str]:
+    """What the dynamic linker loads for it."""
+    lines = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.split()
+    return [word for word in lines if word.startswith("/")]
