@@ -298,6 +298,15 @@ def test_ipv6(net: Engine, lab: Lab, network: Callable[..., str], start: Up) -> 
     assert lab.fetch("client", f"http://[{netlab.HOST6}]:18086/") == "hello\n"
 
 
+def test_an_address_of_ones_choice_is_free_as_soon_as_its_container_has_ended(net: Engine, network: Callable[..., str], start: Up) -> None:
+    """Compose stops a container and starts another one with the same address and port in the same moment."""
+    network("again", "--subnet", "10.79.0.0/24")
+    options = ("--network", "again", "--ip", "10.79.0.79", "-p", "18091:80")
+    for _ in range(5):
+        one = start(*options)
+        net.docker("stop", "-t", "0", one)
+
+
 # -- bad input ----------------------------------------------------------------------------------------
 
 

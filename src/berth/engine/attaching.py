@@ -134,7 +134,7 @@ class Attaching:
             gateways = places.gateway_networks(chosen)
             for network, settings in chosen:
                 name = places.interface_name(network, settings, [place.attachment.name for place in found])
-                found.append(self._place(record, network, settings, name, gateways))
+                found.append(await self._place_of(record, network, settings, name, gateways))
             target = places.target_of([(place.network, place.live()) for place in found])
             await self._ports.hold(record.id, self._wishes(record, target), target)
             namespace = await self._namespaces.take(mappings)
@@ -275,6 +275,16 @@ class Attaching:
         self._restored.set()
 
     # -- deciding -------------------------------------------------------------------------------
+
+    async def _place_of(
+        self, record: Record, network: NetworkRecord, settings: Settings, interface: str, gateways: dict[int, str]
+    ) -> Place:  # fmt: skip
+        """An address that is taken may be one that has just ended gives back: Compose starts the new one in the same moment."""
+        try:
+            return self._place(record, network, settings, interface, gateways)
+        except (errors.Forbidden, errors.Conflict):
+            await self.settled()
+            return self._place(record, network, settings, interface, gateways)
 
     def _place(
         self, record: Record, network: NetworkRecord, settings: Settings, interface: str, gateways: dict[int, str]

@@ -52,7 +52,7 @@ class Endpoints(Attaching):
     async def _planned(self, record: Record, network: NetworkRecord, settings: dict[str, Any], namespace: Namespace) -> Place:
         """Its default route is settled later, with those of the others."""
         name = places.interface_name(network, settings, await self._host.names_inside(namespace))
-        return self._place(record, network, asked(settings), name, {})
+        return await self._place_of(record, network, asked(settings), name, {})
 
     def _has(self, record: Record, network: NetworkRecord, place: Place) -> bool:
         entry = endpoints_of(record).get(network.name) or {}
