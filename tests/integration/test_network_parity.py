@@ -317,6 +317,23 @@ def test_a_life_of_networks(peers: tuple[Peer, Peer], life: str) -> None:
     assert not found, "\n".join(found)
 
 
+def test_variables_and_hosts_of_links(peers: tuple[Peer, Peer]) -> None:
+    """What a linked container's environment and hosts say; ports in a row, of two protocols, alone, and none."""
+    ports = {"80/tcp": {}, "81/tcp": {}, "82/tcp": {}, "83/tcp": {}, "53/udp": {}, "53/tcp": {}, "9000/tcp": {}}
+    said = []
+    for peer in peers:
+        steps = [
+            *create("many-ports", ExposedPorts=ports, Env=["A=b=c", "EMPTY=", "PATH=/bin", "HOME=/x"], Hostname="many"), *create("no-ports"), *create("two-ports", ExposedPorts={"1/tcp": {}, "2/tcp": {}}),
+            *create("asks", {"Links": ["many-ports:my-db", "no-ports", "two-ports:two"]}, Cmd=["sh", "-c", "env; grep -v localhost /etc/hosts | grep -v ip6"], Tty=True, Env=["MY_DB_NAME=mine"]),
+            ("POST", "/containers/asks/wait"), ("GET", "/containers/asks/logs?stdout=1"), *remove("asks", "many-ports", "no-ports", "two-ports"),
+        ]  # fmt: skip
+        told = lived(peer, steps)[0]
+        text = next(answer.body for about, answer, _ in told if "logs" in about)
+        said.append({line for line in _text(peer, text).splitlines() if not line.startswith(("HOSTNAME=", "SHLVL=", "PWD="))})
+    assert said[0] == said[1]
+    assert any("MY_DB_PORT_80_TCP_END" in line for line in said[0])
+
+
 def _on_purpose(life: str, about: str, text: str) -> bool:
     for index, (where, request, what, _) in enumerate(DIFFERENCES):
         if re.search(where, life) and re.search(request, about) and re.search(what, text):

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("httptools", reason="the HTTP parser of the engine")
 
+from berth.api import compat
 from berth.api.compat import adjust_create
 
 MAC = "02:00:00:00:00:01"
@@ -37,3 +38,14 @@ def test_what_a_version_did_not_know_is_ignored() -> None:
     assert adjusted("1.43", "n", {}, {"n": {"MacAddress": MAC, "GwPriority": 3}}) == ({}, {"n": {}})
     assert adjusted("1.47", "n", {}, {"n": {"MacAddress": MAC, "GwPriority": 3}}) == ({}, {"n": {"MacAddress": MAC}})
     assert adjusted("1.48", "n", {}, {"n": {"GwPriority": 3}}) == ({}, {"n": {"GwPriority": 3}})
+
+
+def test_aliases_of_a_container() -> None:
+    """Before 1.45, a container's own names were among them, in networks that people made."""
+    def found(version: str) -> dict[str, object]:
+        payload = {"Id": "0123456789abcdef", "Config": {"Hostname": "me"}, "NetworkSettings": {"Networks": {
+            "mine": {"Aliases": ["a", "me"]}, "none-given": {"Aliases": None}, "bridge": {"Aliases": None}}}}  # fmt: skip
+        return {name: entry["Aliases"] for name, entry in compat.container(version, payload)["NetworkSettings"]["Networks"].items()}
+
+    assert found("1.44") == {"mine": ["a", "me", "0123456789ab"], "none-given": ["0123456789ab", "me"], "bridge": None}
+    assert found("1.45") == {"mine": ["a", "me"], "none-given": None, "bridge": None}

@@ -1,4 +1,4 @@
-"""Variables of linked containers; beside dockerd's own in tests/integration/test_network_links.py."""
+"""Variables of linked containers; beside dockerd's own in tests/integration/test_network_parity.py."""
 
 from berth.engine import linkenv
 from berth.network import etcfiles
