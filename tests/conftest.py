@@ -14,8 +14,13 @@ else:  # before any test is defined: a machine that is busy must not fail one
     settings.load_profile("berth")
 
 
+# Modules that take minutes; where several run side by side (./test), none of them should be left for the end.
+_FIRST = ("test_systemd_host.py", "test_oci_faults.py", "test_oci_checkpoint.py", "test_random_kills.py", "test_fuzz_api.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m "not root"` is for machines without root; with it absent, a test marked root fails there."""
+    items.sort(key=lambda item: _FIRST.index(item.path.name) if item.path.name in _FIRST else len(_FIRST))
     if os.geteuid() == 0:
         return
     for item in items:

@@ -1,5 +1,6 @@
-"""What a throw-away machine needs of us to run an engine in it."""
+"""Throw-away machines: running something in one, and what one needs of us to run an engine in it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,12 +8,38 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VMLAB = Path(os.environ.get("BERTH_VMLAB") or REPOSITORY.parent / "shared/vmlab/vmlab")
+SHARE = "/mnt/berth"  # where a machine sees the directory that it is given
 _GUEST_PYTHON = "3.13"
+
+
+def need() -> None:
+    """Skips where no machine can be had."""
+    if not VMLAB.exists():
+        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({VMLAB})")
+    if os.geteuid() != 0:
+        pytest.skip("vmlab needs root")
+
+
+def run(shared: "Path | str", script: str, *options: str, timeout_s: int, mode: str = "ro") -> "subprocess.CompletedProcess[str]":
+    """Runs a script of `shared` in a machine that sees it as SHARE and gets that as its argument; options: of `vmlab run`.
+
+    At a low priority: a machine takes minutes and other tests beside it have deadlines.
+    """
+    command = ["nice", "-n", "10", str(VMLAB), "run", *options, "--timeout", str(timeout_s), "--share", f"{shared}:{SHARE}:{mode}", "--"]
+    return subprocess.run([*command, f"python3 {SHARE}/{script}"], capture_output=True, text=True, check=False)
+
+
+def findings(done: "subprocess.CompletedProcess[str]") -> "dict[str, Any]":
+    """The JSON object that such a script has printed; fails if it did not come to that."""
+    if done.returncode != 0:
+        pytest.fail(f"the machine ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return dict(json.loads(done.stdout))
 
 
 def share(into: Path, *scripts: str) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import guest
 import pytest
 from harness import BUSYBOX, GROUPS, wait_until
 
@@ -27,9 +28,6 @@ v1 = pytest.mark.skipif(not os.path.isdir(f"{GROUPS}/memory"), reason="needs cgr
 
 _MEBI = 1 << 20
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_VMLAB = _REPOSITORY.parent / "shared/vmlab/vmlab"
-if not _VMLAB.exists():
-    _VMLAB = _REPOSITORY.parents[1] / "shared/vmlab/vmlab"  # a work tree beside the repository
 _NUMBERS = itertools.count()
 DENY_ALL = {"allow": False, "access": "rwm"}
 NULL = {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"}
@@ -519,17 +517,11 @@ def test_events_need_a_memory_controller() -> None:
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Any]:
     """What v2_cgroups.py printed."""
-    if not _VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at {_VMLAB}")
+    guest.need()
     with tempfile.TemporaryDirectory(prefix="berth-v2-cgroups.") as directory:
         shutil.copytree(_REPOSITORY / "src", f"{directory}/src", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(Path(__file__).with_name("v2_cgroups.py"), directory)
-        command = [str(_VMLAB), "run", "--via", "uml", "--timeout", "100", "--share", f"{directory}:/mnt/berth:ro", "--"]
-        command.append("python3 /mnt/berth/v2_cgroups.py /mnt/berth/src")
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"the machine ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-4000:]}")
-    return dict(json.loads(done.stdout))
+        return guest.findings(guest.run(directory, f"v2_cgroups.py {guest.SHARE}/src", "--via", "uml", timeout_s=100))
 
 
 def _of(findings: dict[str, Any], feature: str) -> dict[str, Any]:

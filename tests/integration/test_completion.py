@@ -13,8 +13,7 @@ from collections.abc import Iterator
 import pytest
 from harness import REPOSITORY, Engine
 
-RUNS, ENDED = f"complete-{os.getpid()}-runs", f"complete-{os.getpid()}-ended"
-PREFIX = f"complete-{os.getpid()}-"
+RUNS, ENDED, PREFIX = "complete-it-runs", "complete-it-ended", "complete-it-"
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "bind 'set enable-bracketed-paste off'; source <(berth completion bash); echo rea''dy\n"),
     "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -D -u; source <(berth completion zsh); echo rea''dy\n"),

@@ -3,9 +3,6 @@
 v2_host.py runs inside of it and reports what other tools saw; here it is judged.
 """
 
-import json
-import os
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]  # the first test waits for the whole machine
 
-_GUEST = "/mnt/berth"
 _MEBI = 1 << 20
 _REMAPPED_FROM = 200_000
 
@@ -23,19 +19,11 @@ _REMAPPED_FROM = 200_000
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Any]:
     """What v2_host.py printed."""
-    if not guest.VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({guest.VMLAB})")
-    if os.geteuid() != 0:
-        pytest.skip("vmlab needs root")
+    guest.need()
     with tempfile.TemporaryDirectory(prefix="berth-v2.") as directory:
         shared = Path(directory)
         guest.share(shared, "v2_host.py")
-        command = [str(guest.VMLAB), "run", "--via", "uml", "--timeout", "300", "--share", f"{shared}:{_GUEST}:ro", "--"]
-        command.append(f"python3 {_GUEST}/v2_host.py {_GUEST}")
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"the machine ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-4000:]}")
-    return dict(json.loads(done.stdout))
+        return guest.findings(guest.run(shared, f"v2_host.py {guest.SHARE}", "--via", "uml", timeout_s=380))
 
 
 def _of(findings: dict[str, Any], feature: str) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import guest
 import pytest
 from harness import REPOSITORY
 from oci import Oci, with_user_namespace
 
 pytestmark = pytest.mark.root
-_VMLAB = Path(os.environ.get("BERTH_VMLAB") or Path(REPOSITORY).parent / "shared/vmlab/vmlab")
 needs_criu = pytest.mark.skipif(not shutil.which("criu"), reason="needs Debian's criu")
 FAKE = """#!/bin/sh
 printf '%s\\n' "$@" >{top}/words
@@ -239,8 +239,9 @@ def test_the_end_of_the_real_criu_s_log_is_in_the_error(oci: Oci) -> None:
 @pytest.fixture(scope="module")
 def findings() -> "dict[str, Any]":
     """What v2_checkpoint.py printed in a machine whose kernel this machine's criu can work on."""
-    if not _VMLAB.exists() or not shutil.which("criu"):
-        pytest.skip("needs the virtual machine runner, and Debian's criu on this machine")
+    guest.need()
+    if not shutil.which("criu"):
+        pytest.skip("needs Debian's criu on this machine")
     with tempfile.TemporaryDirectory(prefix="berth-criu.") as directory:
         shutil.copytree(f"{REPOSITORY}/src", f"{directory}/src", ignore=shutil.ignore_patterns("__pycache__", "sealer"))
         shutil.copy(Path(__file__).with_name("v2_checkpoint.py"), directory)
@@ -251,17 +252,13 @@ def findings() -> "dict[str, Any]":
             name, _, rest = line.strip().partition(" => ")
             if rest and not name.startswith(("libc.", "libm.")):
                 shutil.copy(rest.split(" ")[0], f"{directory}/lib/{name}")
-        command = [str(_VMLAB), "run", "--timeout", "270", "--share", f"{directory}:/mnt/berth:ro", "--"]
-        done = subprocess.run([*command, "python3 /mnt/berth/v2_checkpoint.py /mnt/berth"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"the machine ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
+        found = guest.findings(guest.run(directory, f"v2_checkpoint.py {guest.SHARE}", timeout_s=570))
     if found["check"]:
         pytest.skip(f"criu cannot work in the machine either: {found['check']}")
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["plain", "user"])
 def test_a_container_goes_on_where_it_was(findings: "dict[str, Any]", kind: str) -> None:
     found = findings[kind]
@@ -274,7 +271,7 @@ def test_a_container_goes_on_where_it_was(findings: "dict[str, Any]", kind: str)
     assert len(counted) > len(before)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["plain", "user"])
 def test_what_it_was_confined_by_is_there_again(findings: "dict[str, Any]", kind: str) -> None:
     found = findings[kind]
@@ -288,7 +285,7 @@ def test_what_it_was_confined_by_is_there_again(findings: "dict[str, Any]", kind
     assert found["end"] == {"list": [], "groups": [], "mounts": []}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_pre_dump_leave_running_and_a_restore_in_the_foreground(findings: "dict[str, Any]") -> None:
     found = findings["pre-dump"]
     assert found["pre-dump"]["code"] == found["leave"]["code"] == 0, found

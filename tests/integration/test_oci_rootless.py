@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import guest
 import pytest
 from harness import GROUPS, REPOSITORY
 from oci import SLEEP, Oci, merged
@@ -25,7 +26,6 @@ pytestmark = pytest.mark.root
 UID, OTHER_UID = 54_321, 54_322
 FIRST, COUNT = 300_000, 65_536
 _MAIN = f"{REPOSITORY}/src/berth/cli/oci/__main__.py"
-_VMLAB = Path(os.environ.get("BERTH_VMLAB") or Path(REPOSITORY).parent / "shared/vmlab/vmlab")
 v1 = pytest.mark.skipif(not os.path.isdir(f"{GROUPS}/pids"), reason="needs cgroup v1")
 
 
@@ -476,16 +476,12 @@ def test_podman_executes_and_stops(podman: "Callable[..., subprocess.CompletedPr
 @pytest.mark.timeout(200)
 def test_a_delegated_group_of_v2() -> None:
     """In a throw-away machine; v2_rootless.py runs inside, as root that delegates and as the machine's user."""
-    if not _VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at {_VMLAB}")
+    guest.need()
     with tempfile.TemporaryDirectory(prefix="berth-v2.") as directory:
         os.chmod(directory, 0o755)
         shutil.copytree(f"{REPOSITORY}/src", f"{directory}/src", ignore=shutil.ignore_patterns("__pycache__", "sealer"))
         shutil.copy(Path(__file__).with_name("v2_rootless.py"), directory)
-        command = [str(_VMLAB), "run", "--via", "uml", "--timeout", "170", "--share", f"{directory}:/mnt/berth:ro", "--"]
-        done = subprocess.run([*command, "python3 /mnt/berth/v2_rootless.py /mnt/berth"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found = json.loads(done.stdout)
+        found = guest.findings(guest.run(directory, f"v2_rootless.py {guest.SHARE}", "--via", "uml", timeout_s=170))
     assert found["run"] == {"code": 0, "out": "0\n", "err": ""}
     assert found["limits"] == {"pids.max": "33", "memory.max": str(64 << 20)}
     assert found["cgroup"].startswith("0::/delegated/")

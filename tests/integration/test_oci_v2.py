@@ -1,34 +1,27 @@
 """berth-oci on a host with cgroup v2 alone and AppArmor: one boot of a throw-away machine; v2_oci.py runs inside."""
 
 import json
-import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import guest
 import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(200)]
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_VMLAB = Path(os.environ.get("BERTH_VMLAB") or _REPOSITORY.parent / "shared/vmlab/vmlab")
 
 
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Any]:
     """What v2_oci.py printed."""
-    if not _VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({_VMLAB})")
+    guest.need()
     with tempfile.TemporaryDirectory(prefix="berth-v2.") as directory:
         shutil.copytree(_REPOSITORY / "src", f"{directory}/src", ignore=shutil.ignore_patterns("sealer"))
         shutil.copy(Path(__file__).with_name("v2_oci.py"), directory)
-        command = [str(_VMLAB), "run", "--via", "uml", "--timeout", "170", "--share", f"{directory}:/mnt/berth:ro", "--"]
-        done = subprocess.run([*command, "python3 /mnt/berth/v2_oci.py /mnt/berth"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"the machine ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-4000:]}")
-    return dict(json.loads(done.stdout))
+        return guest.findings(guest.run(directory, f"v2_oci.py {guest.SHARE}", "--via", "uml", timeout_s=170))
 
 
 def _of(findings: dict[str, Any], feature: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A machine that loses its power with containers running: a real restart of a host, with the kernel's own boot id."""
 
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,14 +11,12 @@ import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
-_GUEST = "/mnt/berth"
 _DISK_BYTES = 256 << 20
 
 
 def _boot(shared: Path, phase: str) -> dict[str, Any]:
     """What reboot_host.py found in that phase; the machine ends with it, in one way or the other."""
-    command = [str(guest.VMLAB), "run", "--via", "uml", "--timeout", "180", "--share", f"{shared}:{_GUEST}:rw", "--"]
-    done = subprocess.run([*command, f"python3 {_GUEST}/reboot_host.py {_GUEST} {phase}"], capture_output=True, text=True, check=False)
+    done = guest.run(shared, f"reboot_host.py {guest.SHARE} {phase}", "--via", "uml", timeout_s=180, mode="rw")
     found = shared / f"{phase}.json"
     assert found.exists(), f"the machine ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-4000:]}"
     findings: dict[str, Any] = json.loads(found.read_text())
@@ -28,10 +25,7 @@ def _boot(shared: Path, phase: str) -> dict[str, Any]:
 
 
 def test_a_loss_of_power() -> None:
-    if not guest.VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at {guest.VMLAB}")
-    if os.geteuid() != 0:
-        pytest.skip("vmlab needs root")
+    guest.need()
     with tempfile.TemporaryDirectory(prefix="berth-reboot.", dir="/var/tmp") as directory:
         shared = Path(directory)
         guest.share(shared, "v2_host.py", "reboot_host.py")

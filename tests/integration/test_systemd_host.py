@@ -3,9 +3,6 @@
 systemd_host.py runs inside of it and reports what systemctl and the cgroup files said; here it is judged.
 """
 
-import json
-import os
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(630)]  # the first test waits for the whole machine
 
-_GUEST = "/mnt/berth"
 _MEBI = 1 << 20
 _LIMITS = {
     "memory.max": str(64 * _MEBI), "memory.swap.max": str(32 * _MEBI), "memory.low": str(32 * _MEBI),
@@ -32,20 +28,12 @@ _SHOWN = {
 @pytest.fixture(scope="module")
 def findings() -> dict[str, Any]:
     """What systemd_host.py printed."""
-    if not guest.VMLAB.exists():
-        pytest.skip(f"no virtual machine runner at ../shared/vmlab/vmlab ({guest.VMLAB})")
-    if os.geteuid() != 0:
-        pytest.skip("vmlab needs root")
+    guest.need()
     with tempfile.TemporaryDirectory(prefix="berth-systemd.") as directory:
         shared = Path(directory)
         guest.share(shared, "systemd_host.py", "service_host.py", "v2_host.py")
         # The full machine: user-mode-linux under systemd stops altogether now and then, timers and all.
-        command = [str(guest.VMLAB), "run", "--systemd", "--timeout", "600", "--share", f"{shared}:{_GUEST}:ro"]
-        command += ["--", f"python3 {_GUEST}/systemd_host.py {_GUEST}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"the machine ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-4000:]}")
-    return dict(json.loads(done.stdout))
+        return guest.findings(guest.run(shared, f"systemd_host.py {guest.SHARE}", "--systemd", timeout_s=600))
 
 
 def _of(findings: dict[str, Any], feature: str) -> dict[str, Any]:
