@@ -5,10 +5,11 @@ import os
 
 import pytest
 
-from berth.engine import bundle, defaults, mountpoints, mountrules, users, validate
+from berth.engine import bundle, defaults, mountpoints, mountrules, validate
 from berth.engine.state import Record
 from berth.errors import Conflict, InvalidParameter, NotImplementedHere
 from berth.linux import capabilities
+from berth.oci import users
 from berth.runtime import plan, spec
 from berth.runtime.plan import LANDLOCK_ANNOTATION
 

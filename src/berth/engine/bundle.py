@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from berth.engine import defaults, mountpoints
 from berth.engine.seccomp_default import default_profile
-from berth.engine.users import ResolvedUser
 from berth.errors import InvalidParameter, NotImplementedHere
 from berth.linux import capabilities
+from berth.oci.users import ResolvedUser
 from berth.runtime.plan import LANDLOCK_ANNOTATION
 
 APPARMOR_DEFAULT = "berth-default"

@@ -21,7 +21,6 @@ from berth.engine import (
     portmaps,
     state,
     updates,
-    users,
     validate,
 )
 from berth.engine.endpointnames import has_own_namespace
@@ -36,7 +35,7 @@ from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
 from berth.engine.state import Record
 from berth.engine.volumerecord import VolumeRecord
-from berth.oci import reference
+from berth.oci import reference, users
 from berth.oci.platforms import Platform
 
 __all__ = ["Container", "ContainerService", "Host"]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from berth import errors
-from berth.engine import bundle, execfiles, rootfiles, state, users
+from berth.engine import bundle, execfiles, state
 from berth.engine.containers import Container, ContainerService
 from berth.engine.execbase import ExecBase
 from berth.engine.hostfiles import start_ticks
@@ -19,7 +19,9 @@ from berth.engine.monitors import DirectConnection, Launcher, MonitorConnection,
 from berth.engine.proctree import kill_tree
 from berth.engine.running import RESTARTING_TEXT
 from berth.engine.tasks import Tasks
+from berth.oci import users
 from berth.runtime import frames
+from berth.store import rootfiles
 
 log = logging.getLogger("berth.containers")
 

@@ -5,12 +5,14 @@ import os
 from collections.abc import Callable
 
 from berth import errors
-from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, rootfiles, users, validate
+from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, validate
 from berth.engine.mounting import Mounting
 from berth.engine.namespaces import Namespace
 from berth.engine.registry import SHORT, Container
 from berth.engine.state import Record
+from berth.oci import users
 from berth.runtime.container import host_id
+from berth.store import rootfiles
 from berth.store.imagerecords import Lower
 
 

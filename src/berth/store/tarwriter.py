@@ -9,7 +9,7 @@ Format: pax, times in whole seconds, as Docker writes it.
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 from berth.linux import libc
@@ -102,7 +102,7 @@ class TarWriter:
 
     def _add_directory(self, fd: int, name: str) -> None:
         info = self._info(os.fstat(fd), name if name.endswith("/") else f"{name}/")
-        self._head(info, _xattrs(fd))
+        self._head(info, kept_xattrs(fd))
 
     def add(self, fd: int, name: str) -> None:
         """One member, without what may be below it. A socket is left out, as tar cannot hold it."""
@@ -135,7 +135,7 @@ class TarWriter:
         file = reopen(fd, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:
             info.size = os.fstat(file).st_size
-            self._head(info, _xattrs(file))
+            self._head(info, kept_xattrs(file))
             left = info.size
             while left and (data := os.read(file, min(left, _COPY_BYTES))):
                 self._out.write(data)
@@ -149,6 +149,31 @@ class TarWriter:
     def add_empty(self, name: str) -> None:
         """An empty plain file: a whiteout."""
         self._head(tarfile.TarInfo(name), {})
+
+    def put(self, info: tarfile.TarInfo, xattrs: dict[str, bytes] | None = None, data: bytes = b"") -> None:
+        """A member that somebody else described, with what it holds; `info.size` follows from that."""
+        info.size = len(data)
+        self._head(info, xattrs or {})
+        self._out.write(data)
+        self._pad(len(data))
+        self.size_bytes += len(data)
+
+    def put_stream(self, info: tarfile.TarInfo, xattrs: dict[str, bytes], chunks: Iterable[bytes]) -> bool:
+        """A member whose `info.size` bytes come from `chunks`. False where there are more or fewer of them, after which the archive is none."""
+        self._head(info, xattrs)
+        left = info.size
+        for data in chunks:
+            left -= len(data)
+            if left < 0:
+                return False
+            self._out.write(data)
+        self._pad(info.size)
+        self.size_bytes += info.size
+        return not left
+
+    def _pad(self, size: int) -> None:
+        if size % _BLOCK:
+            self._out.write(bytes(-size % _BLOCK))
 
     def _info(self, status: os.stat_result, name: str) -> tarfile.TarInfo:
         info = tarfile.TarInfo(name)
@@ -196,7 +221,7 @@ def _pieces(length: int) -> Iterator[int]:
         length -= _COPY_BYTES
 
 
-def _xattrs(fd: int) -> dict[str, bytes]:
+def kept_xattrs(fd: int) -> dict[str, bytes]:
     """What a copy keeps: capabilities and a user's own. Not what overlayfs or a security module wrote."""
     found = {}
     try:
