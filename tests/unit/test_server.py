@@ -98,8 +98,8 @@ def test_an_engine_in_no_swarm(socket_path: Path, version: str, endpoint: str) -
     [
         ("POST /swarm/leave", 503, "This node is not part of a swarm"), ("POST /swarm/init", 501, "swarms are not there"),
         ("GET /plugins/a/b:c/json", 404, 'plugin "a/b:c" not found'), ("DELETE /plugins/x", 404, 'plugin "x" not found'),
-        ("POST /plugins/pull", 501, "plugins are not there"), ("POST /session", 501, "cannot build images"),
-        ("POST /build", 501, "cannot build images"), ("GET /nowhere", 404, "page not found"),
+        ("POST /plugins/pull", 501, "plugins are not there"), ("POST /session", 501, "does not speak BuildKit's protocol"),
+        ("POST /grpc", 501, "does not speak BuildKit's protocol"), ("GET /nowhere", 404, "page not found"),
         ("PUT /swarm", 404, "page not found"), ("GET /v1.24/nowhere", 404, "page not found"), ("GET /v1.52/swarm", 400, "client version 1.52 is too new"),
     ],
 )  # fmt: skip

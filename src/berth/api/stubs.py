@@ -29,8 +29,7 @@ POST /plugins/{name...}/upgrade, POST /plugins/{name...}/push, POST /plugins/{na
 _LATER = {
     "POST /swarm/init, POST /swarm/join": "swarms are not there in this version of berth; run containers one by one",
     "POST /plugins/pull, POST /plugins/create, GET /plugins/privileges": "plugins are not there in this version of berth",
-    "POST /build, POST /build/cancel, POST /session, POST /grpc":
-        "this version of berth cannot build images yet; build elsewhere and bring the image in with load",
+    "POST /session, POST /grpc": "this version of berth does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0, or use berth build",
     "GET /containers/{id}/checkpoints, POST /containers/{id}/checkpoints, DELETE /containers/{id}/checkpoints/{checkpoint}":
         "checkpoints are not there yet in this version of berth",
 }  # fmt: skip

@@ -25,7 +25,6 @@ class UsageEndpoints:
             ("GET", "/system/df", self.disk_usage),
             ("POST", "/containers/prune", self.prune_containers), ("POST", "/images/prune", self.prune_images),
             ("POST", "/volumes/prune", self.prune_volumes),
-            ("POST", "/build/prune", self.prune_builds),
         ]  # fmt: skip
 
     async def top(self, exchange: Exchange) -> None:
@@ -68,15 +67,6 @@ class UsageEndpoints:
             raise errors.InvalidParameter("invalid filter 'all'")
         removed, reclaimed = await self._engine.housekeeping.prune_volumes(filters, everything=everything)
         exchange.respond(200, {"VolumesDeleted": removed, "SpaceReclaimed": reclaimed})
-
-    async def prune_builds(self, exchange: Exchange) -> None:
-        _filters(exchange)
-        self._pruned("builder")
-        exchange.respond(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
-
-    def _pruned(self, kind: str) -> None:
-        """The event of a prune that had nothing to remove."""
-        self._engine.events.publish(kind, "prune", "", {"reclaimed": "0"})
 
 
 def _filters(exchange: Exchange) -> dict[str, list[str]]:

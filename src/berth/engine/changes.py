@@ -7,7 +7,7 @@ how overlayfs marks them, but for one thing: below a marked directory the upper 
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from berth.store.tarwriter import open_below
 
@@ -20,8 +20,11 @@ _MOUNT_POINTS = (
 )  # fmt: skip
 
 
-def changes(upper: int, merged: int, image: int) -> list[tuple[str, int]]:
-    """(path, kind) of all that differs, parents first. Each argument is a descriptor of a root (O_PATH)."""
+def changes(upper: int, merged: int, image: int, more_places: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """(path, kind) of all that differs, parents first. Each descriptor is of a root (O_PATH).
+
+    more_places: made to mount on, as _MOUNT_POINTS are, the innermost first.
+    """
     found: dict[str, int] = {}
     pending = [("", False)]  # directory and whether the upper one does not tell all of it
     while pending:
@@ -42,7 +45,7 @@ def changes(upper: int, merged: int, image: int) -> list[tuple[str, int]]:
                 kept = before is not None and stat.S_ISDIR(before.st_mode)
                 # What is not in the image as a directory has nothing there to compare with; it is listed all the same.
                 pending.append((at, everything or not kept or _marked(upper, at)))
-    _hide_mount_points(found, lambda path: _is_empty(merged, path))
+    _hide_mount_points(found, lambda path: _is_empty(merged, path), (*more_places, *_MOUNT_POINTS))
     _add_parents(found)
     return sorted(found.items(), key=lambda item: item[0].split("/"))
 
@@ -103,8 +106,19 @@ def _is_empty(merged: int, path: str) -> bool:
     return status is not None and (stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size == 0))
 
 
-def _hide_mount_points(found: dict[str, int], is_empty: Callable[[str], bool]) -> None:
-    for path in _MOUNT_POINTS:  # a directory after what may be in it
+def hidden_places(targets: Iterable[str]) -> list[str]:
+    """Those and the directories above them, the innermost first: what a mount may have been the only reason for. Pure."""
+    found: set[str] = set()
+    for target in targets:
+        path = target.rstrip("/")
+        while path:
+            found.add(path)
+            path = path.rpartition("/")[0]
+    return sorted(found, key=lambda path: (-path.count("/"), path))
+
+
+def _hide_mount_points(found: dict[str, int], is_empty: Callable[[str], bool], places: Sequence[str]) -> None:
+    for path in places:  # a directory after what may be in it
         if found.get(path) == ADDED and is_empty(path) and not any(other.startswith(f"{path}/") for other in found):
             del found[path]
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import IO
 
@@ -43,11 +43,11 @@ class Commits:
         async with self._roots.merged(container) as merged:
             return await self._changes(container, merged)
 
-    async def _changes(self, container: Container, merged: int) -> list[tuple[str, int]]:
+    async def _changes(self, container: Container, merged: int, hidden: Sequence[str] = ()) -> list[tuple[str, int]]:
         upper = os.open(self._roots.upper(container), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             async with self._roots.image(container) as image:
-                return await to_its_end(lambda: differences.changes(upper, merged, image))
+                return await to_its_end(lambda: differences.changes(upper, merged, image, hidden))
         finally:
             os.close(upper)
 
@@ -62,6 +62,15 @@ class Commits:
                 writer.close()
 
             yield write
+
+    @asynccontextmanager
+    async def writing(
+        self, container: Container, *, hidden: Sequence[str] = (), latest_s: int | None = None
+    ) -> AsyncIterator[Callable[[IO[bytes]], None]]:
+        """A function that writes a layer of what an ended container has changed; blocks. hidden: see changes; latest_s: of times."""
+        async with self._roots.merged(container) as root:
+            found = await self._changes(container, root, hidden)
+            yield lambda out: self._write(container, root, found, out, latest_s)
 
     async def commit(
         self, container: Container, name: str, *, config: dict, author: str, comment: str, pause: bool
@@ -111,25 +120,28 @@ class Commits:
         """The layer's archive as a temporary file; deleted paths as OCI whiteouts."""
         with self._images.layout.new_file() as file:
             try:
-                writer = TarWriter(file, inside(self._roots.maps(container)))
-                for path, kind in found:
-                    if kind == differences.DELETED:
-                        directory, _, name = path[1:].rpartition("/")
-                        writer.add_empty(f"{directory}/.wh.{name}" if directory else f".wh.{name}")
-                        continue
-                    try:
-                        fd = open_below(root, path[1:])
-                    except FileNotFoundError:
-                        continue  # of a container that was not paused
-                    try:
-                        writer.add(fd, path[1:])
-                    finally:
-                        os.close(fd)
-                writer.close()
+                self._write(container, root, found, file)
             except BaseException:
                 os.unlink(file.name)
                 raise
         return str(file.name)
+
+    def _write(self, container: Container, root: int, found: list[tuple[str, int]], out: IO[bytes], latest_s: int | None = None) -> None:
+        writer = TarWriter(out, inside(self._roots.maps(container)), latest_s=latest_s)
+        for path, kind in found:
+            if kind == differences.DELETED:
+                directory, _, name = path[1:].rpartition("/")
+                writer.add_empty(f"{directory}/.wh.{name}" if directory else f".wh.{name}")
+                continue
+            try:
+                fd = open_below(root, path[1:])
+            except FileNotFoundError:
+                continue  # of a container that was not paused
+            try:
+                writer.add(fd, path[1:])
+            finally:
+                os.close(fd)
+        writer.close()
 
 
 def image_config(changed: dict, container: dict) -> dict:

@@ -99,6 +99,28 @@ class ContainerService(Restoring):
         self.publish(container, "create")
         return container, [*(imageplatform.warnings(image) if platform is None else []), *warnings]
 
+    async def create_step(self, chain: str, config: dict, host: dict, mounts: list[WantedMount], secret_variables: tuple[str, ...] = ()) -> Container:
+        """A container for a step of a build, with all that any other is kept apart by: over layers instead of an image, and in no list.
+
+        secret_variables: NAME=value of its program, in memory alone. An engine that starts ends it.
+        """
+        payload.check(config, host)
+        if (host.get("NetworkMode") or "default") == "default":
+            host["NetworkMode"] = self._endpoints.default_mode
+        networking = netcontainer.container(config, host, {})
+        host["NetworkMode"] = networking.mode
+        identity = secrets.token_hex(32)
+        validate.create(config, host, self.host.runtimes)
+        host["Runtime"] = self.host.default_runtime
+        self._check_security(identity, config, host)
+        record = Record(identity, f"build-{identity[:SHORT]}", "", "", config, host)
+        record.step = chain
+        record.endpoints = self._endpoints.wanted(networking, {})
+        container = Container(record)
+        container.secrets = secret_variables
+        await self._add(container, mounts)
+        return container
+
     async def _add(self, container: Container, mounts: list[WantedMount]) -> None:
         """Container and new volumes come into being in one transaction; if the volumes cannot be filled, neither was ever there."""
         record, inserted = container.record, False

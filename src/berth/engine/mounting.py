@@ -12,13 +12,14 @@ from typing import Any
 from berth import errors
 from berth.engine import copyup, hostfiles, mountrules, relabel, state
 from berth.engine.idmaps import Maps
-from berth.engine.mountpoints import BIND, IMAGE, VOLUME, MountPoint, is_plain, oci_mount, of_record, source_of
+from berth.engine.mountpoints import BIND, CHAIN, IMAGE, VOLUME, MountPoint, is_plain, oci_mount, of_record, source_of
 from berth.engine.mountrules import WantedMount
 from berth.engine.registry import Container, Registry
 from berth.engine.tasks import to_its_end
 from berth.engine.volumerecord import VolumeRecord
 from berth.engine.volumes import insertion
 from berth.store.database import Statement
+from berth.store.imagerecords import Lower
 
 ViewImage = Callable[[Container], AbstractAsyncContextManager[int]]
 
@@ -81,7 +82,7 @@ class Mounting(Registry):
     async def _filled(self, container: Container, points: list[MountPoint], *, mounted: bool) -> tuple[list[MountPoint], bool]:
         """Those mounts after that, and whether one has changed."""
         todo = [point for point in points if point.copy and (mounted or not self._volumes.find(point.name).record.has_filesystem)]
-        layers = self._images.lower(self._images.find(container.record.image_id)).directories if todo else []
+        layers = self.lower_of(container.record).directories if todo else []
         todo = [point for point in todo if copyup.may_have(layers, point.destination)]
         if not todo:
             return points, False
@@ -143,6 +144,10 @@ class Mounting(Registry):
 
     def _layers_of(self, point: MountPoint) -> dict:
         try:
+            if point.source.startswith("/"):
+                return Lower([point.source], "", []).fields()
+            if point.source.startswith(CHAIN):
+                return self._images.lower_of_chain(point.source.removeprefix(CHAIN)).fields()
             return self._images.lower(self._images.find(point.source)).fields()
         except errors.NotFound:
             raise errors.Conflict(f"image {point.name}, which is mounted at {point.destination}, is gone") from None

@@ -12,13 +12,15 @@ from berth.engine import idmaps
 from berth.engine.state import Record
 
 BIND, VOLUME, TMPFS, IMAGE = "bind", "volume", "tmpfs", "image"
+CHAIN = "chain:"  # before the chain id of layers that a build's step has mounted, in the place of an image's id
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _BELOW_TOO, _BELOW_NOT = "", "writable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint:
-    """One mount. destination: clean and absolute, inside the container; source: a host path, or an image's id.
+    """One mount. destination: clean and absolute, inside the container; source: a host path, or an image's id, or with
+    a build's step what it has mounted as if it were an image's: layers (CHAIN) or a directory.
 
     name: a volume's, or how the image was called; mode: the third part of `-v`, as shown; below: what read-only means
     for mounts beneath a bind ("", "writable" or "readonly"); copy: whether the image's content may still have to be
@@ -94,6 +96,7 @@ def source_of(
         "at": at, "path": path, "layers": layers, "subpath": point.subpath, "shown": point.name or point.source, "recursive": point.recursive,
         "seen": [ids[0]["hostID"] for ids in seen if ids], "uid_mappings": uids, "gid_mappings": gids,
         "propagation": {"shared": "shared", "slave": "slave"}.get(point.propagation.removeprefix("r"), ""),
+        "discarded": point.kind == IMAGE and not point.read_only,
     }  # fmt: skip
 
 

@@ -38,11 +38,7 @@ class Preparing(Mounting):
         """
         record, directory = container.record, self.directory(container)
         state_dir = self.state_directory(container)
-        try:
-            image = self._images.find(record.image_id)
-        except errors.NotFound:
-            raise errors.Conflict(f"image {record.image_id} of the container is gone; remove the container") from None
-        lower = self._images.lower(image)
+        lower = self.lower_of(record)
         merged = lower.below(f"{directory}/upper")
         host = record.host
         user = self._resolve_user(container, merged)
@@ -79,7 +75,7 @@ class Preparing(Mounting):
         message = {
             "kind": "start", "id": record.id, "bundle": directory, "state_dir": state_dir, "socket": "monitor.sock",
             "rootfs": {**lower.fields(), "upper": f"{directory}/upper", "work": f"{directory}/work", "base": directory},
-            "runtime": self.runtime_message(record), "sources": sources,
+            "runtime": self.runtime_message(record), "sources": sources, "environment": container.secrets,
             "terminal": bool(record.config.get("Tty")), "stdin": bool(record.config.get("OpenStdin")),
             "log": _logged(record, directory),
             "exit_path": exit_path, "exit_lasts": not record.auto_remove, "seccomp_cache": self._seccomp_cache,

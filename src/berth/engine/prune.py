@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from berth import errors
 from berth.engine import imagelist, views, volumerecord
@@ -31,6 +32,7 @@ class Housekeeping:
 
     def __init__(self, containers: ContainerService, images: ImageStore, events: EventBus, volumes: Volumes) -> None:
         self._containers = containers
+        self.built: Callable[[], list[dict]] = list  # what the cache of builds holds; set by whoever has one
         self._volumes = volumes
         self._images = images
         self._events = events
@@ -45,7 +47,8 @@ class Housekeeping:
         if not kinds or "volume" in kinds:
             found["Volumes"] = [await self._volume_payload(volume.record) for volume in self._volumes.all()]
         if not kinds or "build-cache" in kinds:
-            found |= {"BuildCache": [], "BuilderSize": 0}
+            found["BuildCache"] = await asyncio.to_thread(self.built)
+            found["BuilderSize"] = sum(entry["Size"] for entry in found["BuildCache"] if not entry["Shared"])
         return found
 
     def _layers(self) -> dict[str, int]:

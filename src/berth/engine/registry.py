@@ -35,6 +35,7 @@ from berth.engine.volumes import Volumes
 from berth.linux import cgroup
 from berth.runtime.container import host_id
 from berth.store.database import Database, Statement
+from berth.store.imagerecords import Lower
 from berth.store.images import ImageStore
 
 log = logging.getLogger("berth.containers")
@@ -60,6 +61,7 @@ class Container:
         self.execs: list[str] = []
         self.exec_base: ExecBase | None = None
         self.shown = Shown()
+        self.secrets: tuple[str, ...] = ()  # variables of its program that are written nowhere
         self.cancelled = False  # a person has ended this run: no restart after it
         self.restart_cancelled = asyncio.Event()
 
@@ -117,8 +119,18 @@ class Registry:
     # -- looking up -----------------------------------------------------------------------------
 
     def all(self) -> list[Container]:
-        """Newest first."""
-        return sorted(self._by_id.values(), key=lambda c: c.record.created_ns, reverse=True)
+        """Newest first; those that only run a build's step are no business of who asks."""
+        found = [c for c in self._by_id.values() if c.record.step is None]
+        return sorted(found, key=lambda c: c.record.created_ns, reverse=True)
+
+    def lower_of(self, record: Record) -> Lower:
+        """The layers below what a container writes; Conflict where they are gone."""
+        try:
+            if record.step is not None:
+                return self._images.lower_of_chain(record.step)
+            return self._images.lower(self._images.find(record.image_id))
+        except errors.NotFound:
+            raise errors.Conflict(f"image {record.image_id} of the container is gone; remove the container") from None
 
     def find(self, text: str) -> Container:
         """By id, name or start of an id. NotFound in the words Docker's clients match."""
@@ -162,8 +174,8 @@ class Registry:
         """Docker's inspect payload."""
         profile = "" if not self.host.apparmor else bundle.APPARMOR_DEFAULT
         try:
-            lower = ":".join(self._images.lower(self._images.find(container.record.image_id)).directories)
-        except errors.NotFound:
+            lower = ":".join(self.lower_of(container.record).directories)
+        except errors.Conflict:
             lower = ""
         return views.inspect(
             container.record, directory=self.directory(container), lower=lower, execs=container.execs, platform="linux", apparmor=profile,
@@ -230,11 +242,15 @@ class Registry:
 
     def publish(self, container: Container, action: str, extra: dict[str, str] | None = None) -> None:
         record = container.record
+        if record.step is not None:
+            return  # the build tells
         attributes = {**(record.config.get("Labels") or {}), "image": record.image_name, "name": record.name, **(extra or {})}
         self._events.publish("container", action, record.id, attributes)
 
     def publish_network(self, container: Container, action: str) -> None:
         """`connect` or `disconnect` of the networks that the container is in while it runs; as Docker, also for `none`."""
+        if container.record.step is not None:
+            return
         for name in endpoints_of(container.record):
             if network := self._endpoints.network(name):
                 attributes = {"container": container.record.id, "name": network.name, "type": network.driver}

@@ -1,6 +1,7 @@
 """After a crash: an engine that starts finds out what became of the containers of the one before it."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -10,6 +11,7 @@ from berth.engine import health, hostfiles, locks, mountrules, restarts, state, 
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
 from berth.engine.remounting import Remounting
+from berth.engine.running import await_end
 from berth.engine.state import Record
 from berth.linux import cgroup
 
@@ -39,6 +41,9 @@ class Restoring(Remounting):
                 incomplete = True
                 continue
             self._by_id[container.record.id] = self._by_name[container.record.name] = container
+        for container in [c for c in self._by_id.values() if c.record.step is not None]:
+            await self._end_step(container)
+            mended.append(f"a step of a build that was under way is ended ({container.record.id[:SHORT]})")
         for container in sorted(self.all(), key=self._end_ns):  # their events in the order of what happened
             for told in self.on_found:
                 await told(container)
@@ -54,6 +59,20 @@ class Restoring(Remounting):
                 await asyncio.to_thread(self._remove_orphans, orphans)
                 mended.append(f"{len(orphans)} directories of removed containers in {base}")
         return mended
+
+    async def _end_step(self, container: Container) -> None:
+        """Nobody waits for it any more: its client went with the engine."""
+        with contextlib.suppress(OSError, errors.BerthError):
+            connection = await self._find_monitor(container)
+            connection.close()
+        monitor = self._kill_leftovers(container)
+        if not container.record.pid:  # its start was not written down: the group alone knows
+            monitor = 0
+        if monitor:
+            await asyncio.to_thread(await_end, monitor)
+        await asyncio.to_thread(self._remove_group, container)
+        container.record.status = state.EXITED
+        await self._forget(container)
 
     def _remove_idle_groups(self) -> None:
         """Of starts whose monitor was killed along with the engine."""

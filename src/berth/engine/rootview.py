@@ -97,17 +97,26 @@ class RootViews:
         return -1
 
     def _lower(self, container: Container) -> Lower:
-        try:
-            image = self._images.find(container.record.image_id)
-        except errors.NotFound:
-            raise errors.Conflict(f"image {container.record.image_id} of the container is gone; remove the container") from None
-        found = self._images.lower(image)
+        found = self._containers.lower_of(container.record)
         return found if found.directories else found.below(self._empty(container))
 
     def _empty(self, container: Container, name: str = "empty") -> str:
         path = f"{self._containers.directory(container)}/{name}"
         os.makedirs(path, exist_ok=True)
         return path
+
+    async def of_layers(self, chain: str, scratch: str) -> int:
+        """The root that layers make, to be looked at; the caller's to close. scratch: a directory of the caller's own.
+
+        Seen with the ids that layers have in the store, whatever containers' are mapped to.
+        """
+        lower = self._images.lower_of_chain(chain)
+        for name in ("upper", "work", "rootfs"):
+            os.makedirs(f"{scratch}/{name}", mode=0o755, exist_ok=True)
+        rootfs = {**lower.fields(), "upper": f"{scratch}/upper", "work": f"{scratch}/work", "base": scratch, "read_only": True}
+        return await self._ask(
+            {"kind": "view", "target": f"{scratch}/rootfs", "uid_mappings": [], "gid_mappings": [], "rootfs": rootfs, "binds": []}, []
+        )
 
     @asynccontextmanager
     async def _view(

@@ -179,7 +179,7 @@ class Running(Preparing):
         if report is None:
             monitor = self._kill_leftovers(container)
             if monitor:
-                await asyncio.to_thread(_await_end, monitor)  # it may have something to say after all
+                await asyncio.to_thread(await_end, monitor)  # it may have something to say after all
             unreachable = monitor and not self._has_socket(container)
             report = self._kept_report(container) or {
                 "exit_code": _EXIT_CODE_KILLED, "finished_ns": time.time_ns(), "oom_killed": False,
@@ -462,7 +462,7 @@ class Running(Preparing):
         await asyncio.to_thread(hostfiles.remove_directories, [*more, self.directory(container), self.state_directory(container)])
 
 
-def _await_end(pid: int) -> None:
+def await_end(pid: int) -> None:
     """Until a process has ended, within reason."""
     try:
         pidfd = os.pidfd_open(pid)

@@ -41,6 +41,7 @@ from berth.store.images import ImageStore
 from berth.store.layout import Layout
 
 if TYPE_CHECKING:
+    from berth.engine.building import BuildService
     from berth.engine.distribution import Distribution
 
 log = logging.getLogger("berth.engine")
@@ -63,6 +64,7 @@ class Engine:
         self.database = Database(f"{options.data_root}/berth.db")
         self.events = EventBus()
         self.images = ImageStore(Layout(options.data_root), self.database)
+        self.images.kept_elsewhere = self._kept_by_builds
         self.volumes = Volumes(options.data_root, self.database, self.events, self.host.root_owner)
         kernel_names = model.Names.of(netstore.instance_of(options.exec_root))
         self.host_networks = HostNetworks(kernel_names, options.network, tasks)
@@ -83,6 +85,7 @@ class Engine:
         self.containers.view_image = self.roots.image
         self.archives = Archives(self.roots)
         self.housekeeping = Housekeeping(self.containers, self.images, self.events, self.volumes)
+        self.housekeeping.built = lambda: self.builds.usage() if self._has_built() else []
         self.usage = Usage(self.containers)
         self.commits = Commits(self.containers, self.roots, self.images, self.events)
         self.execs = ExecService(self.containers, self.launcher, tasks, cache)
@@ -107,6 +110,22 @@ class Engine:
 
         return Distribution(self.options, self.images, self.events)
 
+    @cached_property
+    def builds(self) -> "BuildService":
+        """Made when the first image is built, for the same reason."""
+        from berth.engine.building import BuildService
+
+        return BuildService(
+            data_root=self.options.data_root, exec_root=self.options.exec_root, containers=self.containers, roots=self.roots,
+            images=self.images, commits=self.commits, events=self.events,
+        )  # fmt: skip
+
+    def _kept_by_builds(self) -> set[str]:
+        return self.builds.cache.chains() if "builds" in self.__dict__ or self._has_built() else set()
+
+    def _has_built(self) -> bool:
+        return os.path.exists(f"{self.options.data_root}/build/cache.db")
+
     async def bring_up(self) -> None:
         """Makes disk, database and what runs agree."""
         mended = [*self.database.mended, *await asyncio.to_thread(self.images.reconcile)]
@@ -116,6 +135,8 @@ class Engine:
         mended += await self.containers.restore()
         await self.container_names.restored()
         mended += await self.networks.restore()
+        if self._has_built():
+            await asyncio.to_thread(self.builds.empty_work)
         if self.options.network.bridge != "none":
             self.namespaces.warm_up()
         await self.volumes.settle()
@@ -150,6 +171,8 @@ class Engine:
         self.namespaces.close()
         self.host_networks.close(leave=self.networks.in_use())
         self.launcher.close()
+        if "builds" in self.__dict__:
+            await self.builds.close()
         if "distribution" in self.__dict__:
             self.distribution.close()
         self.images.close()

@@ -78,6 +78,7 @@ class Record:
         self.health: dict | None = None  # Docker's Health
         self.endpoints: dict | None = None  # its networks, see netrecords.py; None: of a version that had none
         self.ports: list = []  # published while it runs, see netrecords.py
+        self.step: str | None = None  # of a build: the chain id of the layers it runs over ('' for none), as it has no image
         self.end: dict = {}  # of the last run: what its monitor reported, for `why`
 
     @property

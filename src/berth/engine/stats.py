@@ -226,7 +226,8 @@ def _ps(arguments: list[str], pids: list[int]) -> str:
     for extra in (chosen, []):
         try:
             done = subprocess.run(
-                ["ps", *arguments, *extra], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PS_TIMEOUT_S, check=False
+                ["ps", *arguments, *extra], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PS_TIMEOUT_S, check=False,
+                env={key: value for key, value in os.environ.items() if key != "COLUMNS"},  # else it cuts commands off
             )
         except OSError as error:
             raise errors.SystemFailure(f"error running ps: {error.strerror}: install Debian's package procps") from None

@@ -7,6 +7,7 @@ A source is a table:
     path        of the host; or `layers`: an image's, as `container.mount_root` takes them
     subpath     what of it is meant: resolved beneath it, whatever links a container has put there
     seen        [uid, gid] of the host: the owner of what is mounted is seen as these; or uid_mappings and gid_mappings
+    discarded   whether an image can be written to, and nothing of that is kept
     propagation 'shared' or 'slave': it is to be a peer, or a follower, of the mount that it is a copy of
     shown       how people call it
 
@@ -91,11 +92,12 @@ def _beneath(top: int, source: dict) -> int:
 
 
 def _open_image(source: dict, maps: Maps) -> int:
-    """The image's root, read-only, as a container has it."""
-    at, base = f"{source['at']}.image", f"{source['at']}.base"
-    for path in (at, f"{base}/empty"):
+    """The image's root as a container has it, read-only or with a layer of its own."""
+    at, base, writable = f"{source['at']}.image", f"{source['at']}.base", bool(source.get("discarded"))
+    for path in (at, f"{base}/empty", f"{base}/work"):
         os.makedirs(path, mode=0o755, exist_ok=True)
-    rootfs = {**source["layers"], "upper": f"{base}/empty", "work": "", "base": base, "read_only": True}
+    work = f"{base}/work" if writable else ""
+    rootfs = {**source["layers"], "upper": f"{base}/empty", "work": work, "base": base, "read_only": not writable}
     container.mount_root(rootfs, at, *maps)
     return os.open(at, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 

@@ -165,6 +165,7 @@ def _start_container(
 ) -> tuple[container.Started, str, bool]:
     bundle = message["bundle"]
     spec = load(bundle)
+    spec["process"].setdefault("env", []).extend(message.get("environment") or ())  # secrets: in no file
     linux = spec.get("linux") or {}
     peers: dict[str, int] = {}
     if message["sources"]:

@@ -1,6 +1,7 @@
 """All images of a data root in memory, to be looked up. Whoever changes something holds the lock (`ImageRemoval`, `ImageStore`)."""
 
 import threading
+from collections.abc import Callable
 
 from berth.errors import InvalidParameter, NotFound
 from berth.linux import overlay
@@ -37,6 +38,7 @@ class ImageIndex:
             "SELECT diff, repository, digest, size_bytes, media_type FROM sources"
         )}  # fmt: skip
         self._parents: dict[str, str] = dict(database.read("SELECT image, parent FROM parents"))
+        self.kept_elsewhere: Callable[[], set[str]] = set  # chains that somebody beside the images needs: the cache of builds
         self._tagged_ns: dict[str, int] = dict(database.read("SELECT image, at_ns FROM tagged"))
 
     def all(self) -> list[Image]:
@@ -110,19 +112,35 @@ class ImageIndex:
 
     def layers_of(self, image: Image) -> list[Layer]:
         """Bottom first."""
+        found = self.layers_below(image.chain)
+        if found is None:
+            raise NotFound(f"No such image: {image.id}")  # it was removed meanwhile
+        return found
+
+    def layers_below(self, chain: str) -> list[Layer] | None:
+        """The layer of this chain id and all that it lies on, bottom first; None where one is not here."""
         found = []
-        chain = image.chain
         while chain:
             layer = self._layers.get(chain)
             if layer is None:
-                raise NotFound(f"No such image: {image.id}")  # it was removed meanwhile
+                return None
             found.append(layer)
             chain = layer.parent
         return found[::-1]
 
     def lower(self, image: Image) -> Lower:
         """Unpacked layers as overlayfs takes them."""
-        chains = [layer.chain for layer in reversed(self.layers_of(image))]
+        return self._lower(self.layers_of(image))
+
+    def lower_of_chain(self, chain: str) -> Lower:
+        """The same of layers that need not be an image's; NotFound where one is not here."""
+        layers = self.layers_below(chain)
+        if layers is None:
+            raise NotFound(f"layer {chain} is not here any more")
+        return self._lower(layers)
+
+    def _lower(self, layers: list[Layer]) -> Lower:
+        chains = [layer.chain for layer in reversed(layers)]
         directories = [self.layout.layer(chain) for chain in chains]
         if any(self.layers.has_stubs(chain) for chain in chains):
             return Lower(directories, self.layers.data_layer(), overlay.WITH_STUBS)
@@ -144,7 +162,16 @@ class ImageIndex:
         raise NotFound(f"no layer here has the digest {diff}")
 
     def _used(self) -> set[str]:
-        return {layer.chain for image in self._images.values() for layer in self.layers_of(image)}
+        return {layer.chain for image in self._images.values() for layer in self.layers_of(image)} | self.kept()
+
+    def kept(self) -> set[str]:
+        """The layers that are needed elsewhere, with all that they lie on."""
+        found: set[str] = set()
+        for chain in self.kept_elsewhere():
+            while chain and chain not in found and (layer := self._layers.get(chain)):
+                found.add(chain)
+                chain = layer.parent
+        return found
 
     def saved_names(self, name: str) -> list[tuple[str, str]]:
         """What `name` means to `save`: (tag or '', image id) of each; NotFound if nothing."""

@@ -29,7 +29,9 @@ class ImageMending(ImageRemoval):
         if dangling:
             self._untag(dangling)
             mended.append(f"tags of images that are not there: {', '.join(dangling)}")
-        self._drop([], [], [layer for layer in self._layers.values() if layer.chain in lost or self._is_stale(layer)])
+        stale = [layer for layer in self._layers.values() if layer.chain in lost or self._is_stale(layer)]
+        kept = self.kept() - lost if stale else set()
+        self._drop([], [], [layer for layer in stale if layer.chain not in kept])
         return mended + self._clear(self.layout.layers) + self._clear(self.layout.recipes) + self._fill_stubs()
 
     def _fill_stubs(self) -> list[str]:

@@ -95,7 +95,7 @@ class ImageRemoval(ImageIndex):
 
     def _delete(self, images: list[Image], names: list[str]) -> list[dict[str, str]]:
         """Takes images and their names away at once; files that nothing uses any more after that."""
-        used = {layer.chain for other in self._images.values() if other not in images for layer in self.layers_of(other)}
+        used = {layer.chain for other in self._images.values() if other not in images for layer in self.layers_of(other)} | self.kept()
         self._leaving |= {layer.chain for image in images for layer in self.layers_of(image)} & set(self._held) - used
         used |= set(self._held)
         removed = [{"Untagged": name} for name in names]

@@ -47,9 +47,10 @@ def on_kernel_filesystem(fd: int) -> bool:
 
 
 class TarWriter:
-    """Writes members to `out`, which stays the caller's. ids: a file's owner -> the owner in the archive."""
+    """Writes members to `out`, which stays the caller's. ids: a file's owner -> the owner in the archive; latest_s: of times, if any is too late."""
 
-    def __init__(self, out: IO[bytes], ids: Ids = same_ids) -> None:
+    def __init__(self, out: IO[bytes], ids: Ids = same_ids, *, latest_s: int | None = None) -> None:
+        self._latest_s = latest_s
         self._out = out
         self._ids = ids
         self._links: dict[tuple[int, int], str] = {}  # device and inode -> name of the first member
@@ -181,6 +182,8 @@ class TarWriter:
         info.mode = stat.S_IMODE(status.st_mode)
         info.uid, info.gid = self._ids(status.st_uid, status.st_gid)
         info.mtime = int(status.st_mtime_ns // 1_000_000_000)
+        if self._latest_s is not None:
+            info.mtime = min(info.mtime, self._latest_s)
         return info
 
     def _head(self, info: tarfile.TarInfo, xattrs: dict[str, bytes]) -> None:

@@ -1,0 +1,208 @@
+"""POST /build, /build/prune, /build/cancel: builds for clients that send a context as an archive."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from berth import errors
+from berth.api.buildstream import BuildStream
+from berth.api.request import parse_filters
+from berth.api.threads import in_thread_with_body
+from berth.build import planning
+from berth.build.files import context as contexts
+from berth.build.files.ignore import Ignore
+from berth.build.files.reading import read_file
+from berth.build.progress import Event
+from berth.build.worker import Output, Tree
+from berth.engine import registryauth
+from berth.engine.buildrequest import BuildRequest
+from berth.engine.service import Engine
+from berth.http.body import Disconnected
+from berth.http.exchange import Exchange
+from berth.http.routing import Route
+from berth.oci import platforms, reference
+from berth.oci.reference import Reference
+from berth.registry.client.challenge import Credentials
+
+_DEFAULT_NAME = "Dockerfile"
+_LIMITS = {
+    "memory": "Memory", "memswap": "MemorySwap", "cpushares": "CpuShares", "cpuperiod": "CpuPeriod", "cpuquota": "CpuQuota",
+    "cpusetcpus": "CpusetCpus", "cpusetmems": "CpusetMems", "shmsize": "ShmSize", "cgroupparent": "CgroupParent",
+}  # fmt: skip
+
+
+class Build:
+    """Handlers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def routes(self) -> list[Route]:
+        return [("POST", "/build", self.build), ("POST", "/build/prune", self.prune), ("POST", "/build/cancel", self.cancel)]
+
+    async def build(self, exchange: Exchange) -> None:
+        request = _request(exchange, self._engine)
+        credentials = registryauth.credentials_by_registry(exchange.headers.get("x-registry-config", ""))
+        client = ArchiveClient(self._engine, exchange, credentials)
+        try:
+            await self._build(exchange, request, client)
+        finally:
+            await client.close()
+
+    async def _build(self, exchange: Exchange, request: BuildRequest, client: "ArchiveClient") -> None:
+        await client.receive()
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        work = asyncio.ensure_future(
+            self._engine.builds.build(request, client, events.put_nowait, exchange.query.get("buildid", ""))
+        )
+        work.add_done_callback(lambda _: events.put_nowait(None))
+        stream = BuildStream(quiet=exchange.flag("q"))
+        try:
+            while (event := await events.get()) is not None:
+                for message in stream.messages(event):
+                    await _say(exchange, message)
+            try:
+                built = work.result()
+            except errors.BerthError as error:
+                if not exchange.streaming and not stream.began:
+                    raise
+                for message in stream.failure(error):
+                    await _say(exchange, message)
+            else:
+                for message in stream.success(built.image, [reference.parse(tag).familiar for tag in request.tags]):
+                    await _say(exchange, message)
+        finally:
+            if not work.done():
+                work.cancel()
+                with contextlib.suppress(asyncio.CancelledError, errors.BerthError, Disconnected):
+                    await work
+        exchange.end_stream()
+
+    async def prune(self, exchange: Exchange) -> None:
+        filters = parse_filters(exchange.query.get("filters", ""))
+        keep = exchange.number("reserved-space") or exchange.number("keep-storage") or 0
+        most, least_free = exchange.number("max-used-space") or 0, exchange.number("min-free-space") or 0
+        removed, reclaimed = await self._engine.builds.prune(
+            everything=exchange.flag("all"), filters=filters, keep_bytes=keep, most_bytes=most, least_free_bytes=least_free
+        )
+        exchange.respond(200, {"CachesDeleted": removed or None, "SpaceReclaimed": reclaimed})
+
+    async def cancel(self, exchange: Exchange) -> None:
+        if not (identity := exchange.query.get("id", "")):
+            raise errors.InvalidParameter("build ID not provided")
+        self._engine.builds.cancel(identity)
+        exchange.respond(204)
+
+
+async def _say(exchange: Exchange, message: dict[str, Any]) -> None:
+    if not exchange.streaming:
+        exchange.start_stream("application/json")
+    await exchange.send_json(message)
+
+
+class ArchiveClient:
+    """A client that has sent its files as one archive, or named an address to take them from."""
+
+    def __init__(self, engine: Engine, exchange: Exchange, credentials: Mapping[str, Credentials]) -> None:
+        self._engine = engine
+        self._exchange = exchange
+        self._credentials = credentials
+        self._directory = ""
+        self._top = ""
+        self._fd = -1
+
+    async def receive(self) -> None:
+        """Unpacks what the client sends, or fetches it."""
+        self._directory = self._top = self._engine.builds.new_directory()
+        remote = self._exchange.query.get("remote", "")
+        if remote:
+            raise errors.NotImplementedHere("contexts from an address are not there yet")
+        if self._exchange.headers.get("content-length") == "0":
+            raise errors.InvalidParameter("the build context is empty: send a tar archive, or name one with the parameter remote")
+        into = self._directory
+        await in_thread_with_body(self._exchange.body, lambda stream: contexts.receive_tar(stream, into))
+
+    async def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        if self._directory:
+            await asyncio.to_thread(self._engine.builds.remove_directory, self._directory)
+
+    def _open(self) -> int:
+        if self._fd < 0:
+            self._fd = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._fd
+
+    async def dockerfile(self) -> tuple[bytes, str]:
+        name = self._exchange.query.get("dockerfile", "") or _DEFAULT_NAME
+        data = read_file(self._open(), name)
+        if data is None and name == _DEFAULT_NAME:
+            data = read_file(self._open(), name.lower())
+        if data is None:
+            raise errors.InvalidParameter(f"Cannot locate specified Dockerfile: {name}")
+        return data, name
+
+    async def context(self, name: str, into: str, output: Output) -> Tree:
+        if name:
+            raise errors.NotFound(f"there is no build context {name!r}")
+        fd = self._open()
+        dockerfile = self._exchange.query.get("dockerfile", "") or _DEFAULT_NAME
+        text = read_file(fd, f"{dockerfile}.dockerignore")
+        text = read_file(fd, ".dockerignore") if text is None else text
+        return Tree(os.dup(fd), self._top, "", Ignore.parse(text) if text else None)
+
+    async def secret(self, identity: str) -> bytes | None:
+        return None
+
+    async def ssh_socket(self, identity: str, uid: int, gid: int, mode: int) -> str | None:
+        return None
+
+    async def pull(self, name: Reference, platform: str, tell: Callable[[str], None]) -> None:
+        credentials = self._credentials.get(name.registry) or Credentials()
+        async for message in self._engine.distribution.pull(name, platform, credentials):
+            if "status" in message and not message.get("progressDetail"):
+                tell(f"{message.get('id', '')}{': ' if message.get('id') else ''}{message['status']}\n")
+
+    def proxies(self) -> Mapping[str, str]:
+        return self._engine.options.proxies()
+
+
+def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
+    query = exchange.query
+    arguments = {key: value for key, value in _map(exchange, "buildargs").items() if value is not None}
+    for tag in exchange.query_lists.get("t", []):
+        reference.parse(tag)
+    limits = {field: query[key] for key, field in _LIMITS.items() if query.get(key, "") not in ("", "0")}
+    epoch = arguments.get("SOURCE_DATE_EPOCH", "")
+    wanted = query.get("platform", "")
+    if query.get("version", "1") not in ("", "1"):
+        raise errors.NotImplementedHere("this engine does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0, or use `berth build`")
+    options = planning.Options(
+        build_platform=str(platforms.host()), platforms=tuple(str(platforms.parse(text)) for text in wanted.split(",") if text),
+        target=query.get("target", ""), build_args=arguments, labels={key: value or "" for key, value in _map(exchange, "labels").items()},
+        hosts=tuple(host for text in exchange.query_lists.get("extrahosts", []) for host in text.split(",") if host),
+        network="" if query.get("networkmode", "") == "default" else query.get("networkmode", ""), limits=tuple(limits.items()),
+        epoch=int(epoch) if epoch.isdecimal() else None, no_cache=exchange.flag("nocache"),
+        slot=f"{query.get('dockerfile', '')}|{query.get('t', '')}|{query.get('target', '')}",
+    )  # fmt: skip
+    return BuildRequest(
+        options=options, tags=tuple(exchange.query_lists.get("t", [])), pull=exchange.flag("pull"), squash=exchange.flag("squash"),
+    )  # fmt: skip
+
+
+def _map(exchange: Exchange, name: str) -> dict[str, str | None]:
+    text = exchange.query.get(name, "")
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+        if found is None:
+            return {}
+        if isinstance(found, dict) and all(isinstance(value, (str, type(None))) for value in found.values()):
+            return found
+    except (ValueError, RecursionError):
+        pass
+    raise errors.InvalidParameter(f"{name}: {text[:200]!r} is not a JSON object of strings")

@@ -1,0 +1,495 @@
+"""A Dockerfile -> the graph of what has to be done for its targets. Pure: what is known of base images is handed in.
+
+`bases` says which images' configurations `plan` needs. Only the stages that a target needs are looked at.
+"""
+
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from berth.build import graph
+from berth.build.dockerfile import instructions as words
+from berth.build.dockerfile.errors import DockerfileError
+from berth.build.dockerfile.expanding import expand_instruction, placed
+from berth.build.dockerfile.parse import parse, parse_trigger
+from berth.build.dockerfile.ports import exposed
+from berth.build.dockerfile.scopes import Scope, global_variables, predefined
+from berth.build.dockerfile.stages import SCRATCH, base_of, is_remote, select, source_of, sources_of
+from berth.build.files import git
+from berth.build.graph import Step, Target, Vertex
+from berth.errors import InvalidParameter
+from berth.oci import platforms
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEFAULT_SHELL = ("/bin/sh", "-c")
+# Arguments that need no ARG, and make no other result: https://docs.docker.com/reference/dockerfile/#predefined-args
+PROXIES = frozenset(
+    name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper())
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked of a build, beside the Dockerfile.
+
+    platforms: to build for, the engine's own first where none is named; contexts: names that mean something else than the Dockerfile says,
+    `docker-image://…` or a name that the client serves; epoch: SOURCE_DATE_EPOCH; no_cache: of all, or of the stages in no_cache_stages.
+    """
+
+    build_platform: str
+    platforms: tuple[str, ...] = ()
+    target: str = ""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    network: str = ""
+    limits: tuple[tuple[str, str], ...] = ()
+    epoch: int | None = None
+    no_cache: bool = False
+    no_cache_stages: frozenset[str] = frozenset()
+    slot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """What is known of an image. config: the parsed configuration document; identity: its digest."""
+
+    identity: str
+    config: Mapping[str, Any]
+
+
+Bases = Mapping[tuple[str, str], BaseImage]  # by reference and platform
+
+
+class _State:
+    """A stage while its instructions are gone through."""
+
+    def __init__(self, vertex: Vertex, platform: str) -> None:
+        self.vertex = vertex
+        self.platform = platform
+        self.config: dict[str, Any] = {}
+        self.env: dict[str, str] = {}
+        self.scope: Scope
+        self.author = ""
+        self.base_history: list[dict[str, Any]] = []
+        self.base_vertex: Vertex | None = None
+        self.steps: list[Step] = []
+        self.triggers: list[str] = []
+        self.command_set = False
+
+    def child(self) -> "_State":
+        """For a stage that starts from this one."""
+        other = _State(self.vertex, self.platform)
+        other.config, other.env = {**self.config}, {**self.env}
+        other.author, other.base_history, other.base_vertex = self.author, self.base_history, self.base_vertex
+        other.steps = [*self.steps]
+        other.triggers = list(other.config.pop("OnBuild", None) or [])
+        return other
+
+    @property
+    def shell(self) -> tuple[str, ...]:
+        return tuple(self.config.get("Shell") or _DEFAULT_SHELL)
+
+    @property
+    def directory(self) -> str:
+        return str(self.config.get("WorkingDir") or "/")
+
+
+class Planner:
+    """Of one Dockerfile for one platform."""
+
+    def __init__(self, dockerfile: words.Dockerfile, options: Options, platform: str) -> None:
+        self._dockerfile = dockerfile
+        self._options = options
+        self._platform = platform
+        before = predefined(platforms.parse(options.build_platform), platforms.parse(platform), options.target)
+        self._globals = global_variables(dockerfile, options.build_args, before)
+        self._states: dict[int, _State] = {}
+        self._bases: Bases = {}
+        self._unknown: set[tuple[str, str]] = set()
+        self._sources: dict[object, Vertex] = {}
+        self._open: list[int] = []
+        self._target = select(dockerfile, options.target)
+
+    # -- what it needs to know ------------------------------------------------------------------------
+
+    def needed_bases(self) -> set[tuple[str, str]]:
+        """(reference, platform) of the images whose configuration the plan depends on."""
+        found: set[tuple[str, str]] = set()
+        pending, seen = [self._target], set()
+        while pending:
+            stage = pending.pop()
+            if stage.index in seen:
+                continue
+            seen.add(stage.index)
+            base, platform = self._base_of(stage)
+            if isinstance(base, words.Stage):
+                pending.append(base)
+            elif base != SCRATCH and not self._served(base):
+                found.add((self._image_of(base), platform))
+            pending += self._stages_read_by(stage)
+        return found
+
+    def _stages_read_by(self, stage: words.Stage) -> list[words.Stage]:
+        found = []
+        for each in stage.instructions:
+            expanded = self._with_globals(each)
+            sources = [self._source_of(name, stage, each) for name in sources_of(expanded)]
+            found += [source for source in sources if isinstance(source, words.Stage)]
+        return found
+
+    def _with_globals(self, each: words.Instruction) -> words.Instruction:
+        """As far as can be said before the stage is gone through: `--mount=from=$name` has its variables in the stage's scope."""
+        return expand_instruction(each, self._globals, self._dockerfile.escape)[0] if isinstance(each, words.Run) else each
+
+    def _source_of(self, name: str, stage: words.Stage, at: words.Instruction) -> words.Stage | str:
+        return name if name in self._options.contexts else source_of(name, stage, self._dockerfile, at)
+
+    def _base_of(self, stage: words.Stage) -> tuple[words.Stage | str, str]:
+        """(image or stage, platform) of FROM with its variables put in."""
+        base = base_of(stage, self._dockerfile, self._globals)
+        expanded, _ = expand_instruction(stage.base, self._globals, self._dockerfile.escape)
+        if expanded.image in self._options.contexts:
+            base = expanded.image
+        try:
+            return base, str(platforms.parse(expanded.platform)) if expanded.platform else self._platform
+        except InvalidParameter as error:
+            raise placed(f"failed to parse platform {expanded.platform}: {error}", stage.base, stage.base.platform) from None
+
+    def _served(self, name: str) -> bool:
+        """Whether a name means files that a client serves."""
+        given = self._options.contexts.get(name, "")
+        return bool(given) and not given.startswith("docker-image://")
+
+    def _image_of(self, name: str) -> str:
+        return self._options.contexts.get(name, "").removeprefix("docker-image://") or name
+
+    # -- the plan ---------------------------------------------------------------------------------------
+
+    def plan(self, bases: Bases) -> Target:
+        """bases: at least what `needed_bases` names, and triggers of those may need no more."""
+        self._bases = bases
+        state = self._state(self._target)
+        config = {**state.config}
+        if self._options.labels:
+            config["Labels"] = {**(config.get("Labels") or {}), **self._options.labels}
+        return Target(
+            platform=state.platform, vertex=state.vertex, config=config, author=state.author, base_history=state.base_history,
+            base_vertex=state.base_vertex, steps=state.steps, stage=self._target.name,
+        )  # fmt: skip
+
+    def _state(self, stage: words.Stage) -> _State:
+        if stage.index in self._states:
+            return self._states[stage.index]
+        if stage.index in self._open:
+            raise placed(f"circular dependency detected on stage: {_title(stage)}", stage.base)
+        self._open.append(stage.index)
+        state = self._start(stage)
+        triggers = [parse_trigger(text, stage.base) for text in state.triggers]
+        _Stage(self, stage, state).go([*triggers, *stage.instructions])
+        self._open.pop()
+        self._states[stage.index] = state
+        return state
+
+    def _start(self, stage: words.Stage) -> _State:
+        base, platform = self._base_of(stage)
+        if isinstance(base, words.Stage):
+            below = self._state(base)
+            state = below.child()
+            state.scope = below.scope.child()
+            return state
+        state = self._start_from(stage, base, platform)
+        state.scope = Scope(state.env, self._options.build_args, self._globals, self._dockerfile.escape)
+        return state
+
+    def _start_from(self, stage: words.Stage, name: str, platform: str) -> _State:
+        text = stage.base.text
+        if self._served(name):
+            return _State(self.context(name), platform)
+        if name == SCRATCH:
+            return _State(self._source(graph.Scratch(), label="scratch", instruction=text), platform)
+        image = self._image_of(name)
+        label = f"[{_title(stage)} 1/{_count(stage.instructions) + 1}] {text}"
+        vertex = self._source(graph.ImageSource(image, platform), label=label, instruction=text, line=stage.base.place.line, platform=platform)
+        state = _State(vertex, platform)
+        base = self._bases[image, platform]
+        state.config = {key: value for key, value in (base.config.get("config") or {}).items() if value is not None}
+        state.triggers = list(state.config.pop("OnBuild", None) or [])
+        state.env = dict(_pair(pair) for pair in state.config.get("Env") or [])
+        state.author = str(base.config.get("author") or "")
+        state.base_history, state.base_vertex = list(base.config.get("history") or []), vertex
+        return state
+
+    def _source(self, op: graph.Op, **fields: Any) -> Vertex:
+        """The same source is one vertex."""
+        if op not in self._sources:
+            self._sources[op] = Vertex(op, **fields)
+        return self._sources[op]
+
+    def context(self, name: str) -> Vertex:
+        """The files of the build context, or of a named one."""
+        given = self._options.contexts.get(name, "") if name else ""
+        if given and git.is_repository(given, context=True):
+            return self._source(graph.GitSource(given, False, ""), label=f"[context {name}] {given}")
+        label = f"[internal] load build context {name}".rstrip()
+        return self._source(graph.ContextSource(name), label=label)
+
+    def files_of(self, name: str, stage: words.Stage, at: words.Instruction) -> Vertex:
+        """What `--from=name` means, seen from a stage; '' is the context."""
+        if not name or self._served(name):
+            return self.context(name)
+        source = self._source_of(name, stage, at)
+        if isinstance(source, words.Stage):
+            return self._state(source).vertex
+        return self._source(graph.Scratch(), label="scratch") if source == SCRATCH else self._image(source)
+
+    def _image(self, name: str) -> Vertex:
+        image = self._image_of(name)
+        return self._source(
+            graph.ImageSource(image, self._platform), label=f"[internal] FROM {image}", instruction=f"FROM {image}", platform=self._platform
+        )
+
+    # -- for its stages ---------------------------------------------------------------------------------
+
+    @property
+    def options(self) -> Options:
+        return self._options
+
+    @property
+    def dockerfile(self) -> words.Dockerfile:
+        return self._dockerfile
+
+
+class _Stage:
+    """Goes through a stage's instructions."""
+
+    def __init__(self, planner: Planner, stage: words.Stage, state: _State) -> None:
+        self._planner = planner
+        self._options = planner.options
+        self._stage = stage
+        self._state = state
+        self._title = ""
+        self._fresh = self._options.no_cache or bool(self._options.no_cache_stages & {stage.name, str(stage.index)})
+        self._seen: dict[str, int] = {}
+
+    def go(self, instructions: list[words.Instruction]) -> None:
+        total, number = _count(instructions) + 1, 1
+        for each in instructions:
+            number += isinstance(each, _MAKING)
+            self._title = f"[{_title(self._stage)} {number}/{total}]"
+            expanded, _ = self._state.scope.step(each)
+            _HANDLERS[type(each)](self, expanded)
+
+    # -- helpers ----------------------------------------------------------------------------------------
+
+    def _note(self, created_by: str, vertex: Vertex | None = None) -> None:
+        self._state.steps.append(Step(created_by, vertex))
+
+    def _vertex(self, op: graph.Op, inputs: tuple[Vertex, ...], at: words.Instruction, *, fresh: bool = True) -> Vertex:
+        word = at.text.partition(" ")[0].upper()
+        number = self._seen[word] = self._seen.get(word, 0) + 1
+        return Vertex(
+            op, inputs, label=f"{self._title} {at.text}", instruction=at.text, line=at.place.line, fresh=fresh and self._fresh,
+            slot=f"{self._options.slot}|{_title(self._stage)}|{self._state.platform}|{word} {number}", platform=self._state.platform,
+        )  # fmt: skip
+
+    # -- what only changes the configuration ---------------------------------------------------------------
+
+    def _arg(self, each: words.Arg) -> None:
+        self._note(each.text)
+
+    def _env(self, each: words.Env) -> None:
+        self._state.env |= dict(each.pairs)
+        self._state.config["Env"] = [f"{key}={value}" for key, value in self._state.env.items()]
+        self._note("ENV " + " ".join(f"{key}={value}" for key, value in each.pairs))
+
+    def _label(self, each: words.Label) -> None:
+        self._state.config["Labels"] = {**(self._state.config.get("Labels") or {}), **dict(each.pairs)}
+        self._note("LABEL " + " ".join(f"{key}={value}" for key, value in each.pairs))
+
+    def _expose(self, each: words.Expose) -> None:
+        ports = dict(self._state.config.get("ExposedPorts") or {})
+        for text in each.ports:
+            try:
+                ports |= {key: {} for key in exposed(text)}
+            except DockerfileError as error:
+                raise placed(error.reason, each, text) from None
+        self._state.config["ExposedPorts"] = ports
+        self._note("EXPOSE " + " ".join(f"{key}" for key in each.ports))
+
+    def _volume(self, each: words.Volume) -> None:
+        self._state.config["Volumes"] = {**(self._state.config.get("Volumes") or {}), **{key: {} for key in each.paths}}
+        self._note(f"VOLUME [{' '.join(each.paths)}]")
+
+    def _user(self, each: words.User) -> None:
+        self._state.config["User"] = each.user
+        self._note(f"USER {each.user}")
+
+    def _stopsignal(self, each: words.Stopsignal) -> None:
+        self._state.config["StopSignal"] = each.signal
+        self._note(f"STOPSIGNAL {each.signal}")
+
+    def _shell(self, each: words.Shell) -> None:
+        self._state.config["Shell"] = list(each.words)
+        self._note(each.text)
+
+    def _maintainer(self, each: words.Maintainer) -> None:
+        self._state.author = each.name
+        self._note(each.text)
+
+    def _cmd(self, each: words.Cmd) -> None:
+        self._state.config["Cmd"] = list(self._words(each.command))
+        self._state.command_set = True
+        self._note(f"CMD {_shown(self._words(each.command))}")
+
+    def _entrypoint(self, each: words.Entrypoint) -> None:
+        self._state.config["Entrypoint"] = list(self._words(each.command))
+        if not self._state.command_set:
+            self._state.config.pop("Cmd", None)  # the base image's made sense for its own entry point alone
+        self._note(f"ENTRYPOINT {_shown(self._words(each.command))}")
+
+    def _healthcheck(self, each: words.Healthcheck) -> None:
+        check: dict[str, Any] = {"Test": ["NONE"]}
+        if not each.none and each.command:
+            test = ["CMD-SHELL", *each.command.words] if each.command.shell else ["CMD", *each.command.words]
+            times = {
+                "Interval": each.interval_ns, "Timeout": each.timeout_ns, "StartPeriod": each.start_period_ns,
+                "StartInterval": each.start_interval_ns, "Retries": each.retries,
+            }  # fmt: skip
+            check = {"Test": test, **{key: value for key, value in times.items() if value}}
+        self._state.config["Healthcheck"] = check
+        self._note(each.text)
+
+    def _onbuild(self, each: words.Onbuild) -> None:
+        self._state.config["OnBuild"] = [*(self._state.config.get("OnBuild") or []), each.trigger]
+        self._note(each.text)
+
+    # -- what makes layers --------------------------------------------------------------------------------
+
+    def _workdir(self, each: words.Workdir) -> None:
+        path = posixpath.normpath(posixpath.join("/", self._state.directory, each.path))
+        path = "/" + path.lstrip("/")
+        self._state.config["WorkingDir"] = path
+        op = graph.MakeDirectory(path, self._options.epoch)
+        self._state.vertex = self._vertex(op, (self._state.vertex,), each, fresh=False)
+        self._note(f"WORKDIR {each.path}", self._state.vertex)
+
+    def _words(self, command: words.Command) -> tuple[str, ...]:
+        return (*self._state.shell, *command.words) if command.shell else command.words
+
+    def _run(self, each: words.Run) -> None:
+        inputs: list[Vertex] = [self._state.vertex]
+        mounts = []
+        for mount in each.mounts:
+            number = 0
+            if mount.type == graph.BIND or (mount.type == graph.CACHE and mount.from_):
+                source = self._planner.files_of(mount.from_, self._stage, each)
+                if source not in inputs[1:]:
+                    inputs.append(source)
+                number = inputs.index(source, 1)
+            mounts.append(self._mount(mount, number))
+        environment, hidden = self._environment()
+        command = self._words(each.command)
+        script = each.script if each.script.startswith("#!") else ""
+        op = graph.Run(
+            words=command, environment=environment, directory=self._state.directory, user=str(self._state.config.get("User") or ""),
+            mounts=tuple(mounts), network=self._network(each), security="" if each.security == "sandbox" else each.security, script=script, hidden=hidden,
+            hosts=self._options.hosts, limits=self._options.limits, epoch=self._options.epoch,
+        )  # fmt: skip
+        self._state.vertex = self._vertex(op, tuple(inputs), each)
+        declared = [f"{key}={value}" for key, value in self._arguments().items()]
+        prefix = f"RUN |{len(declared)} {' '.join(declared)} " if declared else "RUN "
+        self._note(prefix + " ".join(command), self._state.vertex)
+
+    def _network(self, each: words.Run) -> str:
+        return self._options.network if each.network == "default" else each.network
+
+    def _arguments(self) -> dict[str, str]:
+        """The build arguments that are declared and have a value, as far as ENV has no other."""
+        scope = self._state.scope
+        return {name: value for name, value in scope.variables.items() if name in scope.declared and name not in self._state.env}
+
+    def _mount(self, mount: words.Mount, number: int) -> graph.Mount:
+        target = posixpath.normpath(posixpath.join("/", self._state.directory, mount.target)) if mount.target else ""
+        return graph.Mount(
+            kind=mount.type, target=target, input=number, source=mount.source, read_only=mount.read_only, identity=mount.id,
+            sharing=mount.sharing or "shared", required=mount.required, mode=mount.mode, uid=mount.uid, gid=mount.gid,
+            size_bytes=mount.size_bytes, env=mount.env,
+        )  # fmt: skip
+
+    def _environment(self) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+        """What the program is given, and proxies, which make no other result."""
+        arguments = self._arguments()
+        found = {**{key: value for key, value in arguments.items() if key not in PROXIES}, **self._state.env}
+        found.setdefault("PATH", DEFAULT_PATH)
+        proxies = {key: value for key, value in self._options.build_args.items() if key in PROXIES and key not in found}
+        return tuple(found.items()), tuple(proxies.items())
+
+    def _copy(self, each: words.Copy) -> None:
+        self._transfer(each, self._planner.files_of(each.from_, self._stage, each), each.sources, unpack=False)
+
+    def _transfer(self, each: words.Copy | words.Add, source: Vertex, sources: tuple[str, ...], *, unpack: bool) -> None:
+        op = graph.Copy(
+            sources=sources, destination=each.destination, directory=self._state.directory, owner=each.chown, mode=each.chmod,
+            exclude=each.exclude, parents=each.parents, unpack=unpack, independent=each.link, inline=each.inline, epoch=self._options.epoch,
+        )  # fmt: skip
+        self._state.vertex = self._vertex(op, (self._state.vertex, source), each)
+        self._note(each.text, self._state.vertex)
+
+    def _add(self, each: words.Add) -> None:
+        local = tuple(source for source in each.sources if not is_remote(source))
+        if each.checksum and (local or each.inline):
+            raise placed("checksum can't be specified for non-HTTP(S) sources", each, "--checksum")
+        if local or each.inline:
+            unpack = True if each.unpack is None else each.unpack
+            self._transfer(each, self._planner.context(""), local, unpack=unpack)
+        several = len(each.sources) > 1
+        for source in each.sources:
+            if not is_remote(source):
+                continue
+            if several and not each.destination.endswith("/"):
+                raise placed("when using ADD with more than one source file, the destination must be a directory and end with a /", each)
+            if git.is_repository(source):
+                vertex = Vertex(graph.GitSource(source, each.keep_git_dir, each.checksum), label=f"[git] {source}", instruction=each.text, line=each.place.line)
+                self._transfer(each, vertex, (".",), unpack=False)
+            else:
+                vertex = Vertex(graph.UrlSource(source, each.checksum), label=f"[url] {source}", instruction=each.text, line=each.place.line)
+                shown = each if each.chmod else replace(each, chmod="0600")
+                self._transfer(shown, vertex, ("*",), unpack=bool(each.unpack))
+
+
+_MAKING = (words.Run, words.Copy, words.Add, words.Workdir)
+
+
+def _count(instructions: Sequence[words.Instruction]) -> int:
+    """Of those that make layers."""
+    return sum(isinstance(each, _MAKING) for each in instructions)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value
+
+
+def _title(stage: words.Stage) -> str:
+    return stage.name or f"stage-{stage.index}"
+
+
+def _shown(found: tuple[str, ...]) -> str:
+    return "[" + " ".join(f'"{word}"' for word in found) + "]"
+
+
+_HANDLERS: dict[type, Callable[[_Stage, Any], None]] = {
+    words.Arg: _Stage._arg, words.Env: _Stage._env, words.Label: _Stage._label, words.Expose: _Stage._expose,
+    words.Volume: _Stage._volume, words.User: _Stage._user, words.Workdir: _Stage._workdir, words.Stopsignal: _Stage._stopsignal,
+    words.Maintainer: _Stage._maintainer, words.Cmd: _Stage._cmd, words.Entrypoint: _Stage._entrypoint, words.Shell: _Stage._shell,
+    words.Healthcheck: _Stage._healthcheck, words.Onbuild: _Stage._onbuild, words.Run: _Stage._run, words.Copy: _Stage._copy,
+    words.Add: _Stage._add,
+}  # fmt: skip
+
+
+def read(data: bytes, name: str) -> words.Dockerfile:
+    """A Dockerfile as text -> its stages. DockerfileError in words."""
+    return parse(data, name)

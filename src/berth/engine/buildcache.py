@@ -1,0 +1,116 @@
+"""The cache of builds as people see it: what it holds, what that takes, and what goes when room is wanted."""
+
+import os
+from collections.abc import Iterable
+
+from berth import errors
+from berth.build.cache import Cache, Record
+from berth.engine import times
+from berth.engine.buildmounts import CacheMounts
+from berth.engine.prune import tree_bytes, until
+from berth.store.images import ImageStore
+
+_FILTERS = ("until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for", "label", "label!")
+_SHOWN = 25
+_MOUNT_KIND = "exec.cachemount"
+
+
+class _Layers:
+    """Which layers there are, which images have, and what each takes."""
+
+    def __init__(self, images: ImageStore) -> None:
+        self._images = images
+        self.used = {layer.chain for image in images.all() for layer in images.layers_of(image)}
+
+    def size_bytes(self, chain: str, parent: str) -> int:
+        """Of what a step added to the layers below it."""
+        below = {layer.chain for layer in self._images.layers_below(parent) or []}
+        return sum(layer.size_bytes for layer in self._images.layers_below(chain) or [] if layer.chain not in below)
+
+
+def usage(cache: Cache, mounts: CacheMounts, images: ImageStore) -> list[dict]:
+    """Docker's BuildCache entries; InUse: an image has the layer, so that it would not go with the record. Blocks."""
+    layers = _Layers(images)
+    found = [_payload(record, layers) for record in _steps(cache.all())]
+    for name, called, used_s in mounts.all():
+        when = times.rfc3339(int(used_s * 1e9))
+        found.append({
+            "ID": name, "Type": _MOUNT_KIND, "Description": f"cache mount {called}", "InUse": False, "Shared": False,
+            "Size": tree_bytes(mounts.path(name)), "CreatedAt": when, "LastUsedAt": when, "UsageCount": 1, "Parents": None,
+        })  # fmt: skip
+    return found
+
+
+def _steps(records: Iterable[Record]) -> list[Record]:
+    """One for each result: a result may have two keys."""
+    found: dict[tuple[str, str], Record] = {}
+    for record in records:
+        found[record.chain, record.description] = record
+    return list(found.values())
+
+
+def _payload(record: Record, layers: _Layers) -> dict:
+    return {
+        "ID": record.key[:_SHOWN], "Parents": [record.parent.removeprefix("sha256:")[:_SHOWN]] if record.parent else None, "Type": record.kind,
+        "Description": record.description, "InUse": False, "Shared": record.chain in layers.used,
+        "Size": layers.size_bytes(record.chain, record.parent), "CreatedAt": times.rfc3339(record.created_ns),
+        "LastUsedAt": times.rfc3339(record.used_ns), "UsageCount": record.uses,
+    }  # fmt: skip
+
+
+class Wanted:
+    """What a prune may take. everything: also results whose layers images have; least_free_bytes: until the disk has so much."""
+
+    def __init__(self, filters: dict[str, list[str]], *, everything: bool, most_bytes: int, least_free_bytes: int) -> None:
+        for name in filters:
+            if name not in _FILTERS:
+                raise errors.InvalidParameter(f"invalid filter '{name}'; known: {', '.join(_FILTERS)}")
+        self.filters = filters
+        self.everything = everything
+        self.most_bytes = most_bytes
+        self.least_free_bytes = least_free_bytes
+        self.until_s = until({"until": filters.get("until") or filters.get("unused-for") or []})
+
+    def is_enough(self, left_bytes: int, images: ImageStore) -> bool:
+        """Whether there is room by now, if it was room that somebody wanted."""
+        if not (self.most_bytes or self.least_free_bytes):
+            return False
+        found = os.statvfs(images.layout.layers)
+        return left_bytes <= (self.most_bytes or left_bytes) and found.f_bavail * found.f_frsize >= self.least_free_bytes
+
+    def fits(self, used_s: float, kind: str, identity: str, description: str) -> bool:
+        tests = {
+            "type": lambda value: value == kind, "id": identity.startswith, "description": lambda value: value in description,
+        }  # fmt: skip
+        return used_s <= self.until_s and all(any(map(tests[key], values)) for key, values in self.filters.items() if key in tests)
+
+
+def prune(cache: Cache, mounts: CacheMounts, images: ImageStore, wanted: Wanted) -> tuple[list[str], int]:
+    """Those used least recently first -> their ids, and the bytes that this freed. Blocks."""
+    layers = _Layers(images)
+    left_bytes = sum(each["Size"] for each in usage(cache, mounts, images)) if wanted.most_bytes else 0
+    removed: list[str] = []
+    reclaimed = 0
+    order: list[tuple[float, Record | str]] = [(record.used_ns / 1e9, record) for record in cache.all()]
+    order += [(used_s, name) for name, _, used_s in mounts.all()]
+    for used_s, each in sorted(order, key=lambda entry: entry[0]):
+        if wanted.is_enough(left_bytes - reclaimed, images):
+            break
+        if isinstance(each, Record):
+            if wanted.fits(used_s, each.kind, each.key, each.description) and (wanted.everything or each.chain not in layers.used):
+                reclaimed += _drop(cache, images, layers, each)
+                removed.append(each.key[:_SHOWN])
+        elif wanted.fits(used_s, _MOUNT_KIND, each, "") and each not in mounts.used:
+            reclaimed += tree_bytes(mounts.path(each))
+            mounts.remove(each)
+            removed.append(each)
+    return removed, reclaimed
+
+
+def _drop(cache: Cache, images: ImageStore, layers: _Layers, record: Record) -> int:
+    """Bytes that go with it: of layers that neither an image nor another record needs."""
+    cache.drop([record.key])
+    kept = layers.used | images.kept()
+    going = [layer for layer in images.layers_below(record.chain) or [] if layer.chain not in kept]
+    images.discard_layers(going)
+    return sum(layer.size_bytes for layer in going)

@@ -1,0 +1,168 @@
+"""Builds, as the engine does them: a Dockerfile and a client's files become an image.
+
+    DATA_ROOT/build/cache.db, mounts/    see build/cache.py, buildmounts.py
+    DATA_ROOT/build/work/<build>/        what one build has unpacked and mounted; emptied at start-up
+    EXEC_ROOT/build/<build>/             in memory: its secrets
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+
+from berth import errors
+from berth.build import images as image_documents
+from berth.build import planning, progress
+from berth.build.cache import Cache
+from berth.build.files.checksum import ChecksumCache
+from berth.build.graph import Target
+from berth.build.planning import BaseImage, Options, Planner
+from berth.build.progress import Event, Report
+from berth.build.solver import Shared, Solver
+from berth.build.worker import Layers
+from berth.engine import buildcache as pruning
+from berth.engine.buildmounts import CacheMounts
+from berth.engine.buildrequest import BuildRequest, Built, Client
+from berth.engine.buildworker import BuildWorker
+from berth.engine.commit import Commits
+from berth.engine.containers import ContainerService
+from berth.engine.events import EventBus
+from berth.engine.hostfiles import remove_directories
+from berth.engine.images import publish
+from berth.engine.rootview import RootViews
+from berth.engine.steps import Steps
+from berth.oci import reference
+from berth.store.images import Image, ImageStore
+
+
+class BuildService:
+    """The builds of one engine. Made with the first one, or with the first question about its cache."""
+
+    def __init__(
+        self, *, data_root: str, exec_root: str, containers: ContainerService, roots: RootViews, images: ImageStore, commits: Commits,
+        events: EventBus,
+    ) -> None:  # fmt: skip
+        self._directory = f"{data_root}/build"
+        self._scratch = f"{exec_root}/build"
+        os.makedirs(self._scratch, mode=0o700, exist_ok=True)
+        os.makedirs(f"{self._directory}/work", mode=0o700, exist_ok=True)
+        self.cache = Cache(self._directory)
+        self.checksums = ChecksumCache(f"{self._directory}/checksums.db")
+        self.mounts = CacheMounts(f"{self._directory}/mounts")
+        self._roots = roots
+        self._images = images
+        self._events = events
+        self._steps = Steps(containers, commits, images, self.mounts)
+        self._shared = Shared(self.cache)
+        self._running: dict[str, asyncio.Task[Built]] = {}
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.cache.close()
+        self.checksums.close()
+
+    def cancel(self, identity: str) -> None:
+        """Ends a build by its id; nothing happens where there is none."""
+        if task := self._running.get(identity):
+            task.cancel()
+
+    # -- a build ------------------------------------------------------------------------------------------
+
+    async def build(self, request: BuildRequest, client: Client, report: Report, identity: str = "") -> Built:
+        """Errors are BerthErrors. Cancelled: nothing of it is left but what the cache has."""
+        identity = identity or secrets.token_hex(8)
+        name = secrets.token_hex(8)
+        task = asyncio.ensure_future(self._build(request, client, report, name))
+        self._running[identity] = task
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            if task.cancelled():
+                raise errors.Conflict("the build was cancelled") from None
+            raise
+        finally:
+            self._running.pop(identity, None)
+
+    async def _build(self, request: BuildRequest, client: Client, report: Report, name: str) -> Built:
+        directory, scratch = f"{self._directory}/work/{name}", f"{self._scratch}/{name}"
+        for path in (directory, scratch):
+            os.makedirs(path, mode=0o700)
+        worker = BuildWorker(
+            images=self._images, roots=self._roots, steps=self._steps, client=client, checksums=self.checksums, directory=directory,
+            scratch=scratch, pull=request.pull,
+        )  # fmt: skip
+        try:
+            return await self._build_with(request, client, report, worker)
+        finally:
+            await worker.close()
+            await asyncio.shield(asyncio.to_thread(remove_directories, [directory, scratch]))
+
+    async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker) -> Built:
+        data, called = await client.dockerfile()
+        dockerfile = await asyncio.to_thread(planning.read, data, called)
+        for warning in dockerfile.warnings:
+            report(Event(progress.WARNING, text=f"{warning.code}: {warning.message} (line {warning.place.line})", line=warning.place.line))
+        options = request.options
+        targets = []
+        for platform in options.platforms or (options.build_platform,):
+            planner = Planner(dockerfile, options, platform)
+            targets.append(planner.plan(await self._bases(planner, worker, report)))
+        solver = Solver(worker, self._shared, report)
+        results = await solver.solve([target.vertex for target in targets])
+        images = [self._add(request, target, result, solver) for target, result in zip(targets, results, strict=True)]
+        image = images[0]
+        for tag in request.tags:
+            publish(self._events, image, "tag", reference.parse(tag).familiar)
+        return Built(image.id, {"containerimage.config.digest": image.id, "containerimage.digest": image.id})
+
+    async def _bases(self, planner: Planner, worker: BuildWorker, report: Report) -> dict[tuple[str, str], BaseImage]:
+        def tell(stream: int, data: bytes) -> None:
+            report(Event(progress.STATUS, at_ns=time.time_ns(), text=data.decode(errors="replace")))
+
+        wanted = sorted(planner.needed_bases())
+        found = await asyncio.gather(*(worker.find_image(name, platform, tell) for name, platform in wanted))
+        return {key: BaseImage(image.id, image.config) for key, image in zip(wanted, found, strict=True)}
+
+    def _add(self, request: BuildRequest, target: Target, result: Layers, solver: Solver) -> Image:
+        raw = image_documents.configuration(target, result, solver.results, request.options)
+        return self._images.add_image(raw, names=[reference.parse(tag).familiar for tag in request.tags])
+
+    # -- the cache ------------------------------------------------------------------------------------------
+
+    def new_directory(self) -> str:
+        """For what a client sends, on the store's file system; the caller removes it."""
+        path = f"{self._directory}/work/{secrets.token_hex(8)}"
+        os.mkdir(path, 0o700)
+        return path
+
+    def remove_directory(self, path: str) -> None:
+        """One that `new_directory` made. Blocks."""
+        remove_directories([path])
+
+    async def prune(
+        self, *, everything: bool, filters: dict[str, list[str]], keep_bytes: int, most_bytes: int, least_free_bytes: int
+    ) -> tuple[list[str], int]:
+        """Removes records, those used least recently first, and what only they kept -> their ids, and bytes."""
+        most_bytes = min(keep_bytes or most_bytes, most_bytes or keep_bytes)
+        wanted = pruning.Wanted(filters, everything=everything, most_bytes=most_bytes, least_free_bytes=least_free_bytes)
+        return await asyncio.to_thread(pruning.prune, self.cache, self.mounts, self._images, wanted)
+
+    def usage(self) -> list[dict]:
+        """The entries of `system df`'s build cache. Blocks."""
+        return pruning.usage(self.cache, self.mounts, self._images)
+
+    def empty_work(self) -> None:
+        """At start-up: what an engine that was killed had unpacked."""
+        for top in (f"{self._directory}/work", self._scratch):
+            with contextlib.suppress(FileNotFoundError):
+                remove_directories([f"{top}/{name}" for name in os.listdir(top)])
+
+
+__all__ = ["BuildService", "Options"]

@@ -1,0 +1,199 @@
+"""What one build does with the engine: pulls images, runs steps, copies files into layers. See build/worker.py."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
+from typing import IO
+
+from berth import errors
+from berth.build import graph
+from berth.build.files import checksum, copying, owners
+from berth.build.files.checksum import ChecksumCache
+from berth.build.files.selection import Selected, select
+from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
+from berth.engine import imageplatform
+from berth.engine.buildmounts import Secrets
+from berth.engine.buildrequest import Client
+from berth.engine.rootview import RootViews
+from berth.engine.steps import Steps
+from berth.engine.tasks import to_its_end
+from berth.oci import platforms, reference
+from berth.store.images import Image, ImageStore
+from berth.store.layering import make_layer
+from berth.store.tarwriter import TarWriter
+
+
+class BuildWorker:
+    """Of one build; an async context manager. directory: of its own on the store's file system; scratch: one in memory."""
+
+    def __init__(
+        self, *, images: ImageStore, roots: RootViews, steps: Steps, client: Client, checksums: ChecksumCache, directory: str, scratch: str,
+        pull: bool,
+    ) -> None:  # fmt: skip
+        self._images = images
+        self._roots = roots
+        self._steps = steps
+        self._client = client
+        self._checksums = checksums
+        self._directory = directory
+        self._scratch = scratch
+        self._pull = pull
+        self._secrets = Secrets(client)
+        self._held = ExitStack()
+        self._stack = AsyncExitStack()
+        self._kept: set[str] = set()
+        self._views: dict[str, asyncio.Task[int]] = {}
+        self._trees: dict[str, asyncio.Task[Tree]] = {}
+        self._pulled: dict[tuple[str, str], asyncio.Task[Image]] = {}
+        self._numbers = 0
+
+    async def close(self) -> None:
+        """Nothing may be under way any more."""
+        for task in self._views.values():
+            if task.done() and not task.cancelled() and task.exception() is None:
+                os.close(task.result())
+        for tree in self._trees.values():
+            if tree.done() and not tree.cancelled() and tree.exception() is None:
+                os.close(tree.result().fd)
+        await self._stack.aclose()
+        self._held.close()
+
+    def _new_directory(self, top: str, what: str) -> str:
+        self._numbers += 1
+        path = f"{top}/{what}-{self._numbers}"
+        os.makedirs(path, mode=0o700)
+        return path
+
+    # -- layers -----------------------------------------------------------------------------------------
+
+    def keep(self, chain: str) -> bool:
+        """Whether the layers of a chain are here; they stay until the build has ended."""
+        if not chain or chain in self._kept:
+            return True
+        chains = []
+        with self._images.holding([chain]):
+            below = self._images.layers_below(chain)
+            if below is None:
+                return False
+            chains = [layer.chain for layer in below]
+            self._hold(chains)
+        return True
+
+    def _hold(self, chains: list[str]) -> None:
+        new = [chain for chain in chains if chain not in self._kept]
+        self._held.enter_context(self._images.holding(new))
+        self._kept.update(new)
+
+    def _keep_new(self, chain: str) -> None:
+        """Told by make_layer before anybody could remove it, in a thread."""
+        self._hold([chain])
+
+    def diffs(self, chain: str) -> tuple[str, ...]:
+        return tuple(layer.diff for layer in self._images.layers_below(chain) or [])
+
+    # -- sources ----------------------------------------------------------------------------------------
+
+    async def find_image(self, name: str, platform: str, output: Output) -> Image:
+        """The image of a name, pulled where it is not here for this platform."""
+        key = name, platform
+        if key not in self._pulled:
+            self._pulled[key] = asyncio.ensure_future(self._find_image(name, platform, output))
+        return await asyncio.shield(self._pulled[key])
+
+    async def _find_image(self, name: str, platform: str, output: Output) -> Image:
+        wanted = platforms.parse(platform)
+        if not self._pull or reference.is_image_id(name):
+            try:
+                return imageplatform.found(self._images, name, wanted)
+            except errors.NotFound:
+                if reference.is_image_id(name) and name.startswith("sha256:"):
+                    raise
+        await self._client.pull(reference.parse(name), platform, lambda text: output(1, text.encode()))
+        return imageplatform.found(self._images, name, wanted)
+
+    async def image(self, source: graph.ImageSource, output: Output) -> Layers:
+        image = await self.find_image(source.reference, source.platform, output)
+        if not self.keep(image.chain):
+            raise errors.NotFound(f"image {source.reference} has been removed meanwhile")
+        return Layers(image.chain, self.diffs(image.chain))
+
+    async def context(self, name: str, output: Output) -> Tree:
+        if name not in self._trees:
+            into = self._new_directory(self._directory, "context")
+            self._trees[name] = asyncio.ensure_future(self._client.context(name, into, output))
+        return await asyncio.shield(self._trees[name])
+
+    async def fetch(self, source: graph.UrlSource | graph.GitSource, output: Output) -> Tree:
+        raise errors.NotImplementedHere("ADD from an address is not there yet")
+
+    # -- views ------------------------------------------------------------------------------------------
+
+    async def root_of(self, result: Result) -> int:
+        """A descriptor of the files of a result; it stays the worker's."""
+        if isinstance(result, Tree):
+            return result.fd
+        if result.chain not in self._views:
+            self._views[result.chain] = asyncio.ensure_future(self._view(result.chain))
+        return await asyncio.shield(self._views[result.chain])
+
+    async def _view(self, chain: str) -> int:
+        at = self._new_directory(self._directory, "view")
+        if chain:
+            return await self._roots.of_layers(chain, at)
+        return os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    # -- steps ------------------------------------------------------------------------------------------
+
+    async def run(self, op: graph.Run, base: Layers, given: Given, output: Output) -> Finished:
+        scratch = self._new_directory(self._scratch, "step")
+        return await self._steps.run(op, base, given, output, self._secrets, self._keep_new, scratch)
+
+    def _selected(self, op: graph.Copy, root: int, source: Result) -> list[Selected]:
+        ignore = source.ignore if isinstance(source, Tree) else None
+        return select(root, op.sources, exclude=op.exclude, ignore=ignore, parents=op.parents)
+
+    async def digest(self, op: graph.Copy | graph.Run, result: Result, mount: graph.Mount | None) -> str:
+        root = await self.root_of(result)
+        if isinstance(op, graph.Copy):
+            return await to_its_end(lambda: checksum.content_digest(root, self._selected(op, root, result), self._checksums))
+        assert mount
+        ignore = result.ignore if isinstance(result, Tree) else None
+        return await to_its_end(lambda: checksum.content_digest(
+            root, select(root, [mount.source or "/"], exclude=(), ignore=ignore, parents=False), self._checksums,
+        ))  # fmt: skip
+
+    async def copy(self, op: graph.Copy, base: Layers, source: Result) -> Layers:
+        source_fd = await self.root_of(source)
+        root_fd = await self.root_of(Layers("", ()) if op.independent else base)
+        owner = owners.resolve(op.owner, await self.root_of(base)) if op.owner else (0, 0) if isinstance(source, Tree) else None
+        mode = copying.parse_chmod(op.mode) if op.mode else None
+        several = len(op.sources) + len(op.inline) > 1
+        from_layers = isinstance(source, Layers)
+
+        def write(writer: TarWriter) -> None:
+            if op.sources:
+                copying.write_copy(
+                    writer, self._selected(op, source_fd, source), source_fd, root_fd, op.destination, workdir=op.directory, owner=owner,
+                    mode=mode, source_date_epoch=op.epoch, devices=from_layers, several=several, unpack=op.unpack,
+                )  # fmt: skip
+            for name, content in op.inline:
+                copying.write_file(
+                    writer, root_fd, op.destination, name, content.encode(errors="surrogateescape"), workdir=op.directory, owner=owner,
+                    mode=mode, source_date_epoch=op.epoch, several=several,
+                )  # fmt: skip
+
+        return await self._layer(base, write, op.epoch)
+
+    async def _layer(self, base: Layers, write: Callable[[TarWriter], object], epoch: int | None) -> Layers:
+        def write_all(out: IO[bytes]) -> None:
+            writer = TarWriter(out, latest_s=epoch)
+            write(writer)
+            writer.close()
+
+        chain = await to_its_end(lambda: make_layer(self._images, base.chain, write_all, self._keep_new))
+        return Layers(chain, self.diffs(chain))
+
+    async def make_directory(self, op: graph.MakeDirectory, base: Layers) -> Layers:
+        root_fd = await self.root_of(base)
+        return await self._layer(base, lambda writer: copying.write_directory(writer, root_fd, op.path, source_date_epoch=op.epoch), op.epoch)

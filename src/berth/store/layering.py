@@ -1,0 +1,51 @@
+"""A layer made of an archive that is written while it is unpacked."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import IO
+
+from berth.store.images import ImageStore
+from berth.store.naming import chain_id
+
+_EMPTY_TAR = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # of 1024 zero bytes
+_PIPE_BYTES = 1 << 20
+
+
+def make_layer(images: ImageStore, parent: str, write: Callable[[IO[bytes]], None], keep: Callable[[str], object]) -> str:
+    """The chain id of a layer over `parent` with what `write` writes, an archive; `parent` itself if that is empty.
+
+    keep: is told the chain id before anybody could remove the layer. What `write` raises is raised here, and nothing stays.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with os.fdopen(writing, "wb", buffering=_PIPE_BYTES) as out:
+                write(out)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="layer", daemon=True)
+    thread.start()
+    try:
+        with os.fdopen(reading, "rb", buffering=_PIPE_BYTES) as stream:
+            loose = images.layers.unpack(stream)
+    except BaseException:
+        thread.join()
+        if failures and not isinstance(failures[0], BrokenPipeError):
+            raise failures[0] from None
+        raise
+    thread.join()
+    try:
+        if failures:
+            raise failures[0]
+        if loose.diff == _EMPTY_TAR:
+            return parent
+        chain = chain_id(parent, loose.diff)
+        keep(chain)
+        images.keep_layers([(loose, parent)])
+        return chain
+    finally:
+        images.layers.drop(loose)

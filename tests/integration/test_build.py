@@ -1,0 +1,138 @@
+"""`docker build` against berth: what Docker's own client sees and what is in the images."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import Engine
+
+pytestmark = pytest.mark.root
+
+Files = dict[str, str]
+Build = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def build(engine: Engine, tmp_path: Path) -> Build:
+    """Runs `docker build` in a directory with a Dockerfile and files; code: what it is to end with."""
+
+    def run(dockerfile: str, *options: str, files: Files | None = None, code: int | None = 0) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / "Dockerfile").write_text(dockerfile)
+        for name, text in (files or {}).items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        done = subprocess.run(
+            ["docker", "build", *options, str(tmp_path)], env={**engine.env, "DOCKER_BUILDKIT": "0"}, capture_output=True, text=True, timeout=120
+        )
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def built(done: "subprocess.CompletedProcess[str]") -> str:
+    found = re.search(r"^Successfully built ([0-9a-f]{12})$", done.stdout, re.M)
+    assert found, done.stdout
+    return found[1]
+
+
+def config(engine: Engine, image: str) -> dict:
+    return dict(json.loads(engine.docker("image", "inspect", image).stdout)[0]["Config"])
+
+
+def test_stages_copies_and_variables(engine: Engine, build: Build) -> None:
+    done = build(
+        'FROM bb AS base\nARG NAME=world\nENV GREETING="hello $NAME"\nWORKDIR /srv/app\nCOPY a.txt b/ ./\n'
+        'RUN echo "$GREETING" >out && cat out && mkdir /x && echo 1 >/x/y\n'
+        'FROM bb\nCOPY --from=base /srv/app/out /out\nCOPY --from=base --chown=3:4 /x /x\nCMD ["cat", "/out"]\n',
+        "-t", "staged", "--build-arg", "NAME=you", files={"a.txt": "A\n", "b/c": "C\n"},
+    )
+    assert "hello you\n" in done.stdout
+    assert engine.docker("run", "--rm", "staged").stdout == "hello you\n"
+    assert engine.docker("run", "--rm", "staged", "stat", "-c", "%u:%g %a", "/x", "/x/y").stdout == "3:4 755\n3:4 644\n"
+    assert engine.docker("run", "--rm", "staged", "ls", "/srv", code=None).returncode != 0  # only what was copied
+
+
+def test_a_second_time_everything_is_cached_and_the_image_is_the_same(build: Build) -> None:
+    text = "FROM bb\nRUN head -c 16 /dev/urandom >/random\nENV A=1\nCOPY f /f\nWORKDIR /w\n"
+    first = build(text, files={"f": "1"})
+    again = build(text)
+    assert again.stdout.count("Using cache") == 3
+    assert built(first) == built(again)
+    changed = build(text, files={"f": "2"})
+    assert changed.stdout.count("Using cache") == 1
+    assert built(changed) != built(first)
+
+
+def test_a_step_that_fails_says_how_and_keeps_those_before_it(build: Build) -> None:
+    text = "FROM bb\nRUN echo early >/early\nRUN echo to-be-seen; exit 7\n"
+    done = build(text, code=7)
+    assert "to-be-seen" in done.stdout
+    assert "The command '/bin/sh -c echo to-be-seen; exit 7' returned a non-zero code: 7" in done.stderr
+    assert "Using cache" in build(text.replace("exit 7", "true")).stdout
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "words"),
+    [
+        ("FROM bb\nRNU ls\n", "unknown instruction: RNU (did you mean RUN?)"), ("FROM bb\nCOPY nowhere /\n", '"/nowhere": not found'),
+        ("FROM bb\nCOPY ../../etc/passwd /\n", "not found"), ("", "Dockerfile"), ("FROM nowhere.invalid/x\n", "nowhere.invalid"),
+        ("FROM bb AS first\nCOPY --from=later a /\nFROM bb AS later\nFROM first\n", "later"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(build: Build, dockerfile: str, words: str) -> None:
+    done = build(dockerfile, code=None)
+    assert done.returncode != 0
+    assert words in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_configuration(engine: Engine, build: Build) -> None:
+    build(
+        'FROM bb\nEXPOSE 80 53/udp 8000-8001\nVOLUME /data\nUSER 12:34\nSTOPSIGNAL SIGUSR1\nLABEL a="b c" d=e\nSHELL ["/bin/sh", "-ec"]\n'
+        'HEALTHCHECK --interval=5s --retries=2 CMD true\nENTRYPOINT exec sleep 5\nONBUILD RUN echo child\n',
+        "-t", "configured", "--label", "f=g",
+    )
+    found = config(engine, "configured")
+    assert found["ExposedPorts"] == {"80/tcp": {}, "53/udp": {}, "8000/tcp": {}, "8001/tcp": {}}
+    assert found["Volumes"] == {"/data": {}}
+    assert (found["User"], found["StopSignal"]) == ("12:34", "SIGUSR1")
+    assert found["Labels"] == {"a": "b c", "d": "e", "f": "g"}
+    assert found["Entrypoint"] == ["/bin/sh", "-ec", "exec sleep 5"]
+    assert found["Healthcheck"] == {"Test": ["CMD-SHELL", "true"], "Interval": 5_000_000_000, "Retries": 2}
+    assert found["OnBuild"] == ["RUN echo child"]
+    child = build("FROM configured\nUSER 0\n")
+    assert "child\n" in child.stdout
+
+
+def test_mounts_leave_nothing_behind(engine: Engine, build: Build) -> None:
+    done = build(
+        "FROM bb AS other\nRUN echo from-stage >/f\nFROM bb\n"
+        "RUN --mount=type=bind,target=/ctx --mount=type=bind,from=other,target=/other,rw --mount=type=cache,target=/cache/deep "
+        "--mount=type=tmpfs,target=/scratch cat /ctx/a /other/f && echo x >/other/g && echo kept >>/cache/deep/n && touch /scratch/t && echo 1 >/made\n",
+        "-t", "mounted", files={"a": "from-context\n"},
+    )
+    assert "from-context\nfrom-stage\n" in done.stdout
+    assert engine.docker("run", "--rm", "mounted", "sh", "-c", "ls -d /ctx /other /cache /scratch 2>/dev/null; cat /made").stdout == "1\n"
+    again = build(
+        "FROM bb\nRUN --mount=type=cache,target=/cache/deep cat /cache/deep/n\n",
+    )
+    assert "kept\n" in again.stdout
+
+
+def test_steps_are_in_no_list_and_leave_none(engine: Engine, build: Build) -> None:
+    build("FROM bb\nRUN echo not-cached-$$ >/x\n")
+    assert engine.docker("ps", "-aq").stdout == ""
+    assert engine.docker("ps", "-aq", "--no-trunc").stdout == ""
+
+
+def test_prune_frees_what_no_image_has(engine: Engine, build: Build) -> None:
+    build("FROM bb AS big\nRUN head -c 3000000 /dev/zero >/zeros\nFROM bb\nCOPY --from=big /bin/busybox /copy\n", "-t", "kept")
+    sizes = json.loads(engine.docker("system", "df", "--format", "json", "-v").stdout)["BuildCache"]
+    assert any(entry["Size"] in ("3MB", "3.00MB") for entry in sizes), sizes
+    freed = engine.docker("builder", "prune", "-f").stdout
+    assert re.search(r"Total reclaimed space: 3(\.\d+)?MB", freed), freed
+    assert engine.docker("run", "--rm", "kept", "cmp", "/copy", "/bin/busybox").returncode == 0
