@@ -63,7 +63,9 @@ def test_requests_that_are_refused_change_nothing(engine: Engine, up: Up) -> Non
 def test_what_the_kernel_refuses_is_said(engine: Engine, up: Up) -> None:
     identity = up("--tmpfs", "/t", "-m", "64m", command=("sh", "-c", "dd if=/dev/zero of=/t/x bs=1M count=40; echo full; sleep 1000"))
     wait_until(lambda: engine.docker("logs", identity).stdout == "full\n", "the memory to be filled")
-    done = engine.docker("update", "-m", "8m", "--memory-swap", "8m", identity, code=1)
+    before = limits(identity)
+    done = engine.docker("update", "-m", "8m", "--memory-swap", "8m", "--cpu-shares", "512", "--pids-limit", "7", identity, code=1)
+    assert limits(identity) == before, "nor what it would have taken"
     assert f"Cannot update container {identity}: " in done.stderr
     assert json.loads(engine.docker("inspect", identity).stdout)[0]["HostConfig"]["Memory"] == 64 << 20
 

@@ -465,7 +465,7 @@ def test_a_pair_is_written_in_the_order_that_the_kernel_takes(monkeypatch: pytes
 
     monkeypatch.setattr(cgroup_base, "write_file", write)
     group = cgroup.CgroupV2("/x", cgroup.Hierarchies({}, "/u"))
-    group._write_all([(f"/u/x/{name}", "1", "it") for name in order])
+    group.write([(f"/u/x/{name}", "1", "it") for name in order])
     assert written == order[::-1]
 
 
@@ -476,7 +476,7 @@ def test_a_pair_that_is_wrong_in_any_order_names_the_first(monkeypatch: pytest.M
     monkeypatch.setattr(cgroup_base, "write_file", write)
     group = cgroup.CgroupV2("/x", cgroup.Hierarchies({}, "/u"))
     with pytest.raises(InvalidParameter, match=r"cannot set a: '1' to cpu\.max: Invalid argument"):
-        group._write_all([("/u/x/cpu.max", "1", "a"), ("/u/x/cpu.max.burst", "1", "b")])
+        group.write([("/u/x/cpu.max", "1", "a"), ("/u/x/cpu.max.burst", "1", "b")])
 
 
 # -- groups below ----------------------------------------------------------------------------------

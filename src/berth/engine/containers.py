@@ -16,21 +16,17 @@ from berth.engine import (
     logconfig,
     names,
     netcontainer,
-    netports,
     payload,
     portmaps,
     state,
-    updates,
     validate,
 )
-from berth.engine.endpointnames import has_own_namespace
 from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.mounting import insertions
 from berth.engine.mountrules import WantedMount
 from berth.engine.netendpoint import link
 from berth.engine.netrecords import BRIDGE, HOST
-from berth.engine.places import port_of
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
 from berth.engine.state import Record
@@ -201,21 +197,6 @@ class ContainerService(Restoring):
             host["OomKillDisable"] = None
         return warnings
 
-    def _check_host_has(self, host: dict) -> None:
-        """What was asked for by name and this host cannot give is an error, never silence."""
-        if self.host.remap and host.get("Privileged") and host.get("UsernsMode") != "host":
-            raise errors.InvalidParameter(
-                "privileged mode is incompatible with user namespaces. You must run the container in the host namespace "
-                "when running privileged mode: add --userns host"
-            )
-        if self.host.hosts.version == 2:
-            for key, words in (
-                ("MemorySwappiness", "a swappiness for each container"), ("CpuRealtimePeriod", "real-time CPU periods"),
-                ("CpuRealtimeRuntime", "real-time CPU runtimes"),
-            ):  # fmt: skip
-                if host.get(key) not in (None, 0, -1):
-                    raise errors.NotImplementedHere(f"{key}: cgroup v2 does not have {words}; leave it out on this host")
-
     async def rename(self, container: Container, name: str) -> None:
         """Gives a container another name."""
         if not name:
@@ -272,46 +253,6 @@ class ContainerService(Restoring):
                     await self._forget(container, with_volumes=volumes or record.auto_remove)
                     return
         raise errors.Conflict(f'cannot remove container "/{record.name}": it is started again and again')
-
-    # -- update -------------------------------------------------------------------------------------
-
-    async def update(self, container: Container, request: dict) -> list[str]:
-        """Changes limits, the restart policy, ports and mounts, of a running container at once; returns warnings."""
-        changes = updates.wanted(request)
-        ports = netports.port_changes(request)
-        async with container.lock:
-            record, warnings = container.record, []
-            try:
-                if record.status == state.REMOVING:
-                    raise errors.Conflict('container is marked for removal and cannot be "update"')
-                if record.running and not self._has_weights(container) and (changes.pop("BlkioWeight", 0) or changes.pop("BlkioWeightDevice", 0)):
-                    warnings.append(updates.NO_WEIGHT)
-                self._check_host_has(updates.merged(record.host, changes))
-                await self.change_mounts(container, request)
-                host = updates.merged(record.host, changes)
-                if ports:
-                    host = {**host, **self._changed_ports(record, ports)}
-                if record.running:
-                    await self._update_live(container, host, changes)
-                if record.running and ports:
-                    await self._endpoints.change_ports(record, host, ports, self.directory(container))
-            except errors.BerthError as error:
-                raise type(updates.refusal(error))(f"Cannot update container {record.id}: {error}") from error
-            record.host = host
-            await self.save(container)
-            self.publish(container, "update")
-        return warnings
-
-    def _changed_ports(self, record: Record, changes: netports.PortChanges) -> dict:
-        if changes.add and not has_own_namespace(record):
-            raise errors.Conflict(f"no port can be published: its network is {record.host['NetworkMode']}")
-        live = [port_of(entry) for entry in record.ports] if record.running else []
-        return portmaps.changed(record.host, list(netports.exposed(record.config.get("ExposedPorts") or {})), live, changes)
-
-    def _has_weights(self, container: Container) -> bool:
-        """Whether the host's I/O scheduler knows weights: only then has a group their files."""
-        directory = self._group(container).directory_of("io" if self.host.hosts.version == 2 else "blkio")
-        return any(os.path.exists(f"{directory}/{name}") for name in ("io.weight", "io.bfq.weight", "blkio.weight", "blkio.bfq.weight"))
 
     # -- streams ------------------------------------------------------------------------------------
 

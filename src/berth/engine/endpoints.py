@@ -6,7 +6,7 @@ container ends, until then; what comes after is done by the next engine (`finish
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 from berth import errors
@@ -166,20 +166,24 @@ class Endpoints(Attaching):
         record.endpoints = entries
         await self._names.change(record, self.places(record), -1)
 
-    async def change_ports(self, record: Record, host: dict[str, Any], changes: netports.PortChanges, directory: str) -> None:
-        """Publishes ports of a running container and takes others away: all of it, or nothing. host: HostConfig after it."""
+    async def change_ports(
+        self, record: Record, host: dict[str, Any], changes: netports.PortChanges, directory: str, also: Callable[[], Awaitable[None]]
+    ) -> None:  # fmt: skip
+        """Publishes ports of a running container and takes others away: all of it, or nothing.
+
+        host: HostConfig after it; also: what is done while this can still be undone, and undoes it by its failure.
+        """
         going = [port for port in self._ports.of(record.id).published if any(portmaps.is_meant(port, binding) for binding in changes.remove)]
         target = self._target(record)
         if changes.add and target is None:
             raise errors.Conflict("no port can be published: the container is in no bridge network that leads out")
         default = target.binding if target and target.binding else self._host.binding
         wishes = portmaps.wishes(changes.add, (), publish_all=False, default=default, ipv6=self._host.has_ipv6)
-        ended = f"container {record.id} has ended meanwhile"
 
-        def commit() -> None:
-            if not record.running:
-                raise errors.Conflict(ended)
-            self._commit(record, [], directory, host=host)
+        async def commit() -> None:
+            await also()
+            if record.running:  # else all of it is being given back
+                self._commit(record, [], directory, host=host)
 
         await self._ports.change(record.id, wishes, going, target, commit)
 

@@ -130,30 +130,45 @@ class HeldPorts:
             await held.relay()
 
     async def change(
-        self, identity: str, wishes: Iterable[Wish], going: Iterable[PublishedPort], target: Target | None, commit: Callable[[], None]
+        self, identity: str, wishes: Iterable[Wish], going: Iterable[PublishedPort], target: Target | None, commit: Callable[[], Awaitable[None]]
     ) -> None:  # fmt: skip
-        """Takes `going` away and publishes more; all of it, or nothing. commit: writes down that it is so, before anything is let go."""
+        """Takes `going` away and publishes more; all of it, or nothing. commit: writes down that it is so, before anything is let go.
+
+        The container may end meanwhile: what it is held to have at that moment is given back by whoever sees it end.
+        """
         held, leaving, before = self.of(identity), list(going), dict(self.of(identity).ports)
         new = await self._hold_instead(held, list(wishes) if target else [], leaving, target)
         try:
             await self._host.publish(list(new), instead_of=leaving)
-            try:
-                for port in leaving:
-                    held.stop_relay(port)
-                held.ports = {**{port: kept for port, kept in before.items() if port not in leaving}, **new}
-                await held.relay()
-                commit()
-            except BaseException:
-                for port in new:
-                    held.stop_relay(port)
-                await self._host.publish(leaving, instead_of=list(new))
-                raise
-        except BaseException:
-            held.ports = before
-            _close(new.values(), but=before.values())
+            if not self._has(identity, held):
+                raise errors.Conflict(f"container {identity} has ended meanwhile")
+            for port in leaving:
+                held.stop_relay(port)
+            held.ports = {**{port: kept for port, kept in before.items() if port not in leaving}, **new}
             await held.relay()
+            await commit()
+        except BaseException:
+            await self._undo(identity, held, before, new, leaving)
             raise
         _close((before[port] for port in leaving), but=held.ports.values())
+
+    def _has(self, identity: str, held: Held) -> bool:
+        return self._of.get(identity) is held
+
+    async def _undo(self, identity: str, held: Held, before: _Ports, new: _Ports, leaving: list[PublishedPort]) -> None:
+        for port in new:
+            held.stop_relay(port)
+        held.ports = before
+        try:
+            await self._host.publish(leaving if self._has(identity, held) else (), instead_of=list(new))
+            if not self._has(identity, held):
+                await self._host.unpublish(leaving)
+        finally:
+            _close(new.values(), but=before.values())
+            if self._has(identity, held):
+                await held.relay()
+            else:
+                _close((before.get(port) for port in leaving), but=())
 
     async def _hold_instead(self, held: Held, wishes: list[Wish], leaving: list[PublishedPort], target: Target | None) -> _Ports:
         """What an update adds. A port that it takes away and adds again in another form stays held; one in the way is let go first."""

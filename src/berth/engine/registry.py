@@ -7,8 +7,9 @@
       Preparing       a record -> the bundle and the launcher's message
         Running       start, stop, kill, restart policies, what becomes of a monitor
           Remounting  mounts changed while it runs
-            Restoring   what an earlier engine left
-              ContainerService   create, rename, update, remove, streams
+            Updating    limits, ports and mounts changed as one
+              Restoring   what an earlier engine left
+                ContainerService   create, rename, remove, streams
 """
 
 import asyncio

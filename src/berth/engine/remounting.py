@@ -24,6 +24,10 @@ _NEVER = ("/proc", "/sys", "/dev")
 class Remounting(Running):
     """Mounts that come and go in the life of a container."""
 
+    def check_mounts(self, container: Container, request: dict[str, Any]) -> None:
+        """Raises what `change_mounts` would, as far as that can be known before."""
+        self._wanted_changes(container, request)
+
     async def change_mounts(self, container: Container, request: dict[str, Any]) -> None:
         """Does what a request asks for, all of it or nothing. The caller has the container's lock."""
         wanted, removed = self._wanted_changes(container, request)

@@ -10,9 +10,9 @@ from berth import errors
 from berth.engine import health, hostfiles, locks, mountrules, restarts, state, updates
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.registry import SHORT, Container
-from berth.engine.remounting import Remounting
 from berth.engine.running import await_end
 from berth.engine.state import Record
+from berth.engine.updating import Updating
 from berth.linux import cgroup
 
 log = logging.getLogger("berth.containers")
@@ -23,7 +23,7 @@ _HOST_RESTARTED = "the host was restarted while the container ran; how its progr
 _MAX_WAIT_FOR_START_S, _LOOK_AGAIN_S = 10.0, 0.005
 
 
-class Restoring(Remounting):
+class Restoring(Updating):
     """Database, disk and what runs are made to agree once, at start-up."""
 
     async def restore(self) -> list[str]:

@@ -13,7 +13,7 @@ import socket
 import time
 
 from berth import errors
-from berth.engine import defaults, etcfiles, health, hostfiles, locks, restarts, state, updates, validate
+from berth.engine import defaults, etcfiles, health, hostfiles, locks, restarts, state, validate
 from berth.engine.monitors import MonitorConnection, await_started
 from berth.engine.namespaces import Namespace
 from berth.engine.preparing import Preparing
@@ -380,21 +380,6 @@ class Running(Preparing):
             pass
         await self.start(container)
         self.publish(container, "restart")
-
-    async def _update_live(self, container: Container, host: dict, changes: dict) -> None:
-        """Writes limits to the cgroup of one that runs; an engine that is killed meanwhile has the next one finish it."""
-        record, resources = container.record, updates.live_resources(host, changes)
-        if not resources:
-            return
-        record.pending_update = changes
-        await self.save(container)
-        try:
-            await asyncio.to_thread(self._group(container).apply, resources)
-        except errors.BerthError:
-            record.pending_update = None
-            await self.save(container)
-            raise
-        record.pending_update = None  # the caller saves it with the new limits
 
     async def pause(self, container: Container, *, for_commit: bool = False) -> None:
         """Freezes every process of the container. for_commit: an engine that starts undoes it."""

@@ -23,7 +23,7 @@ import time
 
 from berth.errors import BerthError, InvalidParameter, NotImplementedHere, SystemFailure
 from berth.linux import cgroup_base, cgroup_v1, cgroup_v2
-from berth.linux.cgroup_base import DELEGATE, Cgroup, GroupFiles, NoCgroup, read_file, write_file
+from berth.linux.cgroup_base import DELEGATE, Cgroup, GroupFiles, NoCgroup, Setting, read_file, write_file
 from berth.linux.cgroup_place import Hierarchies, clean_path, hierarchies, parse_mountinfo, parse_own, place
 
 __all__ = [
@@ -179,7 +179,7 @@ class CgroupV1(Cgroup):
             _inherit_cpuset(directory)
             write_file(f"{directory}/cgroup.clone_children", "1")
 
-    def apply(self, resources: dict) -> None:
+    def settings(self, resources: dict) -> list[Setting]:
         settings = []
         for controller, file, value, what in cgroup_v1.settings(resources, GroupFiles(self)):
             directory = self._at.get(controller)
@@ -189,7 +189,7 @@ class CgroupV1(Cgroup):
                 raise NotImplementedHere(f"cgroup controller {controller!r} is not mounted on this host; {what} needs it")
             elif controller != "devices":  # whoever cannot write it cannot make devices either
                 raise NotImplementedHere(f"cgroup controller {controller!r} is not delegated to this user; {what} needs it: {DELEGATE}")
-        self._write_all(settings)
+        return settings
 
     def freeze(self, frozen: bool) -> None:
         if "freezer" not in self._at:
@@ -296,7 +296,7 @@ class CgroupV2(Cgroup):
             if parent != self.directory:
                 self._make(parent)
 
-    def apply(self, resources: dict) -> None:
+    def settings(self, resources: dict) -> list[Setting]:
         settings = []
         have: list[str] | None = None
         for file, value, what in cgroup_v2.settings(resources, GroupFiles(self)):
@@ -308,7 +308,10 @@ class CgroupV2(Cgroup):
             if file == "memory.swap.max" and value in ("max", "0") and not os.access(f"{self.directory}/{file}", os.F_OK):
                 continue  # a kernel without swap: nothing to forbid
             settings.append((f"{self.directory}/{file}", value, what))
-        self._write_all(settings)
+        return settings
+
+    def apply(self, resources: dict) -> None:
+        super().apply(resources)
         if resources.get("devices"):
             self._filter_devices(resources["devices"])
 

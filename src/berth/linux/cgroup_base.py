@@ -12,6 +12,7 @@ DELEGATE = "have a cgroup delegated, as with: systemd-run --user --scope -p Dele
 FREEZE_S = 5.0
 _KILL_ROUNDS = 100
 _ADD_TRIES = 5
+Setting = tuple[str, str, str]  # path, value, what a person would call it
 
 
 def write_file(path: str, value: str) -> None:
@@ -85,8 +86,12 @@ class Cgroup:
         """Writes an OCI `linux.resources`, to a new group or a running one. What is absent is left as it is.
 
         Raises an error that names the limit and the controller; of a running group, what was written
-        before that stays written.
+        before that stays written; cgroup_undo.py does better.
         """
+        self.write(self.settings(resources))
+
+    def settings(self, resources: dict) -> list[Setting]:
+        """What `apply` writes, without device rules of v2."""
         raise NotImplementedError
 
     def freeze(self, frozen: bool) -> None:
@@ -265,9 +270,9 @@ class Cgroup:
         if self.live and self.frozen():
             raise Conflict(f"cgroup {self.path} exists and is frozen; thaw or remove it")
 
-    def _write_all(self, settings: list[tuple[str, str, str]]) -> None:
-        """Path, value and meaning of each; one that its counterpart's old value forbids is tried again at the end."""
-        refused: list[tuple[str, str, str]] = []
+    def write(self, settings: list[Setting]) -> None:
+        """One that its counterpart's old value forbids is tried again at the end."""
+        refused: list[Setting] = []
         for setting in settings:
             try:
                 write_file(setting[0], setting[1])
@@ -278,10 +283,10 @@ class Cgroup:
         if not refused:
             return
         if len(refused) == len(settings):
-            self._write_all(refused[:1])  # for the error
-        self._write_all(refused)
+            self.write(refused[:1])  # for the error
+        self.write(refused)
 
-    def _cannot_write(self, setting: tuple[str, str, str], error: OSError) -> BerthError:
+    def _cannot_write(self, setting: Setting, error: OSError) -> BerthError:
         path, value, what = setting
         name = os.path.basename(path)
         if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(path)):
