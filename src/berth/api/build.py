@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any
 
 from berth import errors
 from berth.api.buildstream import BuildStream
@@ -165,6 +165,12 @@ class ArchiveClient:
         async for message in self._engine.distribution.pull(name, platform, credentials):
             if "status" in message and not message.get("progressDetail"):
                 tell(f"{message.get('id', '')}{': ' if message.get('id') else ''}{message['status']}\n")
+
+    async def credentials(self, registry: str) -> Credentials:
+        return self._credentials.get(registry) or Credentials()
+
+    async def output(self, number: int, write: Callable[[IO[bytes]], None]) -> None:
+        raise errors.NotImplementedHere("POST /build can send nothing but its messages back: use `berth build`")
 
     def proxies(self) -> Mapping[str, str]:
         return self._engine.options.proxies()

@@ -11,7 +11,7 @@ Frames: one byte of kind, four of length, then the payload: JSON, or for D four 
                            files   context, paths                    ▶ D: a tar of these, as they are
                            secret  id                                ▶ D: its bytes
                            ssh     id                                ▶ D both ways: the agent's connection
-                           output  number (of the request's outputs) ◀ D: what the client writes, ◀ E; ▶ E once it has
+                           output  number (of the request's outputs, then its cache_to) ◀ D: what the client writes, ◀ E; ▶ E once it has
                       D, E  for ssh and output
                       X  the end: {"image": …, "metadata": {…}} or {"error": …, "kind": …, "exit_code": …, "vertex": …}
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from berth.build.planning import Options
 from berth.build.worker import Output, Tree
 from berth.oci.reference import Reference
+from berth.registry.client.challenge import Credentials
+
+CACHE_CONTEXT = "cache:"  # and a number: the context that is directory `src` of that one of cache_from
 
 
 class Client(Protocol):
@@ -26,6 +29,18 @@ class Client(Protocol):
 
     async def pull(self, name: Reference, platform: str, tell: Callable[[str], None]) -> None: ...
 
+    async def credentials(self, registry: str) -> Credentials:
+        """For what is pushed to a registry, or read of it beside images."""
+        ...
+
+    async def output(self, number: int, write: Callable[[IO[bytes]], None]) -> None:
+        """Calls write, in a thread, with a stream to the client, for its output of that number; what write raises is raised here.
+
+        Numbers count the request's outputs from 0, and go on with its cache_to. A tar archive, to be kept as `dest` or to be unpacked into
+        the directory `dest`: see outputs.is_directory.
+        """
+        ...
+
     def proxies(self) -> Mapping[str, str]:
         """Environment variables for what the engine fetches."""
         ...
@@ -35,7 +50,9 @@ class Client(Protocol):
 class BuildRequest:
     """options: see planning; tags: names for the image; pull: look for newer base images; squash: one layer over the base.
 
-    outputs: where the result goes, as a person says it; none: into the store.
+    outputs: where the result goes, as a person says it (build/outputs.py); none: into the store. cache_from, cache_to: as `--cache-from`
+    and `--cache-to` say it, also in their short form (build/cacheformat.py). attests: "provenance" and "sbom", each with its parameters, of what
+    is wanted; annotations: as in `--annotation`, `[level[platform]:]key=value`.
     """
 
     options: Options
@@ -43,6 +60,10 @@ class BuildRequest:
     pull: bool = False
     squash: bool = False
     outputs: tuple[Mapping[str, str], ...] = ()
+    cache_from: tuple[Mapping[str, str], ...] = ()
+    cache_to: tuple[Mapping[str, str], ...] = ()
+    attests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    annotations: tuple[str, ...] = ()
     check_only: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
