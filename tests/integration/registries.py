@@ -45,13 +45,14 @@ class Host(str):
 
 @contextlib.contextmanager
 def docker_registry(
-    *, auth: "tuple[str, str] | None" = None, tls: bool = False, proxy_of: str = "", config: "dict | None" = None, root: str = ""
+    *, auth: "tuple[str, str] | None" = None, tls: bool = False, proxy_of: str = "", config: "dict | None" = None, root: str = "",
+    port: int = 0,
 ) -> Iterator[Host]:
-    """auth: (user, password); config: sections of docker-registry's config.yml that replace ours; root: where it keeps its files."""
+    """auth: (user, password); config: sections of docker-registry's config.yml that replace ours; root: where it keeps its files; port: of one before."""
     top = tempfile.mkdtemp(prefix="berth-registry-", dir="/var/tmp")
     process: subprocess.Popen[bytes] | None = None
     try:
-        process = _start(top, root or f"{top}/root", auth, tls, proxy_of, config or {})
+        process = _start(top, root or f"{top}/root", auth, tls, proxy_of, config or {}, port)
         host = Host(_await_address(process, f"{top}/log"))
         host.process, host.top, host.root = process, top, root or f"{top}/root"
         host.url = f"{'https' if tls else 'http'}://{host}"
@@ -72,8 +73,8 @@ def docker_registry(
         shutil.rmtree(top, ignore_errors=True)
 
 
-def _start(top: str, root: str, auth: "tuple[str, str] | None", tls: bool, proxy_of: str, config: dict) -> "subprocess.Popen[bytes]":
-    http: dict = {"addr": "127.0.0.1:0", "secret": "of-the-tests"}
+def _start(top: str, root: str, auth: "tuple[str, str] | None", tls: bool, proxy_of: str, config: dict, port: int) -> "subprocess.Popen[bytes]":
+    http: dict = {"addr": f"127.0.0.1:{port}", "secret": "of-the-tests"}
     settings: dict = {
         "version": "0.1", "log": {"level": "info"}, "http": http,
         "storage": {"filesystem": {"rootdirectory": root}, "delete": {"enabled": True}, "maintenance": {"uploadpurging": {"enabled": False}}},

@@ -200,9 +200,10 @@ def of_blob(**ways: Any) -> Act:
 
 
 class FakeRegistry:
-    """tls: a directory with server.crt and server.key. host: what to name it in references."""
+    """tls: a directory with server.crt and server.key; port: of one before. host: what to name it in references."""
 
-    def __init__(self, tls: str = "") -> None:
+    def __init__(self, tls: str = "", port: int = 0) -> None:
+        self.connections = 0
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[str, bytes]] = {}  # by tag or digest, in every repository
         self.uploads: dict[str, bytearray] = {}
@@ -217,7 +218,7 @@ class FakeRegistry:
         if tls:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(f"{tls}/server.crt", f"{tls}/server.key")
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.url = f"{'https' if tls else 'http'}://{self.host}"
         self._open: set[socket.socket] = set()
@@ -273,6 +274,7 @@ class FakeRegistry:
                 if self.over.is_set():
                     sock.close()
                     return
+                self.connections += 1
                 self._open.add(sock)
                 thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
                 self._threads.append(thread)

@@ -23,6 +23,7 @@ from berth.oci.reference import Reference
 from berth.registry import documents
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.client import RegistryClient
+from berth.registry.client.keeping import Keeper
 from berth.registry.client.settings import Settings
 from berth.registry.progress import Report
 from berth.registry.pulling import Pull, Transfers
@@ -41,11 +42,13 @@ class Distribution:
         self._transfers = Transfers(options.max_concurrent_downloads)
         self._uploads = threading.BoundedSemaphore(options.max_concurrent_uploads)
         self._running: set[threading.Event] = set()
+        self._keeper = Keeper()
 
     def close(self) -> None:
         """The engine ends: so do its transfers."""
         for cancelled in list(self._running):
             cancelled.set()
+        self._keeper.close()
 
     def _settings(self) -> Settings:
         options = self._options
@@ -119,11 +122,15 @@ class Distribution:
         """Runs `work` in a thread; its reports in order, then what it raised."""
         feed = Feed(asyncio.get_running_loop())
         cancelled = threading.Event()
-        client = RegistryClient(registry, self._settings(), credentials, cancelled)
+        client = RegistryClient(registry, self._settings(), credentials, cancelled, self._keeper)
+
+        def whole() -> None:
+            work(client, feed.put, cancelled)
+            client.release()
 
         def run() -> None:
             with suppress(BaseException):  # the feed tells
-                feed.run(lambda: work(client, feed.put, cancelled))
+                feed.run(whole)
 
         thread = threading.Thread(target=run, name=f"registry-{registry}", daemon=True)
         self._running.add(cancelled)

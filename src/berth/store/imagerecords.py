@@ -33,6 +33,9 @@ class Source:
         self.size_bytes = size_bytes
         self.media_type = media_type
 
+    def is_same(self, other: "Source | None") -> bool:
+        return other is not None and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
 
 class Image:
     """config: the parsed configuration, {} where an older berth took one that is none; raw: its bytes, whose digest is `id`; chain: of the

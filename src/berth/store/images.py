@@ -141,6 +141,8 @@ class ImageStore(ImageMending):
                 if chain not in self._layers:
                     raise DataLoss(f"layer {diff} of the image is not here")
             identity = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+            if identity in self._images and self._has(identity, names, digests, sources, parent):
+                return self._images[identity]  # no disk is waited for with what it knows
             statements: list[Statement] = [("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (identity, raw, chain))]
             if parent:
                 statements.append(("INSERT OR REPLACE INTO parents VALUES (?, ?)", (identity, parent)))
@@ -155,6 +157,15 @@ class ImageStore(ImageMending):
             self._digests.update(dict.fromkeys(digests, identity))
             self._sources.update({(source.diff, source.repository): source for source in sources})
             return image
+
+    def _has(self, identity: str, names: Sequence[str], digests: Sequence[tuple[str, str]], sources: Sequence[Source], parent: str) -> bool:
+        """Whether all of that is known of the image."""
+        return (
+            all(self._tags.get(name) == identity for name in names)
+            and all(self._digests.get(name) == identity for name in digests)
+            and all(source.is_same(self._sources.get((source.diff, source.repository))) for source in sources)
+            and (not parent or self._parents.get(identity) == parent)
+        )
 
     def note_source(self, source: Source) -> None:
         """A registry has a layer now; its image may never get there."""

@@ -96,7 +96,7 @@ class Answer:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._response.length or self._response.will_close:
+        if self._response.length or self._response.will_close or self._response.reader.has_more:
             self._session.connections.drop(connection)
         else:
             self._response.close()

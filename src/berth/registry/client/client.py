@@ -16,8 +16,9 @@ from berth.registry.client import referrers
 from berth.registry.client.answer import Answer
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.download import Download, tell
-from berth.registry.client.failures import Refusal, of_pull, of_request
-from berth.registry.client.session import RefusedAnswer, Session, Waiting
+from berth.registry.client.failures import Refusal, RefusedAnswer, of_pull, of_request
+from berth.registry.client.keeping import Keeper
+from berth.registry.client.session import Session, Waiting
 from berth.registry.client.settings import DOCKER_HUB, Endpoint, Settings
 from berth.registry.client.upload import Memory, Source, Upload
 from berth.registry.documents import Descriptor, Document
@@ -40,15 +41,20 @@ class RegistryClient:
     """One registry, for one person. Methods may be called from many threads; `close` ends what they do."""
 
     def __init__(
-        self, registry: str, settings: Settings, credentials: Credentials | None = None, cancelled: threading.Event | None = None
-    ) -> None:
+        self, registry: str, settings: Settings, credentials: Credentials | None = None, cancelled: threading.Event | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:  # fmt: skip
         self.registry = registry
         self.settings = settings
-        self._session = Session(registry, settings, credentials, cancelled)
+        self._session = Session(registry, settings, credentials, cancelled, keeper)
         self._mirror: Endpoint | None = None  # gave the last manifest
 
     def close(self) -> None:
         self._session.close()
+
+    def release(self) -> None:
+        """Closes after work that came to a good end: its connections and tokens are kept for the next client, see keeping.py."""
+        self._session.release()
 
     def __enter__(self) -> "RegistryClient":
         return self
@@ -294,7 +300,7 @@ class RegistryClient:
     def login(self) -> str:
         """Tries the credentials; Unauthorized in Docker's words if they are not taken. Returns the identity token, or ''."""
         endpoint = self._session.endpoint(pull=False)
-        self._session.wants_refresh_token = True
+        self._session.authorization.wants_refresh_token = True
         status = 401
         try:
             answer = self._session.request("GET", endpoint, "/v2/")
@@ -305,7 +311,7 @@ class RegistryClient:
                 error = of_request(refused.refusal)
                 raise type(error)(f'Get "{endpoint.url("/v2/")}": {error}') from None
         if status == 200:
-            return self._session.refresh_token
+            return self._session.authorization.refresh_token
         phrase = http.client.responses.get(status, "")
         message = f"login attempt to {endpoint.url('/v2/')} failed with status: {status} {phrase}"
         if status in (401, 403):

@@ -5,6 +5,7 @@ a thread is waiting on, which then sees an OSError.
 """
 
 import http.client
+import select
 import socket
 import ssl
 import threading
@@ -13,25 +14,24 @@ from urllib.parse import urlsplit
 
 from berth.errors import InvalidParameter
 from berth.registry.client import proxies
+from berth.registry.client.keeping import Idle, Key
 from berth.registry.client.proxies import Proxy, ProxyFailed
 from berth.registry.client.settings import Settings
 from berth.registry.client.tlsintls import shut_down
 from berth.registry.client.wire import Dial, PlainConnection, TlsConnection
 
 _MOST_IDLE = 8
+_MOST_LEFT = 1  # of one kind, to the next session
 
 # An answer's head has bounds of its own in http.client: 100 headers, 64 KiB a line.
 
-Key = tuple[str, str, bool]  # scheme, host with port, whether certificates are checked
-
-
 class Connections:
-    """The pool. `take` and `give` may be called from any thread."""
+    """The pool. `take` and `give` may be called from any thread. idle: connections that are this pool's from now on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, idle: Idle) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._idle: dict[Key, list[http.client.HTTPConnection]] = {}
+        self._idle: Idle = {key: list(waiting) for key, waiting in idle.items()}
         self._taken: set[http.client.HTTPConnection] = set()
         self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
         self.closed = False
@@ -42,9 +42,8 @@ class Connections:
         with self._lock:
             if self.closed:
                 raise OSError("the client is closed")
-            waiting = self._idle.get(key)
-            if waiting:
-                connection = waiting.pop()
+            if self._drop_ended(key):
+                connection = self._idle[key].pop()
                 self._taken.add(connection)
                 return connection, True
         connection = self._new(scheme, host, verify)
@@ -54,6 +53,26 @@ class Connections:
                 return connection, False
         connection.close()
         raise OSError("the client is closed")
+
+    def has(self, scheme: str, host: str, *, verify: bool) -> bool:
+        """Whether one is open and waits."""
+        with self._lock:
+            return self._drop_ended((scheme, host, verify))
+
+    def _drop_ended(self, key: Key) -> bool:
+        """Under the lock. Whether the last of those that wait is alive; those after it that the other side has ended are closed."""
+        waiting = self._idle.get(key, [])
+        while waiting and not _is_quiet(waiting[-1]):
+            waiting.pop().close()
+        return bool(waiting)
+
+    def release(self) -> Idle:
+        """Connections that wait, for another pool; the others stay this one's."""
+        with self._lock:
+            left = {key: waiting[-_MOST_LEFT:] for key, waiting in self._idle.items() if waiting}
+            for key, waiting in left.items():
+                del self._idle[key][-len(waiting) :]
+        return left
 
     def give(self, connection: http.client.HTTPConnection, scheme: str, host: str, *, verify: bool) -> None:
         """Back for the next request; its last response has been read to the end."""
@@ -174,6 +193,16 @@ class Connections:
         except (OSError, ssl.SSLError) as error:
             raise InvalidParameter(f"a certificate for {host} in certs.d cannot be used: {error}") from None
         return context
+
+
+def _is_quiet(connection: http.client.HTTPConnection) -> bool:
+    """Whether there is nothing to read: neither an end nor an answer that nobody has asked for."""
+    sock = connection.sock
+    if sock is None:
+        return False
+    asked = select.poll()
+    asked.register(sock.fileno(), select.POLLIN)
+    return not asked.poll(0)
 
 
 def _unverified() -> ssl.SSLContext:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from berth.errors import BerthError, Cancelled, DataLoss, Unavailable
 from berth.registry.client.answer import Answer
-from berth.registry.client.failures import RETRIED, of_request
+from berth.registry.client.failures import RETRIED, RefusedAnswer, of_request
 from berth.registry.client.faults import Interrupted
-from berth.registry.client.session import RefusedAnswer, Session, Waiting, retry_after_s
+from berth.registry.client.session import Session, Waiting, retry_after_s
 from berth.registry.client.settings import Endpoint
 from berth.store.partial import Partial
 

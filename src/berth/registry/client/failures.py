@@ -37,6 +37,15 @@ class Refusal(Exception):
         return f"{self.code.lower().replace('_', ' ')}: {self.message}"
 
 
+class RefusedAnswer(Exception):
+    """The registry knows who asks, or will not be told, and says no."""
+
+    def __init__(self, found: Refusal, *, by_token_server: bool = False) -> None:
+        super().__init__(str(found))
+        self.refusal = found
+        self.by_token_server = by_token_server
+
+
 def _printable(text: str) -> str:
     """It ends on somebody's terminal, and a registry is not trusted."""
     return "".join(character if character.isprintable() else " " for character in text)

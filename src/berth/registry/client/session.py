@@ -5,23 +5,23 @@ goes to the registry itself and to the token server that it names over TLS, and 
 """
 
 import http.client
-import json
 import logging
 import random
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
-from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, Unauthorized, Unavailable
+from berth.errors import BerthError, Cancelled, DataLoss, InvalidParameter, Unavailable
 from berth.registry.client import challenge
 from berth.registry.client.answer import Answer
+from berth.registry.client.authorization import Authorization
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.connections import Connections
-from berth.registry.client.failures import NO_LOGIN, RETRIED, Refusal, of_request
+from berth.registry.client.failures import NO_LOGIN, RETRIED, Refusal, RefusedAnswer
 from berth.registry.client.faults import Interrupted, named, reason, unreachable
+from berth.registry.client.keeping import Keeper, Kept
 from berth.registry.client.settings import Endpoint, Settings
 from berth.registry.client.wire import Response
 
@@ -48,25 +48,36 @@ class Stream(Protocol):
 
 
 class Session:
-    """registry: as in references. credentials: None for nobody. cancelled: set when nobody wants the result any more."""
+    """registry: as in references. credentials: None for nobody. cancelled: set when nobody wants the result any more.
+
+    keeper: what sessions before left for this one, and where `release` leaves it.
+    """
 
     def __init__(
-        self, registry: str, settings: Settings, credentials: Credentials | None = None, cancelled: threading.Event | None = None
-    ) -> None:
+        self, registry: str, settings: Settings, credentials: Credentials | None = None, cancelled: threading.Event | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:  # fmt: skip
         self.registry = registry
         self.settings = settings
-        self.credentials = credentials or Credentials()
-        self.connections = Connections(settings)
+        self._keeper = keeper
+        self._key = keeper.key(registry, settings, credentials) if keeper else ()
+        kept = keeper.take(self._key) if keeper else Kept()
+        self._since_s = kept.since_s
+        self.authorization = Authorization(self, credentials or Credentials(), kept.tokens)
+        self.connections = Connections(settings, kept.idle)
         self._cancelled = cancelled or threading.Event()
         self._lock = threading.Lock()
-        self._tokens: dict[tuple[str, str], tuple[str, float]] = {}  # (host, scope) -> Authorization, good until
         self._answering: dict[bool, Endpoint] = {}
-        self.wants_refresh_token = False  # to stand for the password from now on; `refresh_token` is it, if one was given
-        self.refresh_token = ""
 
     def close(self) -> None:
         """Ends every connection; a request under way fails with Cancelled or Unavailable."""
         self.connections.close()
+
+    def release(self) -> None:
+        """The work has come to a good end: closes, and leaves to the next session what it may go on with."""
+        if self._keeper and not self._cancelled.is_set():
+            self._keeper.give(self._key, Kept(self.connections.release(), self.authorization.tokens(), self._since_s))
+        self.close()
 
     def check(self) -> None:
         """Raises Cancelled once nobody waits."""
@@ -144,14 +155,14 @@ class Session:
         while True:
             ours = urlsplit(url).netloc == endpoint.host and urlsplit(url).scheme == endpoint.scheme
             sent = dict(headers or {})
-            if ours and (authorization := self._authorization(endpoint, scope)):
+            if ours and (authorization := self.authorization.value(endpoint, scope)):
                 sent["Authorization"] = authorization
-            answer = self._exchange(method, url, sent, body, size_bytes, endpoint.verify, slow)
+            answer = self.exchange(method, url, sent, body, size_bytes, endpoint.verify, slow)
             if answer.status == 401 and ours and not asked:
                 header = answer.header("WWW-Authenticate")
                 found, challenges = answer.refusal(), challenge.parse(header)
-                if not self._authenticate(endpoint, challenges, scope, sent.get("Authorization", "")):
-                    wants_login = any(one.scheme == "basic" for one in challenges) and not self._credentials(endpoint)
+                if not self.authorization.answer(endpoint, challenges, scope, sent.get("Authorization", "")):
+                    wants_login = any(one.scheme == "basic" for one in challenges) and not self.authorization.credentials_for(endpoint)
                     raise RefusedAnswer(Refusal(401, "", NO_LOGIN) if wants_login else found)
                 asked = True
                 if not isinstance(body, bytes):
@@ -186,7 +197,7 @@ class Session:
             raise Unavailable(f"{answer.url} redirects from https to {url[:200]!r}: refused, for what comes from there is not protected")
         return url
 
-    def _exchange(self, method: str, url: str, headers: dict[str, str], body: bytes | Stream, size_bytes: int | None, verify: bool, slow: bool = False) -> Answer:
+    def exchange(self, method: str, url: str, headers: dict[str, str], body: bytes | Stream, size_bytes: int | None, verify: bool, slow: bool = False) -> Answer:
         parts = urlsplit(url)
         while True:
             self.check()
@@ -221,86 +232,8 @@ class Session:
                 self.connections.drop(connection)
                 raise
 
-    # -- who we are -----------------------------------------------------------------------------------
-
-    def _credentials(self, endpoint: Endpoint) -> Credentials:
-        """A mirror is another's machine: what a person logged in with at the registry is not for it."""
-        return _NOBODY if endpoint.mirror else self.credentials
-
-    def _authorization(self, endpoint: Endpoint, scope: str) -> str:
-        if token := self._credentials(endpoint).registry_token:
-            return f"Bearer {token}"
-        host = endpoint.host
-        with self._lock:
-            value, until_s = self._tokens.get((host, scope)) or self._tokens.get((host, "*")) or ("", 0.0)
-        return value if time.monotonic() < until_s else ""
-
-    def _authenticate(self, endpoint: Endpoint, challenges: list[challenge.Challenge], scope: str, sent: str) -> bool:
-        """Answers a challenge; whether it is worth asking again. sent: the authorization that was not enough."""
-        credentials = self._credentials(endpoint)
-        for one in challenges:
-            if one.scheme == "bearer" and one.parameters.get("realm"):
-                asked = " ".join(dict.fromkeys([*scope.split(), *one.parameters.get("scope", "").split()]))
-                token, until_s = self._fetch_token(endpoint, one.parameters["realm"], one.parameters.get("service", ""), asked)
-                with self._lock:
-                    self._tokens[(endpoint.host, scope)] = (f"Bearer {token}", until_s)
-                return True
-            if one.scheme == "basic" and credentials.username:
-                with self._lock:
-                    self._tokens[(endpoint.host, "*")] = (credentials.basic, float("inf"))
-                return sent != credentials.basic
-        return False
-
-    def _fetch_token(self, endpoint: Endpoint, realm: str, service: str, scope: str) -> tuple[str, float]:
-        realm, credentials = self.absolute(endpoint, realm), self._credentials(endpoint)
-        parts = urlsplit(realm)
-        safe = parts.scheme == "https" or not endpoint.verify or endpoint.scheme == "http"
-        if not safe and credentials:
-            raise Unauthorized(f"the registry {self.registry} wants the password sent to {realm} without TLS: refused")
-        verify = not self.settings.is_insecure(parts.netloc)
-        scopes = [("scope", word) for word in scope.split()]
-        headers: dict[str, str] = {}
-        if credentials.identity_token:
-            fields = [
-                ("grant_type", "refresh_token"), ("service", service), ("client_id", self.settings.agent),
-                ("refresh_token", credentials.identity_token), ("scope", scope),
-            ]  # fmt: skip
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-            answer = self._ask_token("POST", realm, headers, urlencode(fields).encode(), verify)
-        else:
-            fields = [("service", service)] if service else []
-            if credentials.username:
-                fields.append(("account", credentials.username))
-                if self.wants_refresh_token:
-                    fields += [("client_id", self.settings.agent), ("offline_token", "true")]
-                headers["Authorization"] = credentials.basic
-            query = urlencode(fields + scopes)
-            url = f"{realm}{'&' if parts.query else '?'}{query}" if query else realm
-            answer = self._ask_token("GET", url, headers, b"", verify)
-        return self._read_token(answer, realm)
-
-    def _ask_token(self, method: str, url: str, headers: dict[str, str], body: bytes, verify: bool) -> Answer:
-        return self.persist(lambda: self._exchange(method, url, headers, body, None, verify), named(method, url.partition("?")[0]))
-
-    def _read_token(self, answer: Answer, realm: str) -> tuple[str, float]:
-        if answer.status != 200:
-            found = answer.refusal()
-            if answer.status in (400, 401, 403):
-                message = found.message if found.code else "incorrect username or password"
-                raise RefusedAnswer(Refusal(401, "UNAUTHORIZED", message), by_token_server=True)
-            raise of_request(found)
-        try:
-            value = json.loads(answer.read_all(_MOST_TOKEN_BYTES))
-            token, until_s = challenge.token_of(value)
-            refresh = value.get("refresh_token")
-            self.refresh_token = refresh if isinstance(refresh, str) and not _CONTROL.search(refresh) else ""
-        except (ValueError, AttributeError, RecursionError, DataLoss):
-            token, until_s = "", 0.0
-        except Interrupted as error:
-            raise Unavailable(f"{realm}: {error}") from None
-        if not token or not token.isascii() or _CONTROL.search(token):
-            raise Unauthorized(f"the token server {realm} answered without a token")
-        return token, until_s
+    def ask_token_server(self, method: str, url: str, headers: dict[str, str], body: bytes, *, verify: bool) -> Answer:
+        return self.persist(lambda: self.exchange(method, url, headers, body, None, verify), named(method, url.partition("?")[0]))
 
     # -- which address answers --------------------------------------------------------------------------
 
@@ -310,16 +243,20 @@ class Session:
             if pull in self._answering:
                 return self._answering[pull]
         choices = [one for one in self.settings.endpoints(self.registry, pull=pull) if not one.mirror]
-        found = choices[0] if len(choices) == 1 else self._first_answering(choices)
+        found = choices[0] if len(choices) == 1 else self._connected(choices) or self._first_answering(choices)
         with self._lock:
             self._answering[pull] = found
         return found
+
+    def _connected(self, choices: list[Endpoint]) -> Endpoint | None:
+        """The one that a session before was answered by, as long as the connection lives: so it is the same server still."""
+        return next((one for one in choices if self.connections.has(one.scheme, one.host, verify=one.verify)), None)
 
     def _first_answering(self, choices: list[Endpoint]) -> Endpoint:
         failure: BerthError | None = None
         for one in choices:
             try:
-                answer = self._exchange("GET", one.url("/v2/"), {}, b"", None, one.verify)
+                answer = self.exchange("GET", one.url("/v2/"), {}, b"", None, one.verify)
                 answer.finish()
                 return one
             except Interrupted as error:
@@ -327,15 +264,6 @@ class Session:
             except Unavailable as error:
                 failure = error
         raise failure or Unavailable(f"the registry {self.registry} has no address")
-
-
-class RefusedAnswer(Exception):
-    """The registry knows who asks, or will not be told, and says no."""
-
-    def __init__(self, found: Refusal, *, by_token_server: bool = False) -> None:
-        super().__init__(str(found))
-        self.refusal = found
-        self.by_token_server = by_token_server
 
 
 def _join(base: str, target: str) -> str:

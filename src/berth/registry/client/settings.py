@@ -57,6 +57,11 @@ class Settings:
         self.environment = dict(os.environ if environment is None else environment)
         self.agent = agent
 
+    def identity(self) -> tuple:
+        """What has to be the same for a connection to be made, and to lead to the same place. Without files of certificates."""
+        proxies = tuple(sorted((name, value) for name, value in self.environment.items() if name.lower().endswith("_proxy")))
+        return tuple(one.url("") for one in self.mirrors), self._insecure.entries, proxies, self.certificate_directories
+
     def endpoints(self, registry: str, *, pull: bool) -> list[Endpoint]:
         """Where to ask for this registry, in order."""
         if registry == DOCKER_HUB:
@@ -143,6 +148,7 @@ class _Registries:
     """`host`, `host:port` and networks, as daemon.json lists them."""
 
     def __init__(self, entries: list[str]) -> None:
+        self.entries = tuple(entries)
         self._names = set(entries)
         self._networks = [network for text in entries if "/" in text and (network := _network(text))]
 

@@ -72,6 +72,9 @@ class TlsInTls:
         if self._closed and not self._readers:
             self.outer.close()
 
+    def fileno(self) -> int:
+        return self.outer.fileno()
+
     def settimeout(self, timeout_s: float | None) -> None:
         self.outer.settimeout(timeout_s)
 

@@ -8,9 +8,9 @@ from urllib.parse import quote, urlsplit
 
 from berth.errors import BerthError, Cancelled, DataLoss, Forbidden, InvalidParameter, NotFound, Unauthorized, Unavailable
 from berth.registry.client.answer import Answer
-from berth.registry.client.failures import RETRIED, of_request
+from berth.registry.client.failures import RETRIED, RefusedAnswer, of_request
 from berth.registry.client.faults import Interrupted
-from berth.registry.client.session import RefusedAnswer, Session, Waiting, retry_after_s
+from berth.registry.client.session import Session, Waiting, retry_after_s
 from berth.registry.client.settings import Endpoint
 
 log = logging.getLogger("berth.registry")

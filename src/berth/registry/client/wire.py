@@ -53,6 +53,11 @@ class Reader:
         """So much of the body was handed on, which makes up for as much framing."""
         self._framing_bytes = max(0, self._framing_bytes - count)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes came that nobody has read: after an answer's end nobody has asked for them."""
+        return self._at < self._end
+
     def _receive(self, view: memoryview) -> int:
         start_s = time.monotonic()
         if self._deadline_s != float("inf"):
