@@ -332,6 +332,7 @@ def _start_again(root: str) -> list[str]:
     database = Database(f"{root}/berth.db")
     store = ImageStore(Layout(root), database)
     mended = store.reconcile()
+    store.layers.wait_until_removed()  # at its end an engine leaves the rest of that to the next
     store.close()
     database.close()
     return mended
