@@ -25,6 +25,8 @@ from berth.store.tar import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARD_LINK
 from berth.store.trees import remove_tree
 
 _COPY_BYTES = 1 << 20
+_LEAST_HOLE_BYTES = 1 << 16
+_ZEROS = bytes(_COPY_BYTES)
 _ROOM_CHECK_BYTES = 32 << 20
 _MOST_TIMES = 10_000
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
@@ -89,13 +91,13 @@ class Unpacker:
     and owner. keep_kinds: no directory gives way to something else, nor the other way round. ids: an entry's
     owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes. limits: refuses
     archives that want more. recipe: is told what the archive is made of. sharing: gives files and contents that are there already. make_room:
-    called where the disk is full.
+    called where the disk is full. skip: which entries are passed over.
     """
 
     def __init__(
         self, root_fd: int, *, whiteouts: bool, base: str = "", keep_kinds: bool = False, ids: Ids | None = same_ids,
         rename: Callable[[str], str] = str, limits: Limits | None = None, recipe: RecipeWriter | None = None,
-        sharing: Sharing | None = None, make_room: Callable[[], None] = lambda: None,
+        sharing: Sharing | None = None, make_room: Callable[[], None] = lambda: None, skip: Callable[[Entry], bool] | None = None,
     ) -> None:  # fmt: skip
         self._root_fd = root_fd
         self._whiteouts = whiteouts
@@ -107,6 +109,7 @@ class Unpacker:
         self._recipe = recipe
         self._sharing = sharing
         self._make_room = make_room
+        self._passes_over = skip
         self._entries = 0
         self._skipped_bytes = 0
         self._unchecked_bytes = 0
@@ -183,7 +186,7 @@ class Unpacker:
             self._skip(reader, entry.size_bytes)
             skip_padding(reader, entry.size_bytes)
             return
-        if self._whiteouts and any(is_reserved(part) for part in parts):
+        if (self._whiteouts and any(is_reserved(part) for part in parts)) or (self._passes_over and self._passes_over(entry)):
             self._skip(reader, entry.size_bytes)
             skip_padding(reader, entry.size_bytes)
             return
@@ -405,11 +408,18 @@ class Unpacker:
         self.size_bytes += entry.real_size_bytes
 
     def _copy_bytes(self, count: int, fd: int, reader: ExactReader) -> None:
+        is_hole = False
         while count:
             data = reader.read_exactly(min(count, _COPY_BYTES))
-            _write_all(fd, data)
             count -= len(data)
-            self._check_room(len(data))
+            is_hole = len(data) >= _LEAST_HOLE_BYTES and _ZEROS.startswith(data)
+            if is_hole:  # a file that was sparse before it came into an archive is sparse again
+                os.lseek(fd, len(data), os.SEEK_CUR)
+            else:
+                _write_all(fd, data)
+                self._check_room(len(data))
+        if is_hole:
+            os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
 
     def _skip(self, reader: ExactReader, size: int) -> None:
         while size:

@@ -1,12 +1,24 @@
 """A build context: a directory of the engine, held by a descriptor, filled by a client's archive, a Git repository or a download."""
 
 import os
+import ssl
+from collections.abc import Mapping
+from threading import Event
 from typing import IO
 
+from berth.build.files.archives import is_archive
+from berth.build.files.cloning import Access, Git
+from berth.build.files.fetching import fetch, shown
+from berth.build.files.git import parse
 from berth.build.files.ignore import Ignore
+from berth.build.files.places import cleaned
+from berth.errors import InvalidParameter
 from berth.store.compression import open_stream
+from berth.store.tar import DIRECTORY, Entry
 from berth.store.unpacking import Limits, Unpacker
 
+_DOWNLOAD = ".berth-download"
+_MOST_DOCKERFILE_BYTES = 16 << 20
 _LIMITS = Limits(entries=2_000_000, directories=800_000)
 
 
@@ -35,5 +47,41 @@ def receive_tar(stream: IO[bytes], into: str, ignore: Ignore | None = None) -> N
     InvalidParameter or DataLoss for an archive that is none or means harm; what is there by then stays for the caller to remove.
     """
     with Directory(into) as top:
-        unpacker = Unpacker(top.fd, whiteouts=False, base="/", ids=lambda uid, gid: (0, 0), limits=_LIMITS)
+        skip = (lambda entry: _is_hidden(ignore, entry)) if ignore else None
+        unpacker = Unpacker(top.fd, whiteouts=False, base="/", ids=lambda uid, gid: (0, 0), limits=_LIMITS, skip=skip)
         unpacker.unpack(open_stream(stream), lambda data: None)
+
+
+def _is_hidden(ignore: Ignore, entry: Entry) -> bool:
+    path = cleaned(entry.name)
+    return bool(path) and ignore.ignores(path) and not (entry.kind == DIRECTORY and ignore.may_contain(path))
+
+
+def from_git(
+    url: str, into: str, *, environment: Mapping[str, str] | None = None, access: Access | None = None, stop: Event | None = None
+) -> str:
+    """Checks `url#ref:subdirectory` out in the directory `into`, which is empty -> the commit. Of its history nothing is kept."""
+    repository = parse(url)
+    git = Git(repository, environment=environment, access=access, stop=stop)
+    return git.checkout(into, keep_git=bool(repository.keep_git))
+
+
+def from_url(
+    url: str, into: str, *, environment: Mapping[str, str] | None = None, stop: Event | None = None, tls: ssl.SSLContext | None = None
+) -> bool:
+    """Downloads an archive, which is unpacked in the directory `into`, or else a Dockerfile, which is put there.
+
+    Whether it was an archive; what it is is told by what it holds.
+    """
+    scratch = f"{into}/{_DOWNLOAD}"
+    fetched = fetch(url, into=scratch, environment=environment, stop=stop, tls=tls)
+    with open(fetched.path, "rb") as file:
+        os.unlink(fetched.path)
+        if is_archive(file.fileno()):
+            receive_tar(file, into)
+            return True
+        if os.fstat(file.fileno()).st_size > _MOST_DOCKERFILE_BYTES:
+            raise InvalidParameter(f"{shown(url)} is no tar archive, and too large for a Dockerfile")
+        with open(f"{into}/Dockerfile", "xb") as dockerfile:
+            dockerfile.write(file.read())
+        return False

@@ -1,112 +1,30 @@
-"""COPY and ADD as the archive of the layer that they make: written straight from the sources, nothing is unpacked on the way.
-
-The root that is copied into is only looked at. The archive has an entry for every directory on the way to what it brings: one that is there
-keeps its mode, owner and time, which whoever unpacks the layer would not know otherwise; one that is not is made, 0755.
-"""
+"""COPY and ADD as the archive of the layer that they make: written straight from the sources, nothing is unpacked on the way."""
 
 import errno
 import os
 import posixpath
 import stat
 import tarfile
-import time
 from collections.abc import Iterator, Sequence
 
+from berth.build.files.archives import is_archive
+from berth.build.files.archives import unpack as unpack_archive
 from berth.build.files.checksum import changed, open_regular, same
+from berth.build.files.layer import Layer, Owner
 from berth.build.files.modes import ChangeMode, parse_chmod
-from berth.build.files.places import Place, Resolver, cleaned, look
+from berth.build.files.places import cleaned
 from berth.build.files.selection import OTHER, Selected
 from berth.errors import InvalidParameter
+from berth.store.compression import Readable
 from berth.store.tarwriter import TarWriter, kept_xattrs, open_below
 
-__all__ = ["Layer", "parse_chmod", "write_copy", "write_directory", "write_file"]
+__all__ = ["parse_chmod", "write_archive", "write_copy", "write_directory", "write_file"]
 _READ_BYTES = 1 << 20
 _KINDS = {
     stat.S_IFREG: tarfile.REGTYPE, stat.S_IFDIR: tarfile.DIRTYPE, stat.S_IFLNK: tarfile.SYMTYPE,
     stat.S_IFCHR: tarfile.CHRTYPE, stat.S_IFBLK: tarfile.BLKTYPE, stat.S_IFIFO: tarfile.FIFOTYPE,
 }  # fmt: skip
 _WORDS = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-Owner = tuple[int, int]
-
-
-class Layer:
-    """A layer that is being written over the root open at `root_fd`. owner: of what it has to make on the way."""
-
-    def __init__(self, writer: TarWriter, root_fd: int, *, owner: Owner = (0, 0), source_date_epoch: int | None = None) -> None:
-        self.writer = writer
-        self.root_fd = root_fd
-        self.owner = owner
-        self._epoch = source_date_epoch
-        self._now = int(time.time()) if source_date_epoch is None else source_date_epoch
-        self._written: dict[str, str] = {}  # path -> target of a link, '' of anything else
-        self._directories: set[str] = set()  # of those written
-        self._missing: set[str] = set()  # directories that the root does not have
-
-    def time_s(self, mtime_ns: int | None = None) -> int:
-        """Of a file that has one, or of one that is made: never later than SOURCE_DATE_EPOCH."""
-        seconds = self._now if mtime_ns is None else mtime_ns // 1_000_000_000
-        return seconds if self._epoch is None else min(seconds, self._epoch)
-
-    def resolve(self, path: str) -> Place:
-        """Where a path leads in the root with this layer over it; the status is the root's."""
-        return Resolver(self.root_fd, self._written).resolve(path)
-
-    def status(self, path: str) -> os.stat_result | None:
-        """What the root has at a path without links."""
-        above = path.rpartition("/")[0]
-        if above in self._missing:
-            return None
-        return look(self.root_fd, path)
-
-    def is_directory(self, path: str) -> bool:
-        """In the layer, or in the root where the layer has nothing there."""
-        if not path or path in self._directories:
-            return True
-        if path in self._written:
-            return False
-        status = self.status(path)
-        return status is not None and stat.S_ISDIR(status.st_mode)
-
-    def was_written(self, path: str) -> bool:
-        return path in self._written
-
-    def note(self, path: str, *, link: str = "", is_directory: bool = False) -> None:
-        """Remembers an entry that has been written."""
-        self._written[path] = link
-        if is_directory:
-            self._directories.add(path)
-        else:
-            self._directories.discard(path)
-
-    def directory(self, path: str) -> None:
-        """Sees to it that a directory is in the layer with all on the way, whether the root has it or not."""
-        if not path or path in self._directories:
-            return
-        self.directory(path.rpartition("/")[0])
-        if path in self._written:
-            raise InvalidParameter(f"cannot copy to non-directory: /{path}")
-        status = self.status(path)
-        if status is not None and not stat.S_ISDIR(status.st_mode):
-            raise InvalidParameter(f"cannot copy to non-directory: /{path}")
-        info = tarfile.TarInfo(f"{path}/")
-        info.type = tarfile.DIRTYPE
-        xattrs: dict[str, bytes] = {}
-        if status is None:
-            self._missing.add(path)
-            info.mode, (info.uid, info.gid), info.mtime = 0o755, self.owner, self.time_s()
-        else:
-            info.mode, info.uid, info.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-            info.mtime = int(status.st_mtime_ns // 1_000_000_000)
-            xattrs = self._xattrs(path)
-        self.writer.put(info, xattrs)
-        self.note(path, is_directory=True)
-
-    def _xattrs(self, path: str) -> dict[str, bytes]:
-        fd = open_below(self.root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            return kept_xattrs(fd)
-        finally:
-            os.close(fd)
 
 
 def write_copy(
@@ -173,7 +91,21 @@ class _Copy:
 
     def unpack(self, item: Selected, base: str) -> bool:
         """Whether it was an archive, which is in the layer now."""
-        return False
+        if item.kind != "file":
+            return False
+        try:
+            fd = open_regular(self._source_fd, item.path)
+        except OSError as error:
+            raise changed(item.path, error) from error
+        with os.fdopen(fd, "rb") as file:
+            if not is_archive(fd):
+                return False
+            file.seek(0)
+            before = os.fstat(fd)
+            unpack_archive(self._layer, file, base, owner=self._owner)
+            if not same(before, os.fstat(fd)):
+                raise changed(item.path)
+            return True
 
     def entry(self, path: str, item: Selected) -> None:
         """One of the selection, at its place."""
@@ -208,8 +140,6 @@ class _Copy:
             layer.directory(path)  # what the contents go into stays as it is
             return
         layer.directory(path.rpartition("/")[0])
-        if there is None:
-            layer._missing.add(path)
         try:
             reader = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
         except OSError as error:
@@ -218,7 +148,7 @@ class _Copy:
             layer.writer.put(self._info(status, f"{path}/"), kept_xattrs(reader))
         finally:
             os.close(reader)
-        layer.note(path, is_directory=True)
+        layer.note(path, is_directory=True, is_new=there is None)
 
     def _other(self, path: str, item: Selected, fd: int, status: os.stat_result) -> None:
         kind = stat.S_IFMT(status.st_mode)
@@ -315,6 +245,16 @@ def write_file(
     info.uid, info.gid = layer.owner
     info.mtime = layer.time_s()
     writer.put(info, data=content)
+
+
+def write_archive(
+    writer: TarWriter, stream: Readable, root_fd: int, destination: str, *, workdir: str = "/", owner: Owner | None = None,
+    source_date_epoch: int | None = None,
+) -> None:  # fmt: skip
+    """An archive, compressed or not, unpacked beneath the directory `destination`."""
+    layer = Layer(writer, root_fd, owner=owner or (0, 0), source_date_epoch=source_date_epoch)
+    place = layer.resolve(cleaned(posixpath.join("/", workdir, destination or ".")))
+    unpack_archive(layer, stream, place.path, owner=owner)
 
 
 def write_directory(
