@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from berth.errors import InvalidParameter
 
 _BOM = b"\xef\xbb\xbf"
-_MOST_REMEMBERED = 50_000
+_MOST_REMEMBERED = 20_000
 _Group = tuple[bool, re.Pattern[str]]  # whether it takes in again, and what fits
 
 
@@ -46,14 +46,21 @@ class Ignore:
         return any(_leads_below(pattern, parts) for pattern in self._again)
 
     def _fits(self, directory: str) -> int:
+        """The bits of the groups that fit a directory or something above it."""
         known = self._known.get(directory)
-        if known is None:
-            above = directory.rpartition("/")[0]
-            known = self._asked(directory, self._fits(above) if above else 0)[1]
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            self._known[directory] = known
-        return known
+        if known is not None:
+            return known
+        missing = []
+        while directory and (known := self._known.get(directory)) is None:
+            missing.append(directory)
+            directory = directory.rpartition("/")[0]
+        fits = known or 0
+        if len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
+        for below in reversed(missing):
+            fits = self._asked(below, fits)[1]
+            self._known[below] = fits
+        return fits
 
     def _asked(self, path: str, above: int) -> tuple[bool, int]:
         """Whether it is ignored, and the bits of the groups that fit. above: those of its directory."""
@@ -98,36 +105,71 @@ def _groups(patterns: Sequence[str]) -> list[_Group]:
     return [(again, re.compile(f"(?:{'|'.join(expressions)})\\Z", re.DOTALL)) for again, expressions in together]
 
 
+_MOST_LOOSE_STARS = 2
+# A token is a piece of an expression for one letter, or one of these.
+_SLASH, _STAR, _STARS = "/", "*", "**"
+
+
 def _expression(pattern: str) -> str:
-    """A pattern as a regular expression for `match`."""
-    if pattern == "**":
-        return ".*"
-    if pattern.startswith("**") and not _is_special(pattern[2:]):  # where moby compares the end alone
+    """A pattern as a regular expression for `match`. No path takes it longer than its length, or twice: it comes from a client.
+
+    Of all ways to fit what is between two wildcards of a kind the first one is as good as any, so none is tried again: `(?>`.
+    """
+    if pattern.startswith(_STARS) and not _is_special(pattern[2:]):  # where moby compares the end alone
         rest = pattern[2:]
         return f"(?:.*{re.escape(rest)}|{re.escape(rest[1:])})" if rest.startswith("/") else f".*{re.escape(rest)}"
-    out, index = [], 0
+    tokens = _tokens(pattern)
+    segments: list[list[str]] = [[]]
+    loose = 0
+    for index, token in enumerate(tokens):
+        if token == _STARS and index and index < len(tokens) - 1 and segments[-1][-1:] not in ([], [_SLASH]):
+            loose += 1
+            segments[-1].append("(?:.*/)?")
+        elif token == _STARS:
+            segments.append([])
+        else:
+            segments[-1].append(token)
+    if loose > _MOST_LOOSE_STARS:
+        raise InvalidParameter(f"pattern {pattern!r} has more than {_MOST_LOOSE_STARS} '**' that are not the whole name of a directory")
+    out = [_segment(segments[0])]
+    for segment in segments[1:-1]:
+        out.append(f"(?>(?:[^/]*/)*?{_segment(segment)})")
+    if len(segments) > 1:
+        out.append(".*" if tokens[-1] == _STARS else f"(?:.*/)?{_segment(segments[-1])}")
+    return "".join(out)
+
+
+def _segment(tokens: Sequence[str]) -> str:
+    """What is between two `**`."""
+    runs: list[str] = [""]
+    for token in tokens:
+        if token == _STAR:
+            runs.append("")
+        else:
+            runs[-1] += token
+    if len(runs) == 1:
+        return runs[0]
+    return runs[0] + "".join(f"(?>[^/]*?{run})" for run in runs[1:-1]) + f"[^/]*{runs[-1]}"
+
+
+def _tokens(pattern: str) -> list[str]:
+    found: list[str] = []
+    index = 0
     while index < len(pattern):
         letter = pattern[index]
-        if pattern.startswith("**", index):
-            index += 2
-            if pattern[index : index + 1] == "/":
-                index += 1
-            out.append("(?:.*/)?" if index < len(pattern) else ".*")
-            continue
-        if letter == "[":
+        if pattern.startswith(_STARS, index):
+            found.append(_STARS)
+            index += 2 + (pattern[index + 2 : index + 3] == "/")  # `**/` is any number of directories, none included
+        elif letter == "[":
             expression, index = _class(pattern, index)
-            out.append(expression)
-            continue
-        if letter == "\\":
-            index += 1
-            if index == len(pattern):
-                raise _wrong(pattern)
-            letter = re.escape(pattern[index])
+            found.append(expression)
+        elif letter == "\\":
+            letter, index = _letter(pattern, index)
+            found.append(re.escape(letter))
         else:
-            letter = {"*": "[^/]*", "?": "[^/]"}.get(letter) or re.escape(letter)
-        out.append(letter)
-        index += 1
-    return "".join(out)
+            found.append({_STAR: _STAR, "?": "[^/]"}.get(letter) or re.escape(letter))
+            index += 1
+    return found
 
 
 def _is_special(text: str) -> bool:
@@ -135,7 +177,7 @@ def _is_special(text: str) -> bool:
 
 
 def _class(pattern: str, start: int) -> tuple[str, int]:
-    """`[...]` as an expression, and the place behind it. Go's grammar: ranges, `^` in front, `\\` before any letter."""
+    """`[...]` as an expression, and the place behind it. Go's grammar: ranges, `^` in front, `\\` before any letter. No slash fits it."""
     index = start + 1
     negated = pattern[index : index + 1] == "^"
     index += negated
@@ -145,17 +187,15 @@ def _class(pattern: str, start: int) -> tuple[str, int]:
         high = low
         if pattern[index : index + 1] == "-":
             high, index = _letter(pattern, index + 1)
-        if low <= high:
-            ranges.append(f"{re.escape(low)}-{re.escape(high)}")
-        else:
-            ranges.append("")  # Go takes it, and nothing fits it
+        ranges.append(f"{re.escape(low)}-{re.escape(high)}" if low <= high else "")  # Go takes the other order, and nothing fits it
     inside = "".join(ranges)
     if not inside:
-        return ("." if negated else "(?!)"), index + 1
-    return f"[{'^' if negated else ''}{inside}]", index + 1
+        return ("[^/]" if negated else "(?!)"), index + 1
+    return (f"[^/{inside}]" if negated else f"(?!/)[{inside}]"), index + 1
 
 
 def _letter(pattern: str, index: int) -> tuple[str, int]:
+    """A letter, escaped or not, and the place behind it."""
     letter = pattern[index : index + 1]
     if letter in ("", "-", "]"):
         raise _wrong(pattern)

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from berth.build.files.ignore import Ignore
-from berth.build.files.places import cleaned, look, resolve
+from berth.build.files.places import cleaned, resolve
 from berth.errors import InvalidParameter
 from berth.models import globs
 from berth.store.tarwriter import open_below
 
 FILE, DIRECTORY, SYMLINK, OTHER = "file", "directory", "symlink", "other"
 _WILDCARDS = "*?["
-_MOST_PATTERN_BYTES = 4096
+_MOST_PATTERN_BYTES = 4095
+_MOST_NAME_BYTES = 255
+_MOST_NAMES = 2000  # that are compared with one that is not there
 
 
 class Selected:
@@ -56,8 +58,8 @@ def select(
     """
     selection = _Selection(root_fd, Ignore(exclude), ignore or Ignore(()))
     for pattern in patterns:
-        if len(pattern) > _MOST_PATTERN_BYTES:
-            raise InvalidParameter(f"a source of {len(pattern)} characters is longer than any path: {pattern[:60]}...")
+        if len(pattern) > _MOST_PATTERN_BYTES or any(len(part) > _MOST_NAME_BYTES for part in pattern.split("/")):
+            raise InvalidParameter(f"a source is longer than a path can be: {pattern[:60]}...")
         if parents:
             selection.with_parents(pattern, wildcards)
         elif wildcards and has_wildcards(pattern):
@@ -108,19 +110,20 @@ class _Selection:
 
     def _why_not(self, name: str) -> str:
         """What may help: a name like it, or who hides it."""
-        if look(self._root_fd, name) is not None:
+        if resolve(self._root_fd, name).status is not None:
             return "it is there, but .dockerignore excludes it"
-        directory, _, base = name.rpartition("/")
-        try:
-            fd = open_below(self._root_fd, directory, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            return self._why_not(directory) if directory else ""
-        try:
-            names = os.listdir(fd)
-        finally:
-            os.close(fd)
-        like = [near for near in names if near.casefold() == base.casefold()] or difflib.get_close_matches(base, names[:5000], 1, 0.7)
-        return f"did you mean {posixpath.join('/', directory, like[0])!r}?" if like else ""
+        while name:
+            directory, _, base = name.rpartition("/")
+            with suppress(OSError):
+                fd = open_below(self._root_fd, directory, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    names = os.listdir(fd)
+                finally:
+                    os.close(fd)
+                like = [near for near in names if near.casefold() == base.casefold()] or difflib.get_close_matches(base, names[:_MOST_NAMES], 1, 0.7)
+                return f"did you mean {posixpath.join('/', directory, like[0])!r}?" if like else ""
+            name = directory
+        return ""
 
     # -- wildcards ------------------------------------------------------------------------------------
 
@@ -189,6 +192,7 @@ class _Selection:
         """A directory and what is below; one that is not taken is, where something below is."""
         if top:
             self.found.append(Selected(path, target, DIRECTORY, named=named))
+        came: set[str] = set()
         pending: list[tuple[str, str, tuple[Selected, ...]]] = [(path, "", ())]
         while pending:
             at, relative, waiting = pending.pop()
@@ -197,18 +201,13 @@ class _Selection:
                 inside = f"{at}/{name}" if at else name
                 below = f"{relative}/{name}" if relative else name
                 here, deeper = takes(inside, below)
-                if kind == DIRECTORY:
-                    entry = Selected(inside, below, DIRECTORY)
-                    if here:
-                        self.found += waiting
-                        waiting = ()
-                        self.found.append(entry)
-                    if deeper:
-                        subdirectories.append((inside, below, () if here else (*waiting, entry)))
-                elif here:
-                    self.found += waiting
+                if here:
+                    self.found += [item for item in waiting if item.target not in came]
+                    came.update(item.target for item in waiting)
                     waiting = ()
                     self.found.append(Selected(inside, below, kind))
+                if kind == DIRECTORY and deeper:
+                    subdirectories.append((inside, below, () if here else (*waiting, Selected(inside, below, DIRECTORY))))
             pending += reversed(subdirectories)
 
     def _list(self, path: str) -> list[tuple[str, str]]:
