@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from berth.build.files.places import changed
 from berth.build.files.selection import Selected
-from berth.errors import Conflict
 from berth.store.tarwriter import open_below, reopen
 
 _READ_BYTES = 1 << 20
@@ -21,6 +21,7 @@ _ASK_AT_ONCE = 500
 _TICK_NS = 20_000_000
 _Key = tuple[int, int]  # device, inode
 _Stamp = tuple[int, int, int]  # size, mtime, ctime
+_HEAD = struct.Struct("!IIIIIB")  # lengths of name and content, mode, owner, whether it was named
 _CAPABILITY = "security.capability"
 
 
@@ -76,7 +77,7 @@ class ChecksumCache:
 
     def put(self, status: os.stat_result, digest: bytes) -> None:
         """Not of a file that was changed just now: once more within the same tick would not show."""
-        if time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) < _TICK_NS:
+        if time.time_ns() - status.st_ctime_ns < _TICK_NS:
             return
         with self._lock:
             entry = (status.st_size, status.st_mtime_ns, status.st_ctime_ns), digest
@@ -146,15 +147,11 @@ def content_digest(root_fd: int, selected: Sequence[Selected], cache: ChecksumCa
         else:
             content = struct.pack("!Q", status.st_rdev)
         owner = (status.st_uid, status.st_gid) if with_owner else (0, 0)
-        shown_mode = 0 if stat.S_ISLNK(mode) else mode
-        hashing.update(struct.pack("!IIIIIB", len(name), len(content), shown_mode, *owner, item.named) + stat_kind(mode) + name + content)
+        shown_mode = stat.S_IFLNK if stat.S_ISLNK(mode) else mode  # nobody sees the permissions of a link
+        hashing.update(_HEAD.pack(len(name), len(content), shown_mode, *owner, item.named) + name + content)
     if cache:
         cache.flush()
     return f"sha256:{hashing.hexdigest()}"
-
-
-def stat_kind(mode: int) -> bytes:
-    return struct.pack("!H", stat.S_IFMT(mode))
 
 
 def _statuses(root_fd: int, selected: Sequence[Selected]) -> list[os.stat_result]:
@@ -231,8 +228,3 @@ def same(one: os.stat_result, other: os.stat_result) -> bool:
     return (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) == (
         other.st_dev, other.st_ino, other.st_size, other.st_mtime_ns, other.st_ctime_ns,
     )  # fmt: skip
-
-
-def changed(path: str, error: OSError | None = None) -> Conflict:
-    """The error of a source that changes while it is read."""
-    return Conflict(f"/{path} changed while the build read it{f' ({error.strerror or error})' if error else ''}; build again")

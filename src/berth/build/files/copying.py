@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from berth.build.files.archives import is_archive
 from berth.build.files.archives import unpack as unpack_archive
-from berth.build.files.checksum import changed, open_regular, same
+from berth.build.files.checksum import open_regular, same
 from berth.build.files.layer import Layer, Owner
 from berth.build.files.modes import ChangeMode, parse_chmod
-from berth.build.files.places import cleaned
+from berth.build.files.places import changed, cleaned
 from berth.build.files.selection import OTHER, Selected
 from berth.errors import InvalidParameter
 from berth.store.compression import Readable

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from berth.errors import InvalidParameter
+from berth.errors import Conflict, InvalidParameter
 from berth.linux import libc
 from berth.store.tarwriter import open_below
 
@@ -107,3 +107,8 @@ class Resolver:
 def open_in_root(root_fd: int, path: str, flags: int) -> int:
     """Opens a path, links followed inside the root."""
     return libc.openat2(root_fd, path or ".", flags, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS)
+
+
+def changed(path: str, error: OSError | None = None) -> Conflict:
+    """The error of a source that changes while it is read."""
+    return Conflict(f"/{path} changed while the build read it{f' ({error.strerror or error})' if error else ''}; build again")

@@ -4,6 +4,7 @@ A source that is a link is followed inside the root, links found below it stay l
 """
 
 import difflib
+import errno
 import os
 import posixpath
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from berth.build.files.ignore import Ignore
-from berth.build.files.places import cleaned, resolve
+from berth.build.files.places import changed, cleaned, resolve
 from berth.errors import InvalidParameter
 from berth.models import globs
 from berth.store.tarwriter import open_below
@@ -212,14 +213,19 @@ class _Selection:
 
     def _list(self, path: str) -> list[tuple[str, str]]:
         """Names in a directory, sorted, and the kind of each; what went away meanwhile is not there."""
-        with suppress(FileNotFoundError, NotADirectoryError):
+        try:
             fd = open_below(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                with os.scandir(fd) as entries:
-                    return sorted((entry.name, _entry_kind(entry)) for entry in entries)
-            finally:
-                os.close(fd)
-        return []
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise changed(path, error) from error
+            raise InvalidParameter(f"directories are nested too deep to be copied: /{path[:60]}...") from None
+        try:
+            with os.scandir(fd) as entries:
+                return sorted((entry.name, _entry_kind(entry)) for entry in entries)
+        finally:
+            os.close(fd)
 
 
 def _kind(mode: int) -> str:
