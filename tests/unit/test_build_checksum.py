@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,7 +79,7 @@ def test_changes_with(root: Path, change: Callable[[Path], object], cached: bool
     "change",
     [
         lambda top: os.utime(top / "d/a", (1, 1)), lambda top: os.utime(top / "d/e", (1, 1)), lambda top: os.setxattr(top / "d/a", "user.note", b"x"),
-        lambda top: (top / "outside").write_text("x"),
+        lambda top: (top / "outside").write_text("x"), lambda top: os.chmod(top / "d", 0o700), lambda top: os.rename(top / "d", top / "e") or os.symlink("e", top / "d"),
     ],
 )  # fmt: skip
 def test_does_not_change_with(root: Path, change: Callable[[Path], object]) -> None:
@@ -136,9 +136,9 @@ class Counting:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counting:
     monkeypatch.setattr(checksum, "_TICK_NS", 0)
-    yield Counting(monkeypatch)
+    return Counting(monkeypatch)
 
 
 def test_unchanged_files_are_not_read_again(root: Path, tmp_path: Path, reads: Counting) -> None:

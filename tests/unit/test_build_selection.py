@@ -160,7 +160,7 @@ def test_ignored(chosen: Chosen) -> None:
     assert [item.target for item in chosen("d", ignore=ignore)] == ["", "e", "e/f", "e/f/deeper.txt"]
     assert [item.path for item in chosen("*.*", ignore=ignore)] == ["c.md"]
     for name in ("a.txt", "d/one.txt", "to-a", "to-d/one.txt"):
-        with pytest.raises(InvalidParameter, match="not found; it is there, but .dockerignore excludes it"):
+        with pytest.raises(InvalidParameter, match=r"not found; it is there, but \.dockerignore excludes it"):
             chosen(name, ignore=ignore)
 
 

@@ -146,8 +146,9 @@ def content_digest(root_fd: int, selected: Sequence[Selected], cache: ChecksumCa
             content = b""
         else:
             content = struct.pack("!Q", status.st_rdev)
-        owner = (status.st_uid, status.st_gid) if with_owner else (0, 0)
-        shown_mode = stat.S_IFLNK if stat.S_ISLNK(mode) else mode  # nobody sees the permissions of a link
+        owner = (status.st_uid, status.st_gid) if with_owner and item.target else (0, 0)
+        # Nobody sees the permissions of a link, and the destination's are not those of the directory whose contents it gets.
+        shown_mode = mode if item.target and not stat.S_ISLNK(mode) else stat.S_IFMT(mode)
         hashing.update(_HEAD.pack(len(name), len(content), shown_mode, *owner, item.named) + name + content)
     if cache:
         cache.flush()

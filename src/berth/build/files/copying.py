@@ -49,8 +49,9 @@ def write_copy(
         path = path.rstrip("/")
         if path in entries and _is_directory(entries[path]) != _is_directory(item):
             raise _cannot_replace(path, _is_directory(item))
+        if not _is_directory(item):
+            entries.pop(path, None)  # the last one wins, in its place; a directory stays in front of what is in it
         if item.target or path not in entries:
-            entries.pop(path, None)  # the last one wins, in its place
             entries[path] = item
     for path, item in entries.items():
         copy.entry(path, item)
@@ -136,8 +137,8 @@ class _Copy:
         layer = self._layer
         if there is not None and not stat.S_ISDIR(there.st_mode):
             raise _cannot_replace(path, True)
-        if item.target == "" and there is not None:
-            layer.directory(path)  # what the contents go into stays as it is
+        if item.target == "":
+            layer.directory(path)  # what the contents go into is not what they come from
             return
         layer.directory(path.rpartition("/")[0])
         try:

@@ -13,10 +13,12 @@ def resolve(text: str, root_fd: int) -> tuple[int, int]:
     user, colon, group = text.partition(":")
     if not user or (colon and not group) or ":" in group:
         raise InvalidParameter(f"invalid chown string: {text!r}; it is to be user, or user:group")
-    if not colon and user.isascii() and user.isdigit():
-        group = user
     passwd, groups = (rootfiles.read_beneath(root_fd, f"etc/{name}") for name in ("passwd", "group"))
-    if user.isascii() and user.isdigit():  # a number is no name, whatever the files say
-        user = str(int(user[:20]))
-    found = users.resolve(f"{user}:{group}" if group else user, [], passwd, groups)
+    if _is_number(user):  # whatever the files call by a number
+        passwd, group = "", group or user
+    found = users.resolve(f"{user}:{group}" if group else user, [], passwd, "" if _is_number(group) else groups)
     return found.uid, found.gid
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
