@@ -187,7 +187,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def sent_by_docker(directory: Path, tmp_path: Path) -> bytes:
     """The archive that the CLI makes of a context."""
     with _Engine(str(tmp_path / "s"), _Handler) as engine:
-        thread = threading.Thread(target=engine.serve_forever)
+        thread = threading.Thread(target=lambda: engine.serve_forever(0.02))
         thread.start()
         try:
             environment = {**os.environ, "DOCKER_BUILDKIT": "0", "DOCKER_CONFIG": str(tmp_path / "config"), "DOCKER_API_VERSION": "1.41"}

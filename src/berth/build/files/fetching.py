@@ -180,6 +180,8 @@ class _Fetching:
 
     def _receive(self, answer: http.client.HTTPResponse, url: str, partial: str) -> Fetched:
         length = answer.length
+        if not answer.headers:  # http.client takes what is cut off behind its first line for an empty file
+            raise DataLoss(f"{shown(url)} was cut off before its first byte")
         if length is not None and length > self._most_bytes:
             raise TooLarge(f"{shown(url)} has {length} bytes; more than {self._most_bytes} are not taken")
         hashing, count = hashlib.sha256(), 0
@@ -229,8 +231,11 @@ def _ascii(text: str) -> str:
 
 
 def _redirected(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    before, after = urlsplit(url), urlsplit(target)
+    try:
+        target = urljoin(url, location)
+        before, after = urlsplit(url), urlsplit(target)
+    except ValueError:
+        raise InvalidParameter(f"{shown(url)} redirects to {location!r}, which is no address of a web server") from None
     if before.scheme == "https" and after.scheme == "http":
         raise InvalidParameter(f"{shown(url)} redirects to {shown(target)}, which is not encrypted: refused")
     if "@" in before.netloc and "@" not in after.netloc and before.hostname == after.hostname and before.port == after.port:
