@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 
 from berth.build.dockerfile import splitting
-from berth.build.dockerfile.instructions import Arg, Check, Env, From, Instruction, Label, Maintainer, Warning
+from berth.build.dockerfile.instructions import Arg, Env, From, Instruction, Label, Maintainer, Warning
 from berth.build.dockerfile.lines import Line
 
 Read = Sequence[tuple[Line, Instruction]]
 _RESERVED = ("context", "scratch")
 
 
-def check(read: Read, options: Check) -> list[Warning]:
-    """In the order in which BuildKit's rules come."""
+def check(read: Read) -> list[Warning]:
+    """Whether they are wanted is for `checks` to say."""
     found = _casing(read) + _names(read)
-    described = options.experimental_all or "InvalidDefinitionDescription" in options.experimental
     for line, instruction in read:
         keyword = _keyword(line)
         if isinstance(instruction, From):
@@ -24,8 +23,7 @@ def check(read: Read, options: Check) -> list[Warning]:
         elif isinstance(instruction, Env | Label) and _is_old_form(line):
             message = f'"{keyword} key=value" should be used instead of legacy "{keyword} key value" format'
             found.append(Warning("LegacyKeyValueFormat", message, instruction.place))
-        if described:
-            found += _description(line, instruction)
+        found += _description(line, instruction)
     return found
 
 

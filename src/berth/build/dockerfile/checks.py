@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 
-from berth.build.dockerfile import ports, words
+from berth.build.dockerfile import directives, ports, words
 from berth.build.dockerfile.errors import DockerfileError
 from berth.build.dockerfile.instructions import (
     Add,
     Arg,
+    Check,
     Cmd,
     Copy,
     Dockerfile,
@@ -51,9 +52,15 @@ def check(
     return _Checker(dockerfile, build_args, ignored, environment, before or predefined(linux, linux)).run()
 
 
-def violation(dockerfile: Dockerfile, warnings: tuple[Warning, ...]) -> str:
+def options(dockerfile: Dockerfile, build_args: Mapping[str, str]) -> Check:
+    """`# check=`, or what is given in its place by a build argument."""
+    given = build_args.get(directives.CHECK_ARGUMENT)
+    return dockerfile.check if given is None else directives.check_argument(given)
+
+
+def violation(dockerfile: Dockerfile, build_args: Mapping[str, str], warnings: tuple[Warning, ...]) -> str:
     """The error that `# check=error=true` makes of warnings; '' where it makes none."""
-    if not dockerfile.check.error or not warnings:
+    if not warnings or not options(dockerfile, build_args).error:
         return ""
     return f"lint violation found for rules: {', '.join(sorted({warning.code for warning in warnings}))}"
 
@@ -70,6 +77,7 @@ class _Checker:
         self._scopes: dict[int, Scope] = {}
         self._known: dict[int, bool] = {}  # whether a stage's environment is
         self._workdir_set: dict[int, bool] = {}
+        self._shell: dict[int, bool] = {}
 
     def run(self) -> tuple[Warning, ...]:
         try:
@@ -86,14 +94,11 @@ class _Checker:
         return self._sorted()
 
     def _sorted(self) -> tuple[Warning, ...]:
-        return tuple(sorted(dict.fromkeys(self._found), key=lambda one: one.place.line))
+        wanted = options(self._file, self._build_args)
+        found = (one for one in dict.fromkeys(self._found) if _is_wanted(one.code, wanted))
+        return tuple(sorted(found, key=lambda one: one.place.line))
 
     def _warn(self, code: str, message: str, instruction: Instruction) -> None:
-        check = self._file.check
-        if check.skip_all or code in check.skip:
-            return
-        if code in EXPERIMENTAL and not (check.experimental_all or code in check.experimental):
-            return
         self._found.append(Warning(code, message, instruction.place))
 
     def _check_defaults(self) -> None:
@@ -133,21 +138,22 @@ class _Checker:
         if isinstance(base, Stage):
             scope = self._scopes[base.index].child()
             self._known[stage.index] = self._known[base.index]
+            self._shell[stage.index] = self._shell[base.index]
             self._workdir_set[stage.index] = self._workdir_set[base.index]
         else:
             found = {} if base == SCRATCH else self._environment(base) if self._environment else None
             self._known[stage.index] = found is not None
+            self._shell[stage.index] = False
             self._workdir_set[stage.index] = False
             scope = Scope({"PATH": "", **(found or {})}, self._build_args, self._global, self._file.escape)
         self._scopes[stage.index] = scope
-        shell = False
         last: dict[type[Instruction], Instruction] = {}
         for instruction in stage.instructions:
             expanded, undefined = scope.step(instruction)
             if self._known[stage.index]:
                 self._undefined(undefined, instruction, scope)
-            shell = shell or isinstance(instruction, Shell)
-            self._commands(instruction, last, shell)
+            self._shell[stage.index] |= isinstance(instruction, Shell)
+            self._commands(instruction, last, self._shell[stage.index])
             self._one(expanded, stage)
 
     def _undefined(self, names: frozenset[str], instruction: Instruction, scope: Scope) -> None:
@@ -202,6 +208,13 @@ class _Checker:
             if not is_remote(source) and self._ignored(source):
                 message = f"Attempting to {keyword} file {quoted(source)} that is excluded by .dockerignore"
                 self._warn("CopyIgnoredFile", message, instruction)
+
+
+def _is_wanted(code: str, wanted: Check) -> bool:
+    """Experimental rules are asked for by name, and not skipped with the others."""
+    if code in EXPERIMENTAL:
+        return wanted.experimental_all or code in wanted.experimental
+    return not wanted.skip_all and code not in wanted.skip
 
 
 def _names_platform(stage_name: str, text: str) -> bool:

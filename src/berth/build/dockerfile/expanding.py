@@ -47,11 +47,11 @@ def expand_instruction(
         raise placed(reason, instruction, expander.word) from None
 
 
-def placed(reason: str, instruction: Instruction, word: str = "") -> DockerfileError:
+def placed(reason: str, instruction: Instruction, word: str = "", suggestion: str = "") -> DockerfileError:
     """An error at a word of an instruction, whose text stands for the line."""
     column = max(0, instruction.text.find(word))
     place = replace(instruction.place, column=column)
-    return DockerfileError(reason, place, line=instruction.text, length=len(word) or len(instruction.text))
+    return DockerfileError(reason, place, suggestion=suggestion, line=instruction.text, length=len(word) or len(instruction.text))
 
 
 class _Expander:

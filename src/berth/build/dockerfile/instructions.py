@@ -235,7 +235,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """warnings: those that need nothing but the file; `checks.py` finds the others."""
+    """warnings: those that need nothing but the file, wanted or not; `checks.check` finds the others and chooses."""
 
     syntax: str
     escape: str

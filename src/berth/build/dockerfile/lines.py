@@ -18,13 +18,15 @@ from berth.errors import TooLarge
 MAX_BYTES = 16 << 20  # as BuildKit's client side has it
 MAX_LINE_BYTES = (64 << 10) - 1  # Go's bufio.MaxScanTokenSize
 _MAX_HEREDOCS = 100
+_MAX_CHARACTERS = 1 << 20  # of one instruction; the kernel takes no argument longer than 128 KiB
 _MARK = "\ufeff"
-_DIRECTIVE = r"{}\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*"
+_DIRECTIVE = r"{}\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(\S.*)"  # the rest is stripped apart: `.+?\s*` takes quadratic time
 _HASH = re.compile(_DIRECTIVE.format("#"))
 _SLASHES = re.compile(_DIRECTIVE.format("//"))
 _DIRECTIVES = ("syntax", "escape", "check")
 _CONTINUED = {mark: re.compile(rf"(?:(?<=[^{re.escape(mark)}])|^){re.escape(mark)}[ \t]*\Z") for mark in "\\`"}
 _HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]*)", re.ASCII)
+_BARE = re.compile(r"\d*<<-?", re.ASCII)
 _TABS = re.compile(r"^\t+", re.MULTILINE)
 _HEREDOCS_IN = ("run", "copy", "add")
 
@@ -69,7 +71,7 @@ class Source:
                 break
             if key in found:
                 raise self.wrong(f"only one {key} parser directive can be used", Place(number, number), match[1])
-            found[key] = (match[2], number)
+            found[key] = (match[2].rstrip(), number)
         if "syntax" not in found and (other := self._other_syntax()):
             found["syntax"] = (other, 1)
         return found
@@ -81,7 +83,7 @@ class Source:
             if match is None:
                 break
             if match[1].lower() == "syntax":
-                return match[2]
+                return match[2].rstrip()
         if self.text[:1] != "{":
             return ""
         try:
@@ -135,7 +137,10 @@ class _Reader:
                 if self._index in directives:
                     continue
                 comment = line[1:].strip()
-                comments = [*comments, comment] if comment else []
+                if comment:
+                    comments.append(comment)
+                else:
+                    comments = []
                 continue
             if not line:
                 comments = []
@@ -149,12 +154,15 @@ class _Reader:
 
     def _join(self, line: str) -> str:
         """The line with those that continue it; comments and empty lines between them are left out."""
-        start = self._index
+        start, length = self._index, 0
         parts: list[str] = []
-        empty = 0
+        empty = False
         while True:
             match = self._continued.search(line)
             parts.append(line[: match.start()] if match else line)
+            length += len(line)
+            if length > _MAX_CHARACTERS:
+                raise self._source.wrong(f"one instruction is longer than {_MAX_CHARACTERS} characters", Place(start, self._index))
             if match is None:
                 break
             while self._index < self._count:
@@ -162,11 +170,11 @@ class _Reader:
                 stripped = _lstrip(line)
                 if stripped and not stripped.startswith("#"):
                     break
-                empty = empty or (0 if stripped else self._index)
+                empty = empty or not stripped
             else:
                 break
         if empty:
-            self._source.warnings.append(Warning("NoEmptyContinuation", "Empty continuation line", Place(start, self._index)))
+            self._source.warnings.append(Warning("NoEmptyContinuation", "Empty continuation line", Place(self._index, self._index)))
         return "".join(parts)
 
     def _heredocs(self, text: str, start: int) -> tuple[Heredoc, ...]:
@@ -225,7 +233,18 @@ def heredocs_of(text: str) -> list[Heredoc]:
         words = Lexer(text, {}, "\\", raw_quotes=True, raw_escapes=True, skip_unset=True).run()[1]
     except DockerfileError:
         return []
-    return [heredoc for word in words if (heredoc := heredoc_of(word)) is not None]
+    return [heredoc for word in joined(words) if (heredoc := heredoc_of(word)) is not None]
+
+
+def joined(words: list[str]) -> list[str]:
+    """Words with `<<` and the name behind it, `<< EOF`, put together."""
+    found: list[str] = []
+    for word in words:
+        if found and _BARE.fullmatch(found[-1]):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
 
 
 def heredoc_of(word: str) -> Heredoc | None:

@@ -3,7 +3,6 @@
 Read twice: as the file is parsed, for what is wrong whatever the variables are, and once they are known.
 """
 
-import csv
 import re
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ _KEYS = (
 _SYNONYMS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly", "rw": "readwrite"}
 _TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([kmgtpe]?)i?b?", re.IGNORECASE | re.ASCII)
+_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^",]*))(?=,|\Z)')
 _MAX_ID = (1 << 32) - 1
 _KNOWN_OWNERS = ("secret", "ssh", "cache")
 
@@ -59,13 +59,18 @@ def parse(text: str, expander: Expander | None = None) -> Mount:
 
 
 def _fields(text: str) -> list[str]:
-    try:
-        rows = list(csv.reader([text], strict=True))
-    except csv.Error as error:
-        raise SplitError(f"failed to parse csv mounts: {error}", text) from None
-    if not rows or not rows[0]:
-        raise SplitError("failed to parse csv mounts: EOF", text)
-    return rows[0]
+    """As Go's encoding/csv reads one line: a quotation mark begins a field or is wrong."""
+    if not text:
+        raise SplitError("failed to parse csv mounts: EOF", "--mount")
+    found: list[str] = []
+    index = 0
+    while index <= len(text):
+        match = _FIELD.match(text, index)
+        if match is None:
+            raise SplitError(f"failed to parse csv mounts: a quotation mark in the wrong place of {text}", text)
+        found.append(match[1].replace('""', '"') if match[1] is not None else match[2])
+        index = match.end() + 1
+    return found
 
 
 def _check(key: str, value: str, field: str) -> None:

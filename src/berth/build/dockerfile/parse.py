@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from berth.build.dockerfile import casing, directives, reading
 from berth.build.dockerfile.errors import DockerfileError
 from berth.build.dockerfile.flags import UnknownWord
-from berth.build.dockerfile.instructions import Arg, Dockerfile, From, Instruction, Stage, Warning
+from berth.build.dockerfile.instructions import Arg, Dockerfile, From, Instruction, Stage
 from berth.build.dockerfile.lines import Line, Source, logical_lines
 from berth.build.dockerfile.splitting import SplitError
 
 _MAX_INSTRUCTIONS = 100_000
+_MAX_STAGES = 1000
 
 
 def parse(data: bytes, name: str = "Dockerfile") -> Dockerfile:
@@ -24,14 +25,14 @@ def parse(data: bytes, name: str = "Dockerfile") -> Dockerfile:
     if not read:
         raise DockerfileError("file with no instructions", name=name)
     global_args, stages = _stages(source, [instruction for _, instruction in read])
-    warnings = [*source.warnings, *casing.check(read, check)]
+    warnings = [*source.warnings, *casing.check(read)]
     return Dockerfile(
         syntax=source.directive("syntax"),
         escape=escape,
         check=check,
         global_args=global_args,
         stages=stages,
-        warnings=_allowed(warnings, check.skip, check.skip_all),
+        warnings=tuple(sorted(warnings, key=lambda one: one.place.line)),
         source=source.text,
         name=name,
     )
@@ -47,12 +48,6 @@ def parse_trigger(text: str, base: From) -> Instruction:
     if isinstance(instruction, From):
         raise DockerfileError("FROM isn't allowed as an ONBUILD trigger", base.place)
     return reading.moved(instruction, base.place)
-
-
-def _allowed(warnings: list[Warning], skip: tuple[str, ...], skip_all: bool) -> tuple[Warning, ...]:
-    if skip_all:
-        return ()
-    return tuple(sorted((one for one in warnings if one.code not in skip), key=lambda one: one.place.line))
 
 
 def _instructions(source: Source, escape: str) -> Iterator[tuple[Line, Instruction]]:
@@ -72,6 +67,8 @@ def _stages(source: Source, instructions: list[Instruction]) -> tuple[tuple[Arg,
     found: list[tuple[From, list[Instruction]]] = []
     for instruction in instructions:
         if isinstance(instruction, From):
+            if len(found) == _MAX_STAGES:
+                raise source.wrong(f"more than {_MAX_STAGES} stages", instruction.place)
             found.append((instruction, []))
         elif found:
             found[-1][1].append(instruction)

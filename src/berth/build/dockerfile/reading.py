@@ -32,7 +32,7 @@ from berth.build.dockerfile.instructions import (
     Volume,
     Workdir,
 )  # fmt: skip
-from berth.build.dockerfile.lines import Line, chomped, heredoc_of
+from berth.build.dockerfile.lines import Line, chomped, heredoc_of, joined
 from berth.build.dockerfile.splitting import Parts, SplitError
 from berth.models import durations
 
@@ -206,7 +206,8 @@ def _run_command(line: Line, parts: Parts) -> tuple[Command, str, str]:
 def _files(line: Line, parts: Parts) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], str, tuple[bool, ...]]:
     """Sources, heredocs with their contents, the destination, and which heredocs take no variables."""
     keyword = parts.keyword.upper()
-    words, _ = splitting.words_or_json(parts.arguments)
+    words, is_json = splitting.words_or_json(parts.arguments)
+    words = words if is_json else joined(words)
     if len(words) < 2:
         reason = f"{keyword} requires at least two arguments, but only one was provided. Destination could not be determined"
         raise SplitError(reason, words[0] if words else parts.keyword)
@@ -294,10 +295,10 @@ def _healthcheck(line: Line, parts: Parts, escape: str) -> Instruction:
         return Healthcheck(line.place, _text(line), True, None)
     given = _flags(parts)
     if kind != "CMD":
-        raise UnknownWord(f'unknown type "{kind}" in HEALTHCHECK (try CMD)', pieces[0], ("CMD", "NONE"))
+        raise UnknownWord(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)', pieces[0], ())
     command = _command(rest)
     if not command.words:
-        raise SplitError("missing command after HEALTHCHECK CMD", pieces[0])
+        raise SplitError("Missing command after HEALTHCHECK CMD", pieces[0])
     return Healthcheck(
         line.place, _text(line), False, command, _interval(given, "interval"), _interval(given, "timeout"),
         _interval(given, "start-period"), _interval(given, "start-interval"), _retries(given.text("retries")),
@@ -315,7 +316,7 @@ def _interval(given: Flags, name: str) -> int:
     if nanoseconds == 0:
         return 0
     if nanoseconds < _SHORTEST_NS:
-        raise SplitError(f'interval "{name}" cannot be less than 1ms', text)
+        raise SplitError(f'Interval "{name}" cannot be less than 1ms', text)
     return nanoseconds
 
 

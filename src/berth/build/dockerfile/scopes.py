@@ -33,16 +33,21 @@ def global_variables(dockerfile: Dockerfile, build_args: Mapping[str, str], befo
 
 
 class Scope:
-    """The environment of a stage while its instructions are gone through; `declared`: ARGs, with a value or without."""
+    """What is set in a stage while its instructions are gone through.
+
+    variables: all of it. environment: what of it the image will have. declared: ARGs, with a value or without.
+    """
 
     def __init__(self, environment: Mapping[str, str], build_args: Mapping[str, str], global_: Mapping[str, str], escape: str) -> None:
+        self.environment = dict(environment)
         self.variables = dict(environment)
         self.declared: set[str] = set()
         self._build_args, self._global, self._escape = build_args, global_, escape
 
     def child(self) -> "Scope":
-        """What a stage begins with that is FROM this one."""
-        scope = Scope(self.variables, self._build_args, self._global, self._escape)
+        """What a stage begins with that is FROM this one: also its ARGs, as far as no ENV has the same name."""
+        scope = Scope(self.environment, self._build_args, self._global, self._escape)
+        scope.variables = self.variables | self.environment
         scope.declared = set(self.declared)
         return scope
 
@@ -51,6 +56,7 @@ class Scope:
         expanded, undefined = expand_instruction(instruction, self.variables, self._escape, given=self._build_args)
         undefined -= self.declared | NOT_IN_ENVIRONMENT
         if isinstance(expanded, Env):
+            self.environment |= dict(expanded.pairs)
             self.variables |= dict(expanded.pairs)
         elif isinstance(expanded, Arg):
             for name, value in expanded.pairs:

@@ -4,12 +4,15 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from berth.build.dockerfile import words
 from berth.build.dockerfile.errors import DockerfileError
 from berth.build.dockerfile.expanding import expand_instruction, placed
 from berth.build.dockerfile.instructions import Add, Copy, Dockerfile, Instruction, Onbuild, Run, Stage
 from berth.build.dockerfile.parse import quoted
 from berth.build.dockerfile.scopes import Scope, global_variables, predefined
 from berth.build.dockerfile.suggesting import nearest
+from berth.errors import InvalidParameter
+from berth.oci import platforms
 from berth.oci.platforms import Platform
 
 SCRATCH = "scratch"
@@ -47,6 +50,24 @@ def base_of(stage: Stage, dockerfile: Dockerfile, variables: Mapping[str, str]) 
     if not expanded.image:
         raise placed(f"base name ({stage.base.image}) should not be blank", stage.base, stage.base.image)
     return find(dockerfile, expanded.image, stage.index) or expanded.image
+
+
+def platform_of(stage: Stage, dockerfile: Dockerfile, variables: Mapping[str, str]) -> Platform | None:
+    """What `--platform` of FROM says; None where it says nothing."""
+    text = stage.base.platform
+    if not text:
+        return None
+    try:
+        found = words.expand(text, variables, dockerfile.escape)
+    except DockerfileError as error:
+        raise placed(f"failed to process arguments for platform {text}: {error.reason}", stage.base, text) from None
+    meant = next((near for name in sorted(found.undefined) if (near := nearest(name, variables))), "")
+    if not found.text:
+        raise placed(f"empty platform value from expression {text}", stage.base, text, meant)
+    try:
+        return platforms.parse(found.text)
+    except InvalidParameter as error:
+        raise placed(f"failed to parse platform {text}: {error}", stage.base, text, meant) from None
 
 
 def source_of(name: str, stage: Stage, dockerfile: Dockerfile, instruction: Instruction) -> Stage | str:

@@ -7,7 +7,7 @@ _MAX_CHARACTERS = 64  # longer words are not compared: the work is the product o
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that a slip of the finger or two away would be `word`; '' where none is. Case does not count."""
-    if not 0 < len(word) <= _MAX_CHARACTERS:
+    if not 1 < len(word) <= _MAX_CHARACTERS:
         return ""
     limit = max(1, len(word) // 3)
     best, best_distance = "", limit + 1
