@@ -131,6 +131,8 @@ class Engine:
         self.rm(*identities)
         wait_until(lambda: os.listdir(f"{self.data}/containers") == [], "container directories under the data root")
         wait_until(lambda: os.listdir(f"{self.exec}/containers") == [], "container directories under the exec root")
+        for work in (f"{self.data}/build/work", f"{self.exec}/build"):
+            wait_until(lambda work=work: not os.path.isdir(work) or os.listdir(work) == [], f"files of builds in {work}")
         # A monitor's cgroup is removed after everybody has been told.
         wait_until(lambda: not self.leftover_processes(but_engine=True), "processes")
         self.stop()

@@ -20,6 +20,7 @@ from berth.build.worker import Output, Tree
 from berth.engine import registryauth
 from berth.engine.buildrequest import BuildRequest
 from berth.engine.service import Engine
+from berth.engine.tasks import to_its_end
 from berth.http.body import Disconnected
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -129,7 +130,7 @@ class ArchiveClient:
         if self._fd >= 0:
             os.close(self._fd)
         if self._directory:
-            await asyncio.to_thread(self._engine.builds.remove_directory, self._directory)
+            await to_its_end(lambda: self._engine.builds.remove_directory(self._directory))
 
     def _open(self) -> int:
         if self._fd < 0:

@@ -207,7 +207,6 @@ class Solver:
         once = key if not vertex.fresh else f"{key} {id(self)}"
         made = await self._shared.once(f"{once} {base.chain}", self._output(vertex), lambda output: self._make(vertex, base, inputs, output))
         self._worker.keep(made.chain)  # another build may have made it
-        made = Layers(made.chain, made.diffs, made.created_ns or time.time_ns())
         for each in {key, quick} - {""}:
             self._shared.cache.put(each, made.chain, base.chain, vertex.instruction, _kind(op), made.created_ns)
         self._tell(progress.DONE, vertex, result=made.chain)
@@ -269,14 +268,16 @@ class Solver:
     async def _make(self, vertex: Vertex, base: Layers, inputs: list[Result], output: Callable[[int, bytes], None]) -> Layers:
         op = vertex.op
         if isinstance(op, graph.Copy):
-            return await self._worker.copy(op, base, inputs[1])
-        if isinstance(op, graph.MakeDirectory):
-            return await self._worker.make_directory(op, base)
-        assert isinstance(op, graph.Run)
-        finished: Finished = await self._worker.run(op, base, Given(inputs), output)
-        if finished.layers is None:
-            raise StepFailed(_why_failed(op, finished), finished.exit_code, vertex)
-        return finished.layers
+            made = await self._worker.copy(op, base, inputs[1])
+        elif isinstance(op, graph.MakeDirectory):
+            made = await self._worker.make_directory(op, base)
+        else:
+            assert isinstance(op, graph.Run)
+            finished: Finished = await self._worker.run(op, base, Given(inputs), output)
+            if finished.layers is None:
+                raise StepFailed(_why_failed(op, finished), finished.exit_code, vertex)
+            made = finished.layers
+        return Layers(made.chain, made.diffs, time.time_ns())
 
 
 _ALL = graph.Copy(sources=("/",), destination="/", directory="/")

@@ -32,6 +32,7 @@ from berth.engine.hostfiles import remove_directories
 from berth.engine.images import publish
 from berth.engine.rootview import RootViews
 from berth.engine.steps import Steps
+from berth.engine.tasks import to_its_end, whole
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
 
@@ -101,8 +102,8 @@ class BuildService:
         try:
             return await self._build_with(request, client, report, worker)
         finally:
-            await worker.close()
-            await asyncio.shield(asyncio.to_thread(remove_directories, [directory, scratch]))
+            await whole(worker.close())
+            await to_its_end(lambda: remove_directories([directory, scratch]))
 
     async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker) -> Built:
         data, called = await client.dockerfile()

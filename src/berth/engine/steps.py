@@ -3,7 +3,6 @@
 It has what every container has, and no more rights; it differs in what it is made from and in that nobody sees it in a list.
 """
 
-import asyncio
 import contextlib
 import os
 import posixpath
@@ -20,13 +19,13 @@ from berth.engine.containers import ContainerService
 from berth.engine.mountpoints import BIND, CHAIN, IMAGE, TMPFS, MountPoint
 from berth.engine.mountrules import WantedMount
 from berth.engine.registry import Container
-from berth.engine.tasks import to_its_end
+from berth.engine.tasks import to_its_end, whole
 from berth.runtime import frames
 from berth.store.images import ImageStore
 from berth.store.layering import make_layer
 
 _SCRIPT_PLACE = "/dev/pipes"
-_MOST_PROCESSES = 32_768  # of one step, where nobody says otherwise: a fork bomb must not take the host along
+_MOST_PROCESSES = 8_192  # of one step, where nobody says otherwise: a fork bomb must not take the host along
 
 
 class Steps:
@@ -44,7 +43,7 @@ class Steps:
         """scratch: a directory in memory for what is mounted from it; keep: see make_layer. Cancelled: nothing is left."""
         async with AsyncExitStack() as stack:
             mounts, variables = await self._mounts(op, given, secrets, stack, scratch)
-            container = await self._containers.create_step(base.chain, _config(op), _host(op), mounts, variables)
+            container = await whole(self._containers.create_step(base.chain, _config(op), _host(op), mounts, variables))
             try:
                 code = await self._run(container, output)
                 if code:
@@ -53,7 +52,7 @@ class Steps:
                 chain = await self._layer(container, op, base, keep)
                 return Finished(0, Layers(chain, self._diffs(chain)))
             finally:
-                await asyncio.shield(self._remove(container))
+                await whole(self._remove(container))
 
     def _diffs(self, chain: str) -> tuple[str, ...]:
         return tuple(layer.diff for layer in self._images.layers_below(chain) or [])
@@ -63,7 +62,7 @@ class Steps:
         ended = self._containers.wait_registered(container, "next-exit")
         connection = await self._containers.attach(container, frames.WANT_STDOUT | frames.WANT_STDERR)
         try:
-            await self._containers.start(container)
+            await whole(self._containers.start(container))  # its program would run on although nobody knew
             if connection:
                 async for kind, data in connection.frames():
                     if kind in (frames.STDOUT, frames.STDERR):

@@ -1,6 +1,7 @@
 """Background work of the engine: what goes on after its request has been answered."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
@@ -27,6 +28,18 @@ class Tasks:
     def in_thread(self, function, *arguments: object) -> None:  # type: ignore[no-untyped-def]
         """Runs a function in the thread pool and does not wait."""
         asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+async def whole(work: Coroutine[object, object, _T]) -> _T:
+    """Awaits `work`, which is not cancelled with its caller but goes on to its end first: half of it would be left to nobody."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        raise
 
 
 async def to_its_end(work: Callable[[], _T], discard: Callable[[_T], object] | None = None) -> _T:
