@@ -26,7 +26,7 @@ AMD = Platform("linux", "amd64")
 def shown(value: object) -> Any:
     """A value as JSON: fields that are as they would be without being given are left out."""
     if isinstance(value, Command):
-        return {"shell": value.words[0] if value.words else ""} if value.shell else {"exec": list(value.words)}
+        return {"shell": value.words[0]} if value.shell else {"exec": list(value.words)}
     if isinstance(value, Mount):
         return {"type": value.type} | fields_of(value, Mount(value.type, read_only=value.type not in ("cache", "tmpfs")), "text", "type")
     if isinstance(value, Instruction):

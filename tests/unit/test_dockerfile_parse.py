@@ -1,5 +1,9 @@
 """Reading Dockerfiles: whatever the bytes are, a Dockerfile or a DockerfileError, in bounded time; stages and scopes."""
 
+import importlib.util
+import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -232,23 +236,36 @@ def test_a_wrong_mount_shows_its_word() -> None:
 
 # --- a second reader: BuildKit's own parser, where the package `dockerfile` has brought it
 
+ASK = """
+import json, sys
+import dockerfile
+for path in sys.argv[1:]:
+    text = open(path, "rb").read().decode("utf-8", "replace")
+    read = [one for one in dockerfile.parse_string(text) if one.sub_cmd is None]
+    print(json.dumps([
+        [one.cmd.lower(), one.flags, one.start_line, one.end_line, [[doc.name, doc.content] for doc in one.heredocs]] for one in read
+    ]))
+"""
+
 
 def test_as_buildkits_parser(pytestconfig: pytest.Config) -> None:
-    other = pytest.importorskip("dockerfile")
-    for path in sorted((pytestconfig.rootpath / "tests/unit/dockerfiles").glob("*/Dockerfile")):
-        text = path.read_bytes().decode("utf-8", "replace")
-        if not (path.parent / "result.json").exists() or "<< " in text or '"] #' in text:
-            continue  # newer than the parser in the package
-        theirs = [
-            (one.cmd.lower(), tuple(one.flags), one.start_line, one.end_line, tuple((doc.name, doc.content) for doc in one.heredocs))
-            for one in other.parse_string(text)
-            if one.sub_cmd is None
-        ]
-        source = lines.Source(text.encode(), "Dockerfile")
-        ours = []
-        for line in lines.logical_lines(source, directives.escape(source)):
-            parts = splitting.split(line.text)
-            if parts.keyword.lower() != "onbuild":
-                documents = tuple((heredoc.name, heredoc.content) for heredoc in line.heredocs)
-                ours.append((parts.keyword.lower(), parts.flags, line.place.line, line.place.end_line, documents))
-        assert ours == theirs, path.parent.name
+    """In a process of its own: the Go runtime in the package keeps descriptors."""
+    if importlib.util.find_spec("dockerfile") is None:
+        pytest.skip("the package dockerfile is not installed")
+    right = [path.parent for path in (pytestconfig.rootpath / "tests/unit/dockerfiles").glob("*/result.json")]
+    newer = ("heredoc_run_spaces", "cmd_nearly_json")  # than the parser in the package
+    paths = [directory / "Dockerfile" for directory in right if directory.name not in newer]
+    theirs = subprocess.run([sys.executable, "-c", ASK, *paths], capture_output=True, text=True, check=True).stdout.splitlines()
+    for path, line in zip(paths, theirs, strict=True):
+        assert as_buildkit(path.read_bytes().decode("utf-8", "replace")) == json.loads(line), path.parent.name
+
+
+def as_buildkit(text: str) -> list[list[object]]:
+    source = lines.Source(text.encode(), "Dockerfile")
+    found: list[list[object]] = []
+    for line in lines.logical_lines(source, directives.escape(source)):
+        parts = splitting.split(line.text)
+        if parts.keyword.lower() != "onbuild":
+            documents = [[heredoc.name, heredoc.content] for heredoc in line.heredocs]
+            found.append([parts.keyword.lower(), list(parts.flags), line.place.line, line.place.end_line, documents])
+    return found

@@ -145,7 +145,7 @@ def _command(arguments: str) -> Command:
     words = splitting.json_list(arguments) if arguments else None
     if words is not None:
         return Command(tuple(words), shell=False)
-    return Command((arguments,) if arguments else (), shell=True)
+    return Command((arguments,), shell=True)  # nothing is a command for the shell, too
 
 
 def _cmd(line: Line, parts: Parts, escape: str) -> Instruction:
@@ -297,7 +297,7 @@ def _healthcheck(line: Line, parts: Parts, escape: str) -> Instruction:
     if kind != "CMD":
         raise UnknownWord(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)', pieces[0], ())
     command = _command(rest)
-    if not command.words:
+    if not any(command.words):
         raise SplitError("Missing command after HEALTHCHECK CMD", pieces[0])
     return Healthcheck(
         line.place, _text(line), False, command, _interval(given, "interval"), _interval(given, "timeout"),
