@@ -57,6 +57,7 @@ class Output:
     number: int
     names: tuple[str, ...] = ()
     push: bool = False
+    store: bool = True
     by_digest: bool = False
     is_archive: bool = True
     oci_types: bool = True
@@ -67,7 +68,7 @@ class Output:
 
     @property
     def to_store(self) -> bool:
-        return self.kind in (STORE, IMAGE)
+        return self.kind in (STORE, IMAGE) and self.store
 
     @property
     def to_client(self) -> bool:
@@ -78,7 +79,7 @@ def parse(number: int, given: Mapping[str, str]) -> Output:
     """InvalidParameter for what is no output."""
     kind = given.get("type", "")
     if kind == "registry":
-        return parse(number, {**given, "type": IMAGE, "push": given.get("push", "true")})
+        return parse(number, {"push": "true", "store": "false", **given, "type": IMAGE})
     if kind not in _KEYS:
         raise InvalidParameter(f"output type {kind!r} is not known: there are image, registry, local, tar, oci, docker and cacheonly")
     annotations = []
@@ -94,7 +95,7 @@ def parse(number: int, given: Mapping[str, str]) -> Output:
     if push and kind not in (IMAGE, STORE):
         raise InvalidParameter(f"output type {kind} cannot be pushed: use type=image,push=true or type=registry")
     return Output(
-        kind=kind, number=number, names=names, push=push, by_digest=_flag(given, "push-by-digest", False), is_archive=_flag(given, "tar", True),
+        kind=kind, number=number, names=names, push=push, store=_flag(given, "store", True), by_digest=_flag(given, "push-by-digest", False), is_archive=_flag(given, "tar", True),
         oci_types=_flag(given, "oci-mediatypes", True), split=_flag(given, "platform-split", True) if "platform-split" in given else None,
         rewrite_times=_flag(given, "rewrite-timestamp", False), compression=_compression(given), annotations=tuple(annotations),
     )  # fmt: skip

@@ -10,10 +10,12 @@ import contextlib
 import os
 import secrets
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from berth import errors
 from berth.build import images as image_documents
-from berth.build import planning, progress
+from berth.build import planning, progress, provenance
 from berth.build.cache import Cache
 from berth.build.files.checksum import ChecksumCache
 from berth.build.graph import Target
@@ -22,6 +24,8 @@ from berth.build.progress import Event, Report
 from berth.build.solver import Shared, Solver
 from berth.build.worker import Layers
 from berth.engine import buildcache as pruning
+from berth.engine import buildoutputs
+from berth.engine.buildassembly import Made
 from berth.engine.buildmounts import CacheMounts
 from berth.engine.buildrequest import BuildRequest, Built, Client
 from berth.engine.buildworker import BuildWorker
@@ -36,13 +40,16 @@ from berth.engine.tasks import to_its_end, whole
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
 
+if TYPE_CHECKING:
+    from berth.engine.distribution import Distribution
+
 
 class BuildService:
     """The builds of one engine. Made with the first one, or with the first question about its cache."""
 
     def __init__(
         self, *, data_root: str, exec_root: str, containers: ContainerService, roots: RootViews, images: ImageStore, commits: Commits,
-        events: EventBus,
+        events: EventBus, distribution: "Callable[[], Distribution]",
     ) -> None:  # fmt: skip
         self._directory = f"{data_root}/build"
         self._scratch = f"{exec_root}/build"
@@ -54,6 +61,7 @@ class BuildService:
         self._roots = roots
         self._images = images
         self._events = events
+        self._distribution = distribution
         self._steps = Steps(containers, commits, images, self.mounts)
         self._shared = Shared(self.cache)
         self._running: dict[str, asyncio.Task[Built]] = {}
@@ -106,6 +114,8 @@ class BuildService:
             await to_its_end(lambda: remove_directories([directory, scratch]))
 
     async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker) -> Built:
+        buildoutputs.wanted(request)
+        started_ns = time.time_ns()
         data, called = await client.dockerfile()
         dockerfile = await asyncio.to_thread(planning.read, data, called)
         for warning in dockerfile.warnings:
@@ -117,11 +127,16 @@ class BuildService:
             targets.append(planner.plan(await self._bases(planner, worker, report)))
         solver = Solver(worker, self._shared, report)
         results = await solver.solve([target.vertex for target in targets])
-        images = [self._add(request, target, result, solver) for target, result in zip(targets, results, strict=True)]
-        image = images[0]
-        for tag in request.tags:
-            publish(self._events, image, "tag", reference.parse(tag).familiar)
-        return Built(image.id, {"containerimage.config.digest": image.id, "containerimage.digest": image.id})
+        made = [self._made(request, target, result, solver) for target, result in zip(targets, results, strict=True)]
+        facts = provenance.Facts(
+            options, (called, data), self._digests(worker), solver.results, started_ns, time.time_ns(), secrets.token_hex(12)
+        )
+        delivery = buildoutputs.Delivery(
+            request=request, client=client, worker=worker, images=self._images, distribution=self._distribution, report=report, facts=facts,
+            store=self._store,
+        )  # fmt: skip
+        metadata = await delivery.deliver(made, [target.vertex for target in targets])
+        return Built(delivery.image, metadata)
 
     async def _bases(self, planner: Planner, worker: BuildWorker, report: Report) -> dict[tuple[str, str], BaseImage]:
         def tell(stream: int, data: bytes) -> None:
@@ -131,9 +146,28 @@ class BuildService:
         found = await asyncio.gather(*(worker.find_image(name, platform, tell) for name, platform in wanted))
         return {key: BaseImage(image.id, image.config) for key, image in zip(wanted, found, strict=True)}
 
-    def _add(self, request: BuildRequest, target: Target, result: Layers, solver: Solver) -> Image:
+    def _made(self, request: BuildRequest, target: Target, result: Layers, solver: Solver) -> Made:
         raw = image_documents.configuration(target, result, solver.results, request.options)
-        return self._images.add_image(raw, names=[reference.parse(tag).familiar for tag in request.tags])
+        base = solver.results.get(target.base_vertex) if target.base_vertex else None
+        layers = self._images.layers_below(result.chain)
+        if layers is None:
+            raise errors.NotFound(f"layer {result.chain} of the result is not here any more")
+        return Made(target.platform, result, raw, layers, base.diffs if isinstance(base, Layers) else ())
+
+    def _store(self, made: Made, names: Sequence[str]) -> Image:
+        image = self._images.add_image(made.raw, names=names)
+        for name in names:
+            publish(self._events, image, "tag", name)
+        return image
+
+    def _digests(self, worker: BuildWorker) -> dict[tuple[str, str], str]:
+        """Of the images that the build began with: as their registry names them, or their own ids."""
+        found = {}
+        for (name, platform), image in worker.found_images().items():
+            prefix = "" if reference.is_image_id(name) else f"{reference.parse(name).familiar_name}@"
+            known = [digest.removeprefix(prefix) for digest in self._images.digests_of(image.id) if prefix and digest.startswith(prefix)]
+            found[name, platform] = known[0] if known else image.id
+        return found
 
     # -- the cache ------------------------------------------------------------------------------------------
 

@@ -65,6 +65,15 @@ class BuildWorker:
         os.makedirs(path, mode=0o700)
         return path
 
+    def new_directory(self, what: str) -> str:
+        """On the store's file system; it goes with the build."""
+        return self._new_directory(self._directory, what)
+
+    def found_images(self) -> dict[tuple[str, str], Image]:
+        """(name, platform) -> image, of those that were looked for."""
+        done = ((key, task) for key, task in self._pulled.items() if task.done() and not task.cancelled())
+        return {key: task.result() for key, task in done if task.exception() is None}
+
     # -- layers -----------------------------------------------------------------------------------------
 
     def keep(self, chain: str) -> bool:

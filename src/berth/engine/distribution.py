@@ -57,6 +57,14 @@ class Distribution:
             agent=f"berth/{VERSION}", foreign=options.foreign_registries, environment=options.proxies(),
         )  # fmt: skip
 
+    def client(self, registry: str, credentials: Credentials, cancelled: threading.Event) -> RegistryClient:
+        """For what a build pushes or reads beside images; the caller's to close."""
+        return RegistryClient(registry, self._settings(), credentials, cancelled)
+
+    @property
+    def max_uploads(self) -> int:
+        return self._options.max_concurrent_uploads
+
     # -- transfers ------------------------------------------------------------------------------------
 
     async def pull(self, name: Reference, platform: str, credentials: Credentials) -> AsyncIterator[dict]:

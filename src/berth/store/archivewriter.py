@@ -47,7 +47,7 @@ class Saved:
 
 def write(images: list[Saved], out: IO[bytes]) -> None:
     """Writes the whole archive; it is cut off, and so no archive, if a layer's stream raises."""
-    writing = _Writing(out)
+    writing = Writing(out)
     manifests, index = [], []
     for image in images:
         for layer in image.layers:
@@ -69,8 +69,7 @@ def write(images: list[Saved], out: IO[bytes]) -> None:
                 }  # fmt: skip
             index.append(descriptor)
     writing.file("manifest.json", json.dumps(manifests).encode())
-    writing.file("index.json", json.dumps({"schemaVersion": 2, "manifests": index}).encode())
-    writing.file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    writing.layout(index)
     writing.end()
 
 
@@ -86,12 +85,19 @@ def manifest_of(config: bytes, layers: list[tuple[str, int]]) -> bytes:
     return json.dumps(manifest).encode()
 
 
+def file_info(name: str) -> tarfile.TarInfo:
+    """A plain file that everybody may read, of root's, as old as can be."""
+    info = tarfile.TarInfo(name)
+    info.mode = 0o644
+    return info
+
+
 def _blob_name(digest: str) -> str:
     return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
-class _Writing:
-    """Members, one after the other."""
+class Writing:
+    """An archive's members, one after the other. What has a digest is written once."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
@@ -103,8 +109,8 @@ class _Writing:
         self._size += len(data)
 
     def _head(self, name: str, size: int) -> None:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = size, 0o644
+        info = file_info(name)
+        info.size = size
         self._write(info.tobuf(tarfile.PAX_FORMAT))
 
     def _pad(self, block: int) -> None:
@@ -121,6 +127,11 @@ class _Writing:
             self._written.add(digest)
             self.file(_blob_name(digest), data)
         return digest
+
+    def layout(self, entries: list[dict]) -> None:
+        """What makes it an OCI layout. entries: descriptors of its images."""
+        self.file("index.json", json.dumps({"schemaVersion": 2, "manifests": entries}).encode())
+        self.file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
 
     def layer(self, layer: SavedLayer) -> None:
         if layer.diff in self._written:
