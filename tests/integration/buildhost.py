@@ -137,7 +137,8 @@ class BuildHost:
             [*self.wrapper, sys.executable, os.path.abspath(__file__)], input=json.dumps(spec), capture_output=True, text=True, timeout=300,
             env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src", "BERTH_TEST": self.top}, cwd=self.top,
         )  # fmt: skip
-        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         self.images = {}
         return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from berth.build import graph
 from berth.build.graph import Vertex
@@ -125,7 +125,7 @@ def _parameters(wanted: Wanted, facts: Facts) -> dict[str, Any]:
 
 
 def _source(facts: Facts) -> dict[str, Any]:
-    text = facts.dockerfile[1].decode(errors="replace")
+    text = _without_password(facts.dockerfile[1].decode(errors="replace"))
     return {"filename": facts.dockerfile[0], "language": "Dockerfile", "data": text}
 
 
@@ -156,13 +156,9 @@ def image_uri(name: str, platform: str) -> str:
     return f"pkg:docker/{parsed.familiar_name}{version}?platform={quote(platform, safe='')}"
 
 
-def _without_password(url: str) -> str:
+def _without_password(text: str) -> str:
     """A person's password may be in an address; it is nobody else's business."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc and parts.scheme.startswith("http") else url
+    return re.sub(r"\b((?:https?|ftp|ssh)://)[^/@\s\"']+@", r"\1", text)
 
 
 def _complete(vertices: Sequence[Vertex]) -> bool:
@@ -181,7 +177,7 @@ def _steps(vertices: Sequence[Vertex], facts: Facts) -> dict[str, Any]:
             **({"platform": vertex.platform} if vertex.platform else {}),
             **({"layers": list(result.diffs)} if isinstance(result, Layers) else {}),
         })  # fmt: skip
-    return {"steps": found}
+    return dict(json.loads(_without_password(json.dumps({"steps": found}))))
 
 
 def _plain(definition: Mapping[str, Any]) -> dict[str, Any]:

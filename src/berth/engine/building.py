@@ -27,7 +27,7 @@ from berth.engine import buildcache as pruning
 from berth.engine import buildoutputs
 from berth.engine.buildassembly import Made
 from berth.engine.buildmounts import CacheMounts
-from berth.engine.buildrequest import BuildRequest, Built, Client
+from berth.engine.buildrequest import BuildRequest, Built, Client, filled
 from berth.engine.buildworker import BuildWorker
 from berth.engine.commit import Commits
 from berth.engine.containers import ContainerService
@@ -114,6 +114,7 @@ class BuildService:
             await to_its_end(lambda: remove_directories([directory, scratch]))
 
     async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker) -> Built:
+        request = filled(request)
         buildoutputs.wanted(request)
         started_ns = time.time_ns()
         data, called = await client.dockerfile()

@@ -1,9 +1,10 @@
 """What a client asks of a build, and what a build asks of its client."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, Protocol
 
+from berth import errors
 from berth.build.planning import Options
 from berth.build.worker import Output, Tree
 from berth.oci.reference import Reference
@@ -66,6 +67,28 @@ class BuildRequest:
     annotations: tuple[str, ...] = ()
     check_only: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def filled(request: BuildRequest) -> BuildRequest:
+    """With what `extra` says of caches, attestations and annotations in its fields. InvalidParameter for values of other types."""
+    extra = request.extra
+    attests = {each.get("type", ""): {key: value for key, value in each.items() if key != "type"} for each in _tables(extra, "attest")}
+    annotations = extra.get("annotations") or []
+    if not isinstance(annotations, (list, tuple)) or not all(isinstance(each, str) for each in annotations):
+        raise errors.InvalidParameter("annotations are no list of strings")
+    return replace(
+        request, cache_from=request.cache_from or _tables(extra, "cache_from"), cache_to=request.cache_to or _tables(extra, "cache_to"),
+        attests=request.attests or attests, annotations=request.annotations or tuple(annotations),
+    )  # fmt: skip
+
+
+def _tables(extra: Mapping[str, Any], name: str) -> tuple[dict[str, str], ...]:
+    found = extra.get(name) or []
+    if not isinstance(found, (list, tuple)) or not all(isinstance(each, dict) for each in found):
+        raise errors.InvalidParameter(f"{name} is no list of tables")
+    if not all(isinstance(value, str) for each in found for value in each.values()):
+        raise errors.InvalidParameter(f"{name} has values that are no strings")
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class Layer:
             info.mode, (info.uid, info.gid), info.mtime = 0o755, self.owner, self.time_s()
         else:
             info.mode, info.uid, info.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-            info.mtime = int(status.st_mtime_ns // 1_000_000_000)
+            info.mtime = self.time_s(status.st_mtime_ns)  # where no layer lists it, it is as old as the engine's copy
             xattrs = self._xattrs(path)
         self.writer.put(info, xattrs)
         self.note(path, is_directory=True, is_new=status is None)
