@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -144,3 +145,54 @@ def test_archives_and_removal(engine: Engine, rootfs_tar: str, tmp_path: Path) -
     assert (tmp_path / "copied" / digest(archives[1])).read_bytes() == archives[1]
     engine.docker("rmi", "stub:1")
     assert set(leftovers(engine)) == before
+
+
+def test_directories_and_links_that_a_program_moves(either: Engine, tmp_path: Path) -> None:
+    """Renaming a directory of an image copies nothing: what is below is read from the image, stubs too, also by commit, export, cp and diff."""
+    script = "mv /d /e && mkdir /d && echo new >/d/more && ln /big /e/link && chmod 640 /e/more && truncate -s 100 /etc/passwd && mkdir -p /.wh..wh.012345678901234"
+    c = either.docker("create", "--network", "none", "stub:2", "sh", "-c", script).stdout.strip()
+    either.seen_ids.add(c)
+    try:
+        assert either.docker("start", "-a", c).stdout == ""
+        changed = set(either.docker("diff", c).stdout.split("\n"))
+        assert {"A /e", "A /e/more", "A /e/link", "C /d", "C /d/more", "C /etc/passwd"} <= changed
+        assert "D /d/more" not in changed
+        either.docker("cp", f"{c}:/e", str(tmp_path))
+        assert [(tmp_path / "e" / name).read_bytes() for name in ("more", "link")] == [BIG[:5000], BIG]
+        either.docker("commit", c, "stub:3")
+        script = "stat -c %a /e/more; cat /e/more /e/link /big | sha256sum; cat /d/more; wc -c </etc/passwd"
+        assert either.run("stub:3", "sh", "-c", script).stdout == f"640\n{digest(BIG[:5000] + BIG + BIG)}  -\nnew\n100\n"
+        assert not [name for name in either.run("stub:3", "ls", "-A", "/").stdout.split() if name.startswith(".wh")]
+    finally:
+        either.rm(c)
+        either.docker("rmi", "stub:3", code=None)
+
+
+def test_copies_over_stubs(either: Engine, tmp_path: Path) -> None:
+    """`cp` into a container that does not run, and into one that does."""
+    (tmp_path / "big").write_bytes(b"short")
+    c = either.docker("create", "--network", "none", "stub:2", "sleep", "1000").stdout.strip()
+    either.seen_ids.add(c)
+    try:
+        either.docker("cp", str(tmp_path / "big"), f"{c}:/big")
+        either.docker("start", c)
+        assert either.docker("exec", c, "cat", "/big").stdout == "short"
+        either.docker("cp", str(tmp_path / "big"), f"{c}:/d/more")
+        assert either.docker("exec", c, "sh", "-c", "cat /d/more; echo x >>/etc/passwd; tail -c 2 /etc/passwd; wc -c </etc/passwd").stdout == (
+            f"shortx\n{len(USERS) + 2}\n"
+        )
+        assert either.run("stub:2", "sh", "-c", "cat /big /etc/passwd | sha256sum").stdout == f"{digest(BIG + USERS)}  -\n"
+    finally:
+        either.rm(c)
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_other_runtimes_see_them_too(engine: Engine, rootfs_tar: str, tmp_path: Path, runtime: str) -> None:
+    if not shutil.which(runtime):
+        pytest.skip(f"needs {runtime}")
+    for number in range(2):
+        (tmp_path / "rootfs.tar").write_bytes(restamped(rootfs_tar, number))
+        engine.docker("import", str(tmp_path / "rootfs.tar"), f"stub:{number}")
+    assert "big" in stubs(layer_of(engine, "stub:1"))
+    assert engine.run("--runtime", runtime, "stub:1", "sha256sum", "/big").stdout == f"{digest(BIG)}  /big\n"
+    engine.docker("rmi", "stub:0", "stub:1")

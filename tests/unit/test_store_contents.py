@@ -1,5 +1,6 @@
 """Contents stored once although owner, mode or time differ: read by mount(8)'s overlay, found whole by digest, and nothing left when they go."""
 
+import errno
 import hashlib
 import itertools
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from berth.errors import InvalidParameter
 from berth.linux import overlay
 from berth.store import contents
 from layerstore import Store
@@ -397,3 +399,42 @@ def test_what_is_no_stub_of_ours(tmp_path: Path) -> None:
             (tmp_path / "stub").unlink()
     finally:
         os.close(data)
+
+
+def test_what_cannot_be_cloned_is_copied(xfs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """xfs says ENOSPC of one full group where there is room in others, btrfs EINVAL of a file that is not copied on write."""
+    assert xfs.layers._sharing.contents.can_clone
+    xfs.add(archive((member("f"), BODY)), 0)
+    for number, error in enumerate((errno.ENOSPC, errno.EINVAL, errno.EOPNOTSUPP), 1):
+
+        def refuse(source: int, target: int, error: int = error) -> None:
+            raise OSError(error, os.strerror(error))
+
+        monkeypatch.setattr(contents, "clone", refuse)
+        data = archive((member("f", mtime=number, mode=0o4755), BODY))
+        chain = xfs.add(data, number)
+        assert xfs.file(chain, "f").read_bytes() == BODY
+        assert (xfs.file(chain, "f").stat().st_mode & 0o7777, xfs.file(chain, "f").stat().st_mtime) == (0o4755, number)
+        assert xfs.again(chain, data) == data
+
+
+@needs_stubs
+def test_paths_as_long_as_they_may_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together with the store's own directory longer than the kernel takes; and no entry names their directories."""
+    path = "d/" * 2047 + "f"
+    datas = [archive((member(path, mtime=number), BODY)) for number in range(2)]
+    chains = [store.add(data, number) for number, data in enumerate(datas)]
+    assert store.layers.file_bytes() == len(BODY)
+    assert store.layers.has_stubs(chains[1])
+    assert store.again(chains[1], datas[1]) == datas[1]
+    monkeypatch.setattr(contents, "_try", lambda _: (False, False))
+    later = store.opened_again()
+    assert later.layers.fill_stubs() == 1
+    assert later.again(chains[1], datas[1]) == datas[1]
+    assert later.layers.file_bytes() == 2 * len(BODY)
+    later.close()
+    with pytest.raises(InvalidParameter, match="File name too long"):
+        store.add(archive((member("d/" * 2047 + "ff"), BODY)), 2)
+    for chain in chains:
+        store.layers.remove(chain)
+    assert store.files() == []

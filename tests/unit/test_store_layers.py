@@ -242,6 +242,7 @@ def test_limits(tmp_path: Path) -> None:
     for data, said in [
         (archive(*(member(f"f{n}") for n in range(101))), "more than 100 entries"),
         (archive(*(member(f"d{n}", tarfile.DIRTYPE) for n in range(51))), "more than 50 directories"),
+        (archive(*((member(f"{n}/" + "d/" * 9 + "f"), b"") for n in range(6))), "more than 50 directories"),  # that no entry names
         (archive(*(member(f"p{n}", pax_headers={"comment": "x" * 20_000}) for n in range(60))), "belong to no file"),
         (archive((member("f"), b"x")) + bytes(3 << 20), "belong to no file"),
         (archive((member(".wh.f"), bytes(3 << 20))), "belong to no file"),

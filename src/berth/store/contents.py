@@ -30,6 +30,7 @@ from berth.store.trees import remove_tree
 PREFIX = ".wh..wh."
 LEAST_BYTES = 4096 + 1  # a file of one block would save no more than the room that its stub takes
 _NAME_CHARACTERS = 15  # with the prefix and a slash 24: what an inode of 256 bytes has room for beside the attribute's name
+_COPY_BYTES = 1 << 20
 _FICLONE = 0x40049409
 _TRIED = b"content"
 _CANNOT = frozenset((
@@ -135,6 +136,21 @@ class Contents:
 def clone(source_fd: int, target_fd: int) -> None:
     """Gives an empty file the blocks of another. OSError where the file system cannot."""
     fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+def clone_or_copy(source_fd: int, target_fd: int) -> None:
+    """The same; a copy where this one file cannot be cloned, as an xfs with a full group or a btrfs without copy-on-write for it says."""
+    try:
+        clone(source_fd, target_fd)
+    except OSError:
+        copy(source_fd, target_fd)
+
+
+def copy(source_fd: int, target_fd: int) -> None:
+    """The whole content of one file into another, which is empty or has the same size. OSError where there is no room."""
+    offset = 0
+    while data := os.pread(source_fd, _COPY_BYTES, offset):
+        offset += os.pwrite(target_fd, data, offset)
 
 
 def open_content(fd: int, data_fd: int) -> int:

@@ -47,7 +47,7 @@ class Shared:
         if not isinstance(place, Contents):
             return None
         if place.can_clone:
-            return lambda fd: contents.clone(self.fd, fd)
+            return lambda fd: contents.clone_or_copy(self.fd, fd)
         if recipe and place.can_stub and place.link(self._key, self.fd, self._key, recipe.data_fd()):
             return lambda fd: overlay.make_stub(fd, self._status.st_size, f"/{self._key}")
         return None

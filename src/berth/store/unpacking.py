@@ -29,6 +29,8 @@ _LEAST_HOLE_BYTES = 1 << 16
 _ZEROS = bytes(_COPY_BYTES)
 _ROOM_CHECK_BYTES = 32 << 20
 _MOST_TIMES = 10_000
+_MOST_PATH_BYTES = 4095
+_IN_ROOT = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 Ids = Callable[[int, int], tuple[int, int]]
 
@@ -111,6 +113,7 @@ class Unpacker:
         self._make_room = make_room
         self._passes_over = skip
         self._entries = 0
+        self._implied = 0  # directories that no entry names
         self._skipped_bytes = 0
         self._unchecked_bytes = 0
         self._linked: set[int] = set()  # inodes with several names in this archive
@@ -141,7 +144,7 @@ class Unpacker:
         self._entries += 1
         if self._entries > limits.entries:
             raise InvalidParameter(f"the archive has more than {limits.entries} entries: refused")
-        if self._directories.count > limits.directories:
+        if self._directories.count + self._implied > limits.directories:
             raise InvalidParameter(f"the archive has more than {limits.directories} directories: refused")
         if self._recipe and self._recipe.raw_bytes > limits.raw_bytes:
             raise InvalidParameter(f"the archive has more than {limits.raw_bytes} bytes that belong to no file: refused")
@@ -163,10 +166,9 @@ class Unpacker:
 
     def _set_directory_times(self) -> None:
         """Last, because every entry made in a directory changes its time."""
-        resolve = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
         for path, mtime_ns in self._directories.all():
             try:
-                fd = libc.openat2(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve)
+                fd = libc.openat2(self._root_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, _IN_ROOT)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     continue  # a later entry took its place
@@ -192,6 +194,8 @@ class Unpacker:
             return
         parts = [*(self._base or ()), *parts]
         try:
+            if self._recipe and len(os.fsencode("/".join(parts))) > _MOST_PATH_BYTES:  # it could not be opened again
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             parent = self._parent("/".join(parts[:-1]))
             if self._keep_kinds:
                 self._refuse_other_kind(entry, parts, parent)
@@ -476,21 +480,34 @@ class Unpacker:
         return True
 
     def _open_directory(self, path: str) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY
-        try:
-            return libc.openat2(self._root_fd, path or ".", flags, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS)
-        except FileNotFoundError:
-            parent_path, _, name = path.rpartition("/")
-            parent = self._open_directory(parent_path)
+        """Made if it is missing, and what is missing above it."""
+        missing: list[str] = []
+        at = path
+        while (fd := self._open_existing(at)) < 0:
+            missing.append(at)
+            at = at.rpartition("/")[0]
+        for below in reversed(missing):
             try:
-                os.mkdir(name, 0o755, dir_fd=parent)
-                if self._ids:
-                    os.chown(name, *self._ids(0, 0), dir_fd=parent, follow_symlinks=False)
-            except FileExistsError:
-                raise InvalidParameter(f"archive entry below {path!r}: a link in its way leads nowhere") from None
+                self._make_parent(fd, below.rpartition("/")[2], path)
             finally:
-                os.close(parent)
-            return libc.openat2(self._root_fd, path, flags, libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS)
+                os.close(fd)
+            fd = libc.openat2(self._root_fd, below, os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
+        return fd
+
+    def _open_existing(self, path: str) -> int:
+        try:
+            return libc.openat2(self._root_fd, path or ".", os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
+        except FileNotFoundError:
+            return -1
+
+    def _make_parent(self, parent: int, name: str, path: str) -> None:
+        self._implied += 1
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+            if self._ids:
+                os.chown(name, *self._ids(0, 0), dir_fd=parent, follow_symlinks=False)
+        except FileExistsError:
+            raise InvalidParameter(f"archive entry below {path!r}: a link in its way leads nowhere") from None
 
 
 def _room_bytes(fd: int) -> int:
