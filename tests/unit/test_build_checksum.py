@@ -14,6 +14,7 @@ import pytest
 from berth.build.files import checksum
 from berth.build.files.checksum import ChecksumCache, content_digest
 from berth.build.files.selection import select
+from berth.build.files.sources import Sources
 from berth.errors import Conflict, InvalidParameter
 
 AS_ROOT = os.geteuid() == 0
@@ -126,13 +127,13 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths: list[str] = []
-        plain = checksum.open_regular
+        plain = Sources.open_file
 
-        def counted(root_fd: int, path: str) -> int:
+        def counted(sources: Sources, path: str) -> int:
             self.paths.append(path)
-            return plain(root_fd, path)
+            return plain(sources, path)
 
-        monkeypatch.setattr(checksum, "open_regular", counted)
+        monkeypatch.setattr(Sources, "open_file", counted)
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from berth.build.files.ignore import Ignore
-from berth.build.files.places import cleaned, resolve
+from berth.build.files.places import cleaned, open_in_root, resolve
 from berth.build.files.selection import DIRECTORY, FILE, OTHER, SYMLINK, Selected, has_wildcards, select
-from berth.errors import InvalidParameter
+from berth.build.files.sources import Sources
+from berth.errors import Conflict, InvalidParameter
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
@@ -250,8 +251,6 @@ def test_cleaning(path: str) -> None:
 @hypothesis.settings(max_examples=150)
 def test_resolving_as_the_kernel_in_a_root(tmp_path_factory: pytest.TempPathFactory, links: list[tuple[str, str]], path: str) -> None:
     """openat2(RESOLVE_IN_ROOT) is the second opinion, for all that is there."""
-    from berth.build.files.places import open_in_root
-
     top = tmp_path_factory.mktemp("links")
     (top / "a/b").mkdir(parents=True)
     (top / "b").mkdir()
@@ -294,14 +293,12 @@ def test_a_directory_that_becomes_a_link_meanwhile(root: Path, tmp_path: Path) -
     thread.start()
     fd = os.open(root, os.O_RDONLY)
     try:
-        from berth.build.files.checksum import open_regular
-        from berth.errors import Conflict
-
         seen = set()
         for _ in range(400):
             try:
                 found = select(fd, ["swap/secret"])
-                file = open_regular(fd, found[0].path)
+                with Sources(fd) as sources:
+                    file = sources.open_file(found[0].path)
             except (InvalidParameter, Conflict, OSError):
                 continue
             with os.fdopen(file, "rb") as opened:

@@ -8,6 +8,7 @@ Source: OCI image specification, layer.md.
 """
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -93,13 +94,15 @@ class Unpacker:
     and owner. keep_kinds: no directory gives way to something else, nor the other way round. ids: an entry's
     owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes. limits: refuses
     archives that want more. recipe: is told what the archive is made of. sharing: gives files and contents that are there already. make_room:
-    called where the disk is full. skip: which entries are passed over.
+    called where the disk is full. skip: which entries are passed over. hashed: gets the SHA-256
+    of each file without extended attributes, and its status when it is done.
     """
 
     def __init__(
         self, root_fd: int, *, whiteouts: bool, base: str = "", keep_kinds: bool = False, ids: Ids | None = same_ids,
         rename: Callable[[str], str] = str, limits: Limits | None = None, recipe: RecipeWriter | None = None,
         sharing: Sharing | None = None, make_room: Callable[[], None] = lambda: None, skip: Callable[[Entry], bool] | None = None,
+        hashed: Callable[[os.stat_result, bytes], None] | None = None,
     ) -> None:  # fmt: skip
         self._root_fd = root_fd
         self._whiteouts = whiteouts
@@ -112,6 +115,8 @@ class Unpacker:
         self._sharing = sharing
         self._make_room = make_room
         self._passes_over = skip
+        self._hashed = hashed
+        self._hashing: hashlib._Hash | None = None  # of the file that is being written
         self._entries = 0
         self._implied = 0  # directories that no entry names
         self._skipped_bytes = 0
@@ -274,8 +279,13 @@ class Unpacker:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=parent)
         try:
+            if self._hashed and entry.sparse is None and not entry.xattrs:
+                self._hashing = hashlib.sha256()
             write(fd)
             self._finish(entry, fd)
+            if self._hashed and self._hashing:
+                self._hashed(os.fstat(fd), self._hashing.digest())
+            self._hashing = None
             if offer and self._sharing:
                 self._sharing.offer(offer, fd, name, parent)
         finally:
@@ -416,6 +426,8 @@ class Unpacker:
         while count:
             data = reader.read_exactly(min(count, _COPY_BYTES))
             count -= len(data)
+            if self._hashing:
+                self._hashing.update(data)
             is_hole = len(data) >= _LEAST_HOLE_BYTES and _ZEROS.startswith(data)
             if is_hole:  # a file that was sparse before it came into an archive is sparse again
                 os.lseek(fd, len(data), os.SEEK_CUR)

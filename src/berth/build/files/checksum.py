@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from berth.build.files.places import changed
 from berth.build.files.selection import Selected
-from berth.store.tarwriter import open_below, reopen
+from berth.build.files.sources import Sources, same
 
 _READ_BYTES = 1 << 20
 _MOST_IN_MEMORY = 200_000
@@ -80,12 +80,21 @@ class ChecksumCache:
         if time.time_ns() - status.st_ctime_ns < _TICK_NS:
             return
         with self._lock:
-            entry = (status.st_size, status.st_mtime_ns, status.st_ctime_ns), digest
-            if len(self._known) > _MOST_IN_MEMORY:
-                self._known.clear()
-            self._known[status.st_dev, status.st_ino] = entry
+            entry = self._put(status, digest)
             if self._database:
                 self._fresh[status.st_dev, status.st_ino] = entry
+
+    def put_new(self, status: os.stat_result, digest: bytes) -> None:
+        """Of a file that the caller wrote and nobody else can change; it is of no use to another engine, and soon gone."""
+        with self._lock:
+            self._put(status, digest)
+
+    def _put(self, status: os.stat_result, digest: bytes) -> tuple[_Stamp, bytes]:
+        if len(self._known) > _MOST_IN_MEMORY:
+            self._known.clear()
+        entry = (status.st_size, status.st_mtime_ns, status.st_ctime_ns), digest
+        self._known[status.st_dev, status.st_ino] = entry
+        return entry
 
     def flush(self) -> None:
         """Writes what is new to the file."""
@@ -131,101 +140,49 @@ def _open_database(path: str) -> sqlite3.Connection | None:
 
 def content_digest(root_fd: int, selected: Sequence[Selected], cache: ChecksumCache | None = None, *, with_owner: bool = False) -> str:
     """`sha256:...` over what a COPY of the selection brings."""
-    statuses = _statuses(root_fd, selected)
-    if cache:
-        cache.load([(status.st_dev, status.st_ino) for status in statuses if stat.S_ISREG(status.st_mode)])
-    hashing = hashlib.sha256()
-    for item, status in zip(selected, statuses, strict=True):
-        mode = status.st_mode
-        name = os.fsencode(item.target)
-        if stat.S_ISREG(mode):
-            content = (cache and cache.get(status)) or _file_digest(root_fd, item.path, status, cache)
-        elif stat.S_ISLNK(mode):
-            content = _link(root_fd, item.path)
-        elif stat.S_ISDIR(mode):
-            content = b""
-        else:
-            content = struct.pack("!Q", status.st_rdev)
-        owner = (status.st_uid, status.st_gid) if with_owner and item.target else (0, 0)
-        # Nobody sees the permissions of a link, and the destination's are not those of the directory whose contents it gets.
-        shown_mode = mode if item.target and not stat.S_ISLNK(mode) else stat.S_IFMT(mode)
-        hashing.update(_HEAD.pack(len(name), len(content), shown_mode, *owner, item.named) + name + content)
+    with Sources(root_fd) as sources:
+        statuses = [sources.status(item.path) for item in selected]
+        if cache:
+            cache.load([(status.st_dev, status.st_ino) for status in statuses if stat.S_ISREG(status.st_mode)])
+        hashing = hashlib.sha256()
+        for item, status in zip(selected, statuses, strict=True):
+            mode = status.st_mode
+            name = os.fsencode(item.target)
+            content = (cache and cache.get(status)) or _content(sources, item.path, status, cache)
+            owner = (status.st_uid, status.st_gid) if with_owner and item.target else (0, 0)
+            # Nobody sees the permissions of a link, and the destination's are not those of the directory whose contents it gets.
+            shown_mode = mode if item.target and not stat.S_ISLNK(mode) else stat.S_IFMT(mode)
+            hashing.update(_HEAD.pack(len(name), len(content), shown_mode, *owner, item.named) + name + content)
     if cache:
         cache.flush()
     return f"sha256:{hashing.hexdigest()}"
 
 
-def _statuses(root_fd: int, selected: Sequence[Selected]) -> list[os.stat_result]:
-    """Of all, by one descriptor for each directory, as they come together."""
-    found = []
-    directory, directory_fd = "", os.dup(root_fd)
-    try:
-        for item in selected:
-            above, _, name = item.path.rpartition("/")
-            try:
-                if above != directory:
-                    fd = open_below(root_fd, above)
-                    os.close(directory_fd)
-                    directory, directory_fd = above, fd
-                found.append(os.stat(name or ".", dir_fd=directory_fd, follow_symlinks=False))
-            except OSError as error:
-                raise changed(item.path, error) from error
-    finally:
-        os.close(directory_fd)
-    return found
+def _content(sources: Sources, path: str, status: os.stat_result, cache: ChecksumCache | None) -> bytes:
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        return _file_digest(sources, path, status, cache)
+    if stat.S_ISLNK(mode):
+        return os.fsencode(sources.link(path))
+    return b"" if stat.S_ISDIR(mode) else struct.pack("!Q", status.st_rdev)
 
 
-def _link(root_fd: int, path: str) -> bytes:
-    try:
-        fd = open_below(root_fd, path)
-    except OSError as error:
-        raise changed(path, error) from error
-    try:
-        return os.fsencode(os.readlink("", dir_fd=fd))
-    except OSError as error:
-        raise changed(path, error) from error
-    finally:
-        os.close(fd)
-
-
-def _file_digest(root_fd: int, path: str, status: os.stat_result, cache: ChecksumCache | None) -> bytes:
+def _file_digest(sources: Sources, path: str, status: os.stat_result, cache: ChecksumCache | None) -> bytes:
     """Of the content and of what the file may do (security.capability)."""
-    try:
-        fd = open_regular(root_fd, path)
-    except OSError as error:
-        raise changed(path, error) from error
+    fd = sources.open_file(path)
     try:
         hashing = hashlib.sha256()
-        before = os.fstat(fd)
         while data := os.read(fd, _READ_BYTES):
             hashing.update(data)
         try:
             capability = os.getxattr(fd, _CAPABILITY)
         except OSError:
             capability = b""
-        if same(before, status) and same(before, os.fstat(fd)):
-            digest = hashlib.sha256(hashing.digest() + capability).digest() if capability else hashing.digest()
-            if cache:
-                cache.put(before, digest)
-            return digest
-    finally:
-        os.close(fd)
-    raise changed(path)
-
-
-def open_regular(root_fd: int, path: str) -> int:
-    """Opens a plain file for reading, and nothing else: opening a pipe or a device can wait or do something."""
-    fd = open_below(root_fd, path)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not same(status, os.fstat(fd)):
             raise changed(path)
-        return reopen(fd, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        digest = hashlib.sha256(hashing.digest() + capability).digest() if capability else hashing.digest()
+        if cache:
+            cache.put(status, digest)
+        return digest
     finally:
         os.close(fd)
-
-
-def same(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether a file is the same and was not changed in between."""
-    return (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) == (
-        other.st_dev, other.st_ino, other.st_size, other.st_mtime_ns, other.st_ctime_ns,
-    )  # fmt: skip

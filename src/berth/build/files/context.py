@@ -7,6 +7,7 @@ from threading import Event
 from typing import IO
 
 from berth.build.files.archives import is_archive
+from berth.build.files.checksum import ChecksumCache
 from berth.build.files.cloning import Access, Git
 from berth.build.files.fetching import fetch, shown
 from berth.build.files.git import parse
@@ -41,14 +42,15 @@ class Directory:
         self.close()
 
 
-def receive_tar(stream: IO[bytes], into: str, ignore: Ignore | None = None) -> None:
+def receive_tar(stream: IO[bytes], into: str, ignore: Ignore | None = None, *, cache: ChecksumCache | None = None) -> None:
     """Unpacks a client's archive, compressed or not, in the directory `into`, which is empty. All belongs to root, as Docker has it.
 
+    cache: is told the digests of the files, so that nobody has to read them again for `content_digest`.
     InvalidParameter or DataLoss for an archive that is none or means harm; what is there by then stays for the caller to remove.
     """
     with Directory(into) as top:
         skip = (lambda entry: _is_hidden(ignore, entry)) if ignore else None
-        unpacker = Unpacker(top.fd, whiteouts=False, base="/", ids=lambda uid, gid: (0, 0), limits=_LIMITS, skip=skip)
+        unpacker = Unpacker(top.fd, whiteouts=False, base="/", ids=lambda uid, gid: (0, 0), limits=_LIMITS, skip=skip, hashed=cache.put_new if cache else None)
         unpacker.unpack(open_stream(stream), lambda data: None)
 
 

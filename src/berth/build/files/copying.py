@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 
 from berth.build.files.archives import is_archive
 from berth.build.files.archives import unpack as unpack_archive
-from berth.build.files.checksum import open_regular, same
 from berth.build.files.layer import Layer, Owner
 from berth.build.files.modes import ChangeMode, parse_chmod
 from berth.build.files.places import changed, cleaned
 from berth.build.files.selection import OTHER, Selected
+from berth.build.files.sources import Sources, reader, same
 from berth.errors import InvalidParameter
 from berth.store.compression import Readable
-from berth.store.tarwriter import TarWriter, kept_xattrs, open_below
+from berth.store.tarwriter import TarWriter, kept_xattrs
 
 __all__ = ["parse_chmod", "write_archive", "write_copy", "write_directory", "write_file"]
 _READ_BYTES = 1 << 20
@@ -39,22 +39,27 @@ def write_copy(
     InvalidParameter where it cannot be; Conflict where a source changes meanwhile. After an error the archive is none.
     """
     layer = Layer(writer, root_fd, owner=owner or (0, 0), source_date_epoch=source_date_epoch)
-    copy = _Copy(layer, source_fd, owner=owner, mode=mode, devices=devices)
     base, into = _destination(layer, selected, destination, workdir, several)
+    with Sources(source_fd) as sources:
+        copy = _Copy(layer, sources, owner=owner, mode=mode, devices=devices)
+        rest = [item for item in selected if not (unpack and item.named and copy.unpack(item, base))]
+        for path, item in _placed(rest, base, into).items():
+            copy.entry(path, item)
+
+
+def _placed(selected: Sequence[Selected], base: str, into: bool) -> dict[str, Selected]:
+    """What comes where. The last one wins, in its place; a directory stays in front of what is in it."""
     entries: dict[str, Selected] = {}
     for item in selected:
-        if unpack and item.named and copy.unpack(item, base):
-            continue
         path = posixpath.join(base, item.target) if into or not item.named or item.target == "" else base
         path = path.rstrip("/")
         if path in entries and _is_directory(entries[path]) != _is_directory(item):
             raise _cannot_replace(path, _is_directory(item))
         if not _is_directory(item):
-            entries.pop(path, None)  # the last one wins, in its place; a directory stays in front of what is in it
+            entries.pop(path, None)
         if item.target or path not in entries:
             entries[path] = item
-    for path, item in entries.items():
-        copy.entry(path, item)
+    return entries
 
 
 def _is_directory(item: Selected) -> bool:
@@ -81,23 +86,19 @@ def _destination(layer: Layer, selected: Sequence[Selected], destination: str, w
 
 
 class _Copy:
-    def __init__(self, layer: Layer, source_fd: int, *, owner: Owner | None, mode: ChangeMode | None, devices: bool) -> None:
+    def __init__(self, layer: Layer, sources: Sources, *, owner: Owner | None, mode: ChangeMode | None, devices: bool) -> None:
         self._layer = layer
-        self._source_fd = source_fd
+        self._sources = sources
         self._owner = owner
         self._mode = mode
         self._devices = devices
         self._links: dict[tuple[int, int], str] = {}  # device and inode -> path of the first one
-        self._above, self._above_fd = "", -1
 
     def unpack(self, item: Selected, base: str) -> bool:
         """Whether it was an archive, which is in the layer now."""
         if item.kind != "file":
             return False
-        try:
-            fd = open_regular(self._source_fd, item.path)
-        except OSError as error:
-            raise changed(item.path, error) from error
+        fd = self._sources.open_file(item.path)
         with os.fdopen(fd, "rb") as file:
             if not is_archive(fd):
                 return False
@@ -113,10 +114,7 @@ class _Copy:
         layer = self._layer
         if not path:
             return  # the root itself, which keeps what it has
-        try:
-            fd = open_below(self._source_fd, item.path)
-        except OSError as error:
-            raise changed(item.path, error) from error
+        fd = self._sources.open(item.path)
         try:
             status = os.fstat(fd)
             kind = stat.S_IFMT(status.st_mode)
@@ -163,7 +161,7 @@ class _Copy:
             info.type, info.linkname = tarfile.LNKTYPE, self._links[key]
             self._layer.writer.put(info)
         elif kind == stat.S_IFREG:
-            self._file(info, item, status)
+            self._file(info, item, fd, status)
         else:
             if kind == stat.S_IFLNK:
                 info.linkname = os.readlink("", dir_fd=fd)
@@ -174,16 +172,12 @@ class _Copy:
             self._links.setdefault(key, path)
         self._layer.note(path, link=info.linkname if kind == stat.S_IFLNK else "")
 
-    def _file(self, info: tarfile.TarInfo, item: Selected, status: os.stat_result) -> None:
+    def _file(self, info: tarfile.TarInfo, item: Selected, path_fd: int, status: os.stat_result) -> None:
+        fd = reader(path_fd, item.path, status)
         try:
-            fd = open_regular(self._source_fd, item.path)
-        except OSError as error:
-            raise changed(item.path, error) from error
-        try:
-            before = os.fstat(fd)
-            info.size = before.st_size
-            complete = self._layer.writer.put_stream(info, kept_xattrs(fd), _contents(fd, before))
-            if not (complete and same(before, status) and same(before, os.fstat(fd))):
+            info.size = status.st_size
+            complete = self._layer.writer.put_stream(info, kept_xattrs(fd), _contents(fd, status))
+            if not (complete and same(status, os.fstat(fd))):
                 raise changed(item.path)
         finally:
             os.close(fd)
