@@ -1,9 +1,11 @@
 """Digests of what a COPY brings: they change with all that matters and with nothing else; the cache never lies."""
 
+import io
 import os
 import shutil
 import sqlite3
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 
 from berth.build.files import checksum
 from berth.build.files.checksum import ChecksumCache, content_digest
+from berth.build.files.context import receive_tar
 from berth.build.files.selection import select
 from berth.build.files.sources import Sources
 from berth.errors import Conflict, InvalidParameter
@@ -222,3 +225,21 @@ def test_a_tree_deeper_than_paths_are_long(root: Path) -> None:
     os.close(fd)
     with pytest.raises(InvalidParameter, match="nested too deep"):
         digest(root)
+
+
+def test_what_came_in_an_archive_is_not_read_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.link(root / "d/a", root / "d/linked")  # the link changes the file's ctime: those are read
+    (root / "large").write_bytes(os.urandom(3 << 20))
+    (root / "holes").write_bytes(bytes(3 << 20))
+    data = subprocess.run(["tar", "-c", "-C", str(root), "."], capture_output=True, check=True).stdout
+    into = tmp_path / "into"
+    into.mkdir()
+    cache = ChecksumCache()
+    receive_tar(io.BytesIO(data), str(into), cache=cache)
+    reads = Counting(monkeypatch)
+    found = digest(into, cache=cache)
+    assert sorted(set(reads.paths)) == ["d/a", "d/linked"]
+    assert found == digest(into)
+    with open(into / "large", "r+b") as file:
+        file.write(b"changed")
+    assert digest(into, cache=cache) == digest(into) != found
