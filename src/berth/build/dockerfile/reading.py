@@ -93,9 +93,9 @@ def _at_least_one(parts: Parts) -> SplitError:
 def _pairs(parts: Parts, escape: str) -> tuple[tuple[str, str], ...]:
     keyword = parts.keyword.upper()
     found = splitting.pairs(parts.arguments, keyword, escape)
+    _flags(parts)
     if not found:
         raise _at_least_one(parts)
-    _flags(parts)
     for name, value, _ in found:
         if not name:
             raise SplitError(f"{keyword} names can not be blank", f"={value}")
@@ -149,18 +149,20 @@ def _command(arguments: str) -> Command:
 
 
 def _cmd(line: Line, parts: Parts, escape: str) -> Instruction:
+    command = _command(parts.arguments)
     _flags(parts)
-    return Cmd(line.place, _text(line), _command(parts.arguments))
+    return Cmd(line.place, _text(line), command)
 
 
 def _entrypoint(line: Line, parts: Parts, escape: str) -> Instruction:
+    command = _command(parts.arguments)
     _flags(parts)
-    return Entrypoint(line.place, _text(line), _command(parts.arguments))
+    return Entrypoint(line.place, _text(line), command)
 
 
 def _shell(line: Line, parts: Parts, escape: str) -> Instruction:
-    _flags(parts)
     words = splitting.json_list(parts.arguments)
+    _flags(parts)
     if words is None and parts.arguments:
         raise SplitError('SHELL requires the arguments to be in JSON form, as in SHELL ["/bin/sh", "-c"]', parts.arguments)
     if not words:
@@ -169,13 +171,13 @@ def _shell(line: Line, parts: Parts, escape: str) -> Instruction:
 
 
 def _run(line: Line, parts: Parts, escape: str) -> Instruction:
+    command, script, text = _run_command(line, parts)
     given = _flags(parts)
     network, security = given.text("network", "default"), given.text("security", "sandbox")
     if network not in _NETWORKS:
         raise UnknownWord(f'invalid network mode "{network}"', network, _NETWORKS)
     if security not in _SECURITY:
         raise UnknownWord(f'security "{security}" is not valid', security, _SECURITY)
-    command, script, text = _run_command(line, parts)
     return Run(
         line.place, text, command, line.heredocs, tuple(mounts.parse(one) for one in given.lists.get("mount", ())),
         network, security, script,
@@ -295,7 +297,7 @@ def _healthcheck(line: Line, parts: Parts, escape: str) -> Instruction:
         return Healthcheck(line.place, _text(line), True, None)
     given = _flags(parts)
     if kind != "CMD":
-        raise UnknownWord(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)', pieces[0], ())
+        raise UnknownWord(f"Unknown type {json.dumps(kind, ensure_ascii=False)} in HEALTHCHECK (try CMD)", pieces[0], ())
     command = _command(rest)
     if not any(command.words):
         raise SplitError("Missing command after HEALTHCHECK CMD", pieces[0])
