@@ -14,7 +14,7 @@ from typing import Any
 
 import netlab
 import pytest
-from harness import wait_until
+from harness import group_file, wait_until
 from killpoints import KINDS
 from netlab import Lab, sh
 from test_killpoints import Json, Killed
@@ -236,6 +236,20 @@ def bindings(hosts: Hosts) -> tuple[list[str], list[str]]:
     return kept, live
 
 
+def parts(hosts: Hosts) -> tuple[bool, bool, bool]:
+    """Which of the limit, mount and port of an update are there; in the record, where there may be less, as in the kernel."""
+    answer = hosts.killed.do("GET", "/containers/kp/json")
+    assert isinstance(answer, dict)
+    with open(f"/proc/{answer['State']['Pid']}/mountinfo") as file:
+        mounted = any(line.split()[4] == "/mem" for line in file)
+    kept, live = bindings(hosts)
+    limit = answer["HostConfig"]["PidsLimit"] == 50
+    assert kept == live
+    assert any(point["Destination"] == "/mem" for point in answer["Mounts"]) == mounted
+    assert not limit or group_file(answer["Id"], "pids", "pids.max") == "50"
+    return limit, mounted, live == ["18102"]
+
+
 def both(ports: str) -> tuple[list[str], list[str]]:
     return ports.split(), ports.split()
 
@@ -264,7 +278,8 @@ def with_network(hosts: Hosts, *, joined: bool) -> None:
         hosts.killed.do("POST", "/networks/kpnet/connect", {"Container": "kp"})
 
 
-_UPDATE: Json = {"PublishAdd": [{"HostPort": "18102", "ContainerPort": "80"}], "PublishRemove": [{"HostPort": "18101", "ContainerPort": "80"}]}
+_UPDATE: Entry = {"PublishAdd": [{"HostPort": "18102", "ContainerPort": "80"}], "PublishRemove": [{"HostPort": "18101", "ContainerPort": "80"}]}
+_MORE: Entry = {"PidsLimit": 50, "MountAdd": [{"Type": "tmpfs", "Target": "/mem"}]}
 _TWO = {"80/tcp": "18101", "53/udp": "18102"}
 VERBS = {
     "first": Verb(first, ask("POST", "/containers/kp/start"), status, "created", "running"),
@@ -284,6 +299,10 @@ VERBS = {
     ),
     "publish": Verb(
         lambda h: h.up("kp", "base", ports={"80/tcp": "18101"}), ask("POST", "/containers/kp/update", _UPDATE), bindings, both("18101"), both("18102"),
+    ),
+    "update": Verb(
+        lambda h: h.up("kp", "base", ports={"80/tcp": "18101"}), ask("POST", "/containers/kp/update", {**_UPDATE, **_MORE}), parts,
+        (False, False, False), (True, False, False), (True, True, False), (True, True, True),
     ),
     "rename": Verb(
         lambda h: h.up("kp", "base"), ask("POST", "/containers/kp/rename?name=kp2"), name_and_answer, ("kp", True, False), ("kp2", False, True),

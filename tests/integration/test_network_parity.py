@@ -6,6 +6,7 @@ purpose is in DIFFERENCES, with the reason; anything else fails, and so does an 
 
 import contextlib
 import difflib
+import itertools
 import json
 import re
 import time
@@ -128,6 +129,15 @@ LIVES: dict[str, list[Step]] = {
         network("from4", ConfigFrom={"Network": "conf"}, Labels={"x": "y"}), *drop("conf"), *create("ka", {"NetworkMode": "from"}), *create("kb", {"NetworkMode": "conf"}),
         join("conf", "ka"), *remove("ka", "kb"), *drop("from", "conf"),
     ],
+    "what is no more": [
+        *create("ka"), *create("ks", {"NetworkMode": "container:ka"}), *stop("ka"), ("POST", "/containers/ks/restart?t=0"), ("POST", "/containers/ks/start"),
+        ("POST", "/containers/ka/start"), ("POST", "/containers/ks/start"), ("POST", "/containers/ka/rename?name=kaa"), ("POST", "/containers/ks/restart?t=0"),
+        ("POST", "/containers/kaa/pause"), ("POST", "/containers/ks/restart?t=0"), *remove("kaa"), ("POST", "/containers/ks/restart?t=0"), *remove("ks"),
+        *create("nobody", {"NetworkMode": "container:none-such"}), *remove("nobody"),
+        network("one"), network("two"), *create("kb", {"NetworkMode": "one"}), *stop("kb"), *drop("one"), ("POST", "/containers/kb/start"), join("two", "kb"), leave("one", "kb"),
+        ("POST", "/containers/kb/start"), leave("one", "kb", force=True), ("POST", "/containers/kb/start"), leave("two", "kb", force=True), leave("two", "kb", force=True),
+        *stop("kb"), *drop("two"), *remove("kb"), *create("kc", {"NetworkMode": "gone"}), join("bridge", "kc"), leave("gone", "kc", force=True), ("POST", "/containers/kc/start"), *remove("kc"),
+    ],
     "macvlan": [
         network("mac", Driver="macvlan", IPAM=ipam(Subnet="10.94.0.0/24", Gateway="10.94.0.254"), Options={"parent": _PARENT}),
         network("nodev", Driver="macvlan", Options={"parent": "nodev0"}), *create("ka", {"NetworkMode": "mac"}), *remove("ka"), *drop("mac"),
@@ -148,11 +158,16 @@ DIFFERENCES: list[tuple[str, str, str, str]] = [
     ("of one's own", "", r"^(said|container \S+Error:) 'invalid endpoint settings:.* for \"Invalid address", _WORDS),
     ("", r"filters=", r"^said 'invalid filter|^said \"invalid filter", _WORDS),
     ("configurations", "", r"'cannot create endpoint on configuration-only network: .*' for 'cannot create", _WORDS),
-    ("of one's own", "", "'network two not found' for 'network <network two> not found'", "the network is called by its name"),
+    ("of one's own|no more", "", "'network (one|two) not found' for 'network <network (one|two)> not found'", "the network is called by its name"),
     ("of one's own", "DELETE /networks/one", "^said .*has active endpoints \\(name", _WORDS),
     ("of one's own", 'one/connect {}', "^said 'no container given", _WORDS),
     ("of one's own", "nobody", "^said 'No such container: nobody' for 'endpoint nobody not found'", "dockerd could have an endpoint of a container that it has lost"),
     ("", "(taken|late|far)/start", r"'Bind for |'Cannot link to ", _WORDS),
+    ("no more", "", r"^container /ks\.Error: '(cannot join network of a non running container: .+): start ka first' for '\1'", _WORDS),
+    ("no more", "nobody", "", "whoever joins nobody is refused when it is made"),
+    ("no more", "events", r"^- container (create|destroy) <container nobody>", "whoever joins nobody is refused when it is made"),
+    ("no more", "events", r"^\+ container unpause <container ka>", "what is paused is let go before it dies"),
+    ("no more", "events", r"^- network disconnect <network two> \{'container': '<container kb>'", "said once"),
     ("macvlan", "nodev", "^said 'network nodev: the parent interface nodev0 does not exist", _WORDS),
     # What berth does otherwise.
     ("", "", r"Config\[\d\]\.Gateway: .* is one more$", "the gateway that was picked is said"),
@@ -160,7 +175,7 @@ DIFFERENCES: list[tuple[str, str, str, str]] = [
     ("", "", r"^listed \S+\.(Aliases|Links)\[\d\]: .* is one more$", "lists say of endpoints what inspect says"),
     ("", "(taken|late|far)/start|DELETE", r"^(container|listed) /(taken|late|far)\.\S+: (''|0|False) for", _LEFT),
     ("of one's own", "", r"fixed\S*.*MacAddress: '02:42:0a:5b:00:99' for", "the address that was asked for; dockerd 20.10 drops it"),
-    ("of one's own", "", r"\.two\.NetworkID: '<network two>' for ''$", "known before it starts"),
+    ("of one's own|no more", "", r"\.(two|bridge)\.NetworkID: '<network (two|bridge)>' for ''$", "known before it starts"),
     ("lists", "dangling", r"^answer", "dockerd 20.10 does not look who is in a network, and calls all dangling"),
     ("lists", "prune", r"^(answer|network three|summary three)", "a network that a container names, running or not, is in use: `docker network prune --help`"),
     ("lists", "DELETE", r"^(network three|summary three)", "a network that a container names, running or not, is in use: `docker network prune --help`"),
@@ -194,7 +209,8 @@ def _events(peer: Peer, since_s: float) -> list[str]:
         if event["Type"] in ("network", "container") and event["Action"] not in ("kill", "die", "stop"):
             attributes = {key: value for key, value in sorted(event["Actor"]["Attributes"].items()) if key not in ("image", "reclaimed", "execDuration")}
             found.append(_text(peer, f"{event['Type']} {event['Action']} {event['Actor']['ID']} {attributes}"))
-    return found
+    # A container in several networks joins and leaves them in the order of a Go map, with dockerd.
+    return [line for _, run in itertools.groupby(found, lambda line: re.sub("<network .*?>|'name': .*", "", line)) for line in sorted(run)]
 
 
 def _taken(peer: Peer, method: str, target: str, body: Any = None) -> Told:

@@ -109,7 +109,9 @@ class Containers:
         exchange.respond(204)
 
     async def container_restart(self, exchange: Exchange) -> None:
-        await self._engine.containers.restart(self._container(exchange), exchange.number("t"), _stop_signal(exchange))
+        await self._engine.containers.restart(
+            self._container(exchange), exchange.number("t"), _stop_signal(exchange), called=exchange.parameters["id"]
+        )  # fmt: skip
         exchange.respond(204)
 
     async def container_kill(self, exchange: Exchange) -> None:

@@ -17,7 +17,7 @@ from berth.engine.execbase import ExecBase
 from berth.engine.hostfiles import start_ticks
 from berth.engine.monitors import DirectConnection, Launcher, MonitorConnection, await_started, why_not_started
 from berth.engine.proctree import kill_tree
-from berth.engine.running import RESTARTING_TEXT
+from berth.engine.state import RESTARTING_TEXT
 from berth.engine.tasks import Tasks
 from berth.oci import users
 from berth.runtime import frames

@@ -271,22 +271,24 @@ class NetworkService:
             self._publish(network, record.id, "connect")
 
     async def disconnect(self, network_text: str, container: Container, *, force: bool) -> None:
-        """Takes a network from a container, at once if it runs; with force also one that is gone."""
+        """Takes a network from a container, at once if it runs; one that is gone from one that does not run, or with force."""
         async with container.lock:
             record = container.record
             names = endpoints_of(record)
             try:
                 network = self.store.find(network_text)
-            except errors.NotFound:
-                if not force or network_text not in names:
+            except errors.NotFound as error:
+                if record.running and not force:
                     raise
+                if network_text not in names:
+                    raise errors.Forbidden(f"container {record.id} is not connected to the network {network_text}: {error}") from None
                 await self._endpoints.drop(record, network_text, self._containers.directory(container))
                 await self._containers.save(container)
                 return
             if endpointnames.mode_of(record.host) == network.name == netrecords.HOST:
                 raise errors.InvalidParameter(netcontainer.NOT_WITH_HOST)
             if network.name not in names:
-                raise errors.Forbidden(f"container {record.id} is not connected to network {network.name}")
+                raise errors.Forbidden(f"container {record.id} is not connected to {'network' if record.running else 'the network'} {network.name}")
             try:
                 if record.running:
                     await self._endpoints.disconnect(record, network, self._containers.directory(container))

@@ -5,15 +5,17 @@ import os
 from collections.abc import Callable
 
 from berth import errors
-from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, validate
+from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, state, validate
 from berth.engine.mounting import Mounting
 from berth.engine.namespaces import Namespace
-from berth.engine.registry import SHORT, Container
+from berth.engine.registry import Container
 from berth.engine.state import Record
 from berth.oci import users
 from berth.runtime.container import host_id
 from berth.store import rootfiles
 from berth.store.imagerecords import Lower
+
+_JOINED = {"PidMode": "PID", "IpcMode": "IPC", "NetworkMode": "network"}
 
 
 class Preparing(Mounting):
@@ -43,12 +45,11 @@ class Preparing(Mounting):
         host = record.host
         user = self._resolve_user(container, merged)
         shared = {}
-        for key in ("PidMode", "IpcMode", "NetworkMode"):
+        for key in _JOINED:
             mode = host.get(key) or ""
             if mode.startswith("container:"):
                 other = self.find(mode.partition(":")[2])
-                if not other.record.running:
-                    raise errors.Conflict(f"cannot join {key} of container {other.record.id[:SHORT]}: it is not running")
+                _check_joinable(other.record, key)
                 shared[mode.partition(":")[2]] = other.record.pid
         facts = self._facts(record.id, host, user, shared)
         facts.mounts, sources = self._oci_mounts(container, self._user_of(container, merged), facts.id_maps)
@@ -142,3 +143,10 @@ def _logged(record: Record, directory: str) -> dict | None:
         except OSError:
             pass  # a full disk must not keep a container from starting
     return logconfig.message(record, directory)
+
+
+def _check_joinable(other: Record, mode: str) -> None:
+    if other.status == state.RESTARTING:
+        raise errors.Conflict(state.RESTARTING_TEXT.format(other.id))
+    if not other.running:
+        raise errors.Conflict(f"cannot join {_JOINED[mode]} of a non running container: {other.id}: start {other.name} first")

@@ -22,7 +22,6 @@ from berth.runtime import frames
 
 log = logging.getLogger("berth.containers")
 
-RESTARTING_TEXT = "Container {} is restarting, wait until the container is running"
 _KILLED_MONITOR = "the container's monitor was killed, and the container with it"
 _UNREACHABLE_MONITOR = "the container's monitor could not be reached, its socket is gone: ended"
 _EXIT_CODE_KILLED = 137
@@ -372,13 +371,14 @@ class Running(Preparing):
             await self._await_killed(container)
         self.publish(container, "stop")
 
-    async def restart(self, container: Container, timeout_s: int | None, signal_text: str) -> None:
-        """stop, then start."""
+    async def restart(self, container: Container, timeout_s: int | None, signal_text: str, *, called: str) -> None:
+        """stop, then start. called: as the client names it, for errors."""
         try:
-            await self.stop(container, timeout_s, signal_text, asked_by="restart")
-        except errors.NotModified:
-            pass
-        await self.start(container)
+            with contextlib.suppress(errors.NotModified):
+                await self.stop(container, timeout_s, signal_text, asked_by="restart")
+            await self.start(container)
+        except errors.BerthError as error:
+            raise type(error)(f"Cannot restart container {called}: {error}") from error
         self.publish(container, "restart")
 
     async def pause(self, container: Container, *, for_commit: bool = False) -> None:
@@ -387,7 +387,7 @@ class Running(Preparing):
             if container.record.status == state.PAUSED:
                 raise errors.Conflict(f"Container {container.record.id} is already paused")
             if container.record.status == state.RESTARTING:
-                raise errors.Conflict(RESTARTING_TEXT.format(container.record.id))
+                raise errors.Conflict(state.RESTARTING_TEXT.format(container.record.id))
             if not container.record.running:
                 raise errors.Conflict(f"Container {container.record.id} is not running")
             container.record.paused_for_commit = for_commit

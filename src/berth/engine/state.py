@@ -25,6 +25,7 @@ _MOVES = {
     EXITED: (RUNNING, REMOVING),
     REMOVING: (),
 }
+RESTARTING_TEXT = "Container {} is restarting, wait until the container is running"
 
 
 class Record:

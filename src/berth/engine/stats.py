@@ -15,7 +15,7 @@ from berth import errors
 from berth.engine import state, times
 from berth.engine.containers import ContainerService
 from berth.engine.registry import Container
-from berth.engine.running import RESTARTING_TEXT
+from berth.engine.state import RESTARTING_TEXT
 from berth.linux import cgroup_stats
 
 _INTERVAL_S = 1.0
