@@ -308,33 +308,41 @@ def _namespaces(host: dict, facts: Facts) -> list[dict]:
     ):  # fmt: skip
         mode = _mode(host, key)
         if mode and facts.id_maps and kind != "uts":
-            _refuse_sharing(kind, mode)
+            _check_sharing(kind, mode, _mode(host, "NetworkMode"))
         if kind == "network" and facts.network_path:
             found.append({"type": kind, "path": facts.network_path})
         elif not mode:
             found.append({"type": kind})
         elif mode != "host":
-            found.append({"type": kind, "path": f"/proc/{facts.shared_pids[mode.partition(':')[2]]}/ns/{file}"})
+            found.append({"type": kind, "path": _namespace_of(mode, facts, file)})
     private = host.get("CgroupnsMode") or ("private" if facts.cgroup_version == 2 else "host")
     if private == "private":
         found.append({"type": "cgroup"})
     if facts.id_maps:
-        found.append({"type": "user", **({"path": facts.user_path} if facts.user_path else {})})
+        path = facts.user_path or _namespace_of(_mode(host, "NetworkMode"), facts, "user")
+        found.append({"type": "user", **({"path": path} if path else {})})
     return found
 
 
-def _refuse_sharing(kind: str, mode: str) -> None:
-    """Root of a user namespace has no rights over a namespace that another user namespace owns."""
+def _namespace_of(mode: str, facts: Facts, file: str) -> str:
+    """The path of another container's namespace; '' for none."""
+    return f"/proc/{facts.shared_pids[mode.partition(':')[2]]}/ns/{file}" if mode.startswith("container:") else ""
+
+
+def _check_sharing(kind: str, mode: str, network: str) -> None:
+    """Root of a user namespace has no rights over a namespace that another user namespace owns: who shares another container's network is in
+    that one's user namespace, too, and may share more of it."""
     words = {"pid": "PID", "ipc": "IPC"}.get(kind, kind)
     if mode == "host":
         owner = "host's" if kind == "network" else "host"
         raise InvalidParameter(
             f"cannot share the {owner} {words} namespace when user namespaces are enabled; --userns=host switches them off"
         )
-    raise NotImplementedHere(
-        f"sharing the {words} namespace of another container does not work with --userns-remap yet; "
-        "run both containers with --userns=host"
-    )
+    if mode != network:
+        raise NotImplementedHere(
+            f"sharing the {words} namespace of another container works with --userns-remap for one that shares its network, too: "
+            f"add --network {mode}, or run both with --userns=host"
+        )
 
 
 def resources(host: dict, privileged: bool, devices: list[dict]) -> dict:

@@ -50,6 +50,8 @@ class Preparing(Mounting):
             if mode.startswith("container:"):
                 other = self.find(mode.partition(":")[2])
                 _check_joinable(other.record, key)
+                if self._remap_of(host) and not self._remap_of(other.record.host):
+                    raise errors.Conflict(f"cannot join {_JOINED[key]} of container {other.record.id}: it has no user namespace; run both with --userns=host")
                 shared[mode.partition(":")[2]] = other.record.pid
         facts = self._facts(record.id, host, user, shared)
         facts.mounts, sources = self._oci_mounts(container, self._user_of(container, merged), facts.id_maps)
