@@ -104,6 +104,13 @@ async def _say(exchange: Exchange, message: dict[str, Any]) -> None:
     await exchange.send_json(message)
 
 
+async def pull(engine: Engine, name: Reference, platform: str, credentials: Credentials, tell: Callable[[str], None]) -> None:
+    """Fetches an image for a build, which is told what goes on but for the counts of bytes."""
+    async for message in engine.distribution.pull(name, platform, credentials):
+        if "status" in message and not message.get("progressDetail"):
+            tell(f"{message.get('id', '')}{': ' if message.get('id') else ''}{message['status']}\n")
+
+
 class ArchiveClient:
     """A client that has sent its files as one archive, or named an address to take them from."""
 
@@ -146,7 +153,7 @@ class ArchiveClient:
             raise errors.InvalidParameter(f"Cannot locate specified Dockerfile: {name}")
         return data, name
 
-    async def context(self, name: str, into: str, output: Output) -> Tree:
+    async def context(self, name: str, paths: tuple[str, ...] | None, into: str, output: Output) -> Tree:
         if name:
             raise errors.NotFound(f"there is no build context {name!r}")
         fd = self._open()
@@ -162,10 +169,7 @@ class ArchiveClient:
         return None
 
     async def pull(self, name: Reference, platform: str, tell: Callable[[str], None]) -> None:
-        credentials = self._credentials.get(name.registry) or Credentials()
-        async for message in self._engine.distribution.pull(name, platform, credentials):
-            if "status" in message and not message.get("progressDetail"):
-                tell(f"{message.get('id', '')}{': ' if message.get('id') else ''}{message['status']}\n")
+        await pull(self._engine, name, platform, self._credentials.get(name.registry) or Credentials(), tell)
 
     async def credentials(self, registry: str) -> Credentials:
         return self._credentials.get(registry) or Credentials()

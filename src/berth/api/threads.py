@@ -9,10 +9,10 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable
-from typing import IO, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import IO, Protocol, TypeVar
 
-from berth.http.body import Body, Disconnected
+from berth.http.body import Disconnected
 from berth.http.exchange import Exchange
 
 log = logging.getLogger("berth.api")
@@ -100,6 +100,17 @@ async def settle(worker: "asyncio.Future[_T]") -> None:
 
 async def send_written(exchange: Exchange, write: Callable[[IO[bytes]], None]) -> None:
     """Runs `write` and sends what it writes. A failure cuts the stream off, so that it never looks whole."""
+    try:
+        await out_of_thread(exchange.send, write)
+    except (Disconnected, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        log.error("%s %s: %s", exchange.method, exchange.path, error)
+        raise Disconnected from error
+
+
+async def out_of_thread(send: Callable[[bytes], Awaitable[None]], write: Callable[[IO[bytes]], None]) -> None:
+    """Runs `write` in a thread of its own and gives `send` what it writes. What either raises is raised, of `send` first."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
 
     def run() -> None:
@@ -112,7 +123,7 @@ async def send_written(exchange: Exchange, write: Callable[[IO[bytes]], None]) -
     try:
         try:
             while data := await read_pipe(read_end, _PIPE_BYTES):
-                await exchange.send(data)
+                await send(data)
         finally:
             os.close(read_end)
     except BaseException:
@@ -120,14 +131,19 @@ async def send_written(exchange: Exchange, write: Callable[[IO[bytes]], None]) -
         raise
     try:
         await worker
-    except Exception as error:
-        log.error("%s %s: %s", exchange.method, exchange.path, error)
-        raise Disconnected from error
     finally:
         await settle(worker)
 
 
-async def in_thread_with_body(body: Body, work: Callable[[IO[bytes]], _T]) -> _T:
+class Incoming(Protocol):
+    """Bytes that come in: a request's body, an answer."""
+
+    async def read(self) -> bytes:
+        """The next ones, b'' at the end."""
+        ...
+
+
+async def in_thread_with_body(body: Incoming, work: Callable[[IO[bytes]], _T]) -> _T:
     """Runs `work` on a stream of the request's body. The body of a client that went away is an error."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
 

@@ -8,6 +8,8 @@ A Dockerfile is one way to such a graph (planning.py); the solver (solver.py) kn
 What a vertex does is its `op`, whose `definition` goes into the cache key with what the inputs turned out to be.
 """
 
+import posixpath
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -173,3 +175,40 @@ class Target:
     base_vertex: Vertex | None = None
     steps: list[Step] = field(default_factory=list)
     stage: str = ""
+
+
+def in_order(vertices: Iterable[Vertex]) -> list[Vertex]:
+    """These and all that they need, each after what it needs; without recursion: a stage may have thousands of steps."""
+    found: dict[Vertex, None] = {}
+    for vertex in vertices:
+        pending: list[tuple[Vertex, bool]] = [(vertex, False)]
+        while pending:
+            each, ready = pending.pop()
+            if each in found:
+                continue
+            if ready:
+                found[each] = None
+                continue
+            pending.append((each, True))
+            pending += [(below, False) for below in reversed(each.inputs) if below not in found]
+    return list(found)
+
+
+def context_paths(vertices: Iterable[Vertex]) -> dict[str, tuple[str, ...] | None]:
+    """What of each context these vertices need, by its name: paths with COPY's wildcards; None for all of it."""
+    found: dict[str, set[str]] = {}
+    for vertex in in_order(vertices):
+        for number, each in enumerate(vertex.inputs):
+            if isinstance(each.op, ContextSource):
+                paths = (posixpath.normpath(posixpath.join("/", path)).strip("/") for path in _sources(vertex.op, number))
+                found.setdefault(each.op.name, set()).update(paths)
+    return {name: None if "" in paths else tuple(sorted(paths)) for name, paths in found.items()}
+
+
+def _sources(op: Op, number: int) -> Iterable[str]:
+    """Paths in the input of this number that an operation reads; '/' for all."""
+    if isinstance(op, Copy):
+        return op.sources
+    if isinstance(op, Run):
+        return [mount.source or "/" for mount in op.mounts if mount.input == number]
+    return ["/"]

@@ -98,18 +98,19 @@ class Solver:
         self._numbers: dict[Vertex, int] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
         self._missed: set[Vertex] = set()
+        self._paths: dict[str, tuple[str, ...] | None] = {}  # what is needed of each context
 
     # -- from outside -----------------------------------------------------------------------------------
 
     def announce(self, vertices: list[Vertex]) -> None:
         """Numbers the vertices that these need, in the order of the Dockerfile, and tells of them."""
-        for vertex in vertices:
-            for each in _in_order(vertex):
-                self._number(each)
+        for each in graph.in_order(vertices):
+            self._number(each)
 
     async def solve(self, vertices: list[Vertex]) -> list[Layers]:
         """The layers that each of these makes. A failure ends what is under way; what was made stays in the cache."""
         self.announce(vertices)
+        self._paths = graph.context_paths(vertices)
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -166,7 +167,7 @@ class Solver:
             return self._done(vertex, await self._worker.image(op, output))
         if isinstance(op, graph.ContextSource):
             self._tell(progress.STARTED, vertex)
-            return self._done(vertex, await self._worker.context(op.name, output))
+            return self._done(vertex, await self._worker.context(op.name, self._paths.get(op.name), output))
         if isinstance(op, (graph.UrlSource, graph.GitSource)):
             self._tell(progress.STARTED, vertex)
             return self._done(vertex, await self._worker.fetch(op, output))
@@ -291,22 +292,6 @@ def _why_failed(op: graph.Run, finished: Finished) -> str:
 
 def _kind(op: graph.Op) -> str:
     return "exec" if isinstance(op, graph.Run) else "regular"
-
-
-def _in_order(vertex: Vertex) -> list[Vertex]:
-    """A vertex after all that it needs, without recursion: a stage may have thousands of steps."""
-    found: dict[Vertex, None] = {}
-    pending: list[tuple[Vertex, bool]] = [(vertex, False)]
-    while pending:
-        each, ready = pending.pop()
-        if each in found:
-            continue
-        if ready:
-            found[each] = None
-            continue
-        pending.append((each, True))
-        pending += [(below, False) for below in reversed(each.inputs) if below not in found]
-    return list(found)
 
 
 def _first(found: BaseExceptionGroup) -> BaseException:

@@ -57,8 +57,8 @@ class Worker(Protocol):
         """The layers of an image, which is pulled if it is not here."""
         ...
 
-    async def context(self, name: str, output: Output) -> Tree:
-        """The files of a context."""
+    async def context(self, name: str, paths: tuple[str, ...] | None, output: Output) -> Tree:
+        """The files of a context, at least those that `paths` name (graph.context_paths)."""
         ...
 
     async def fetch(self, source: graph.UrlSource | graph.GitSource, output: Output) -> Tree:

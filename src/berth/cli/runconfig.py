@@ -172,7 +172,7 @@ def _host(parsed: Parsed) -> "dict[str, Any]":
         "Sysctls": _pairs(parsed.list("sysctl"), "--sysctl"), "CgroupParent": parsed.text("cgroup-parent"),
         "OomKillDisable": parsed.flag("oom-kill-disable") or None, "OomScoreAdj": parsed.number("oom-score-adj"),
         "Tmpfs": {path: options for path, _, options in (item.partition(":") for item in parsed.list("tmpfs"))},
-        "Ulimits": [_ulimit(item) for item in parsed.list("ulimit")], "Mounts": [mount_spec(m) for m in parsed.list("mount")],
+        "Ulimits": [ulimit(item) for item in parsed.list("ulimit")], "Mounts": [mount_spec(m) for m in parsed.list("mount")],
         "Devices": [_device(item) for item in parsed.list("device")],
         "DeviceCgroupRules": parsed.list("device-cgroup-rule") or None,
         "LogConfig": {"Type": parsed.text("log-driver"), "Config": _pairs(parsed.list("log-opt"), "--log-opt")},
@@ -251,7 +251,7 @@ def _security_option(option: str) -> str:
         raise Refused(f"opening seccomp profile ({value}) failed: {(error.strerror or '').lower()}") from None
 
 
-def _ulimit(item: str) -> "dict[str, Any]":
+def ulimit(item: str) -> "dict[str, Any]":
     name, separator, values = item.partition("=")
     soft, _, hard = values.partition(":")
     try:

@@ -1,6 +1,7 @@
 """Builds, as the engine does them: a Dockerfile and a client's files become an image.
 
     DATA_ROOT/build/cache.db, mounts/    see build/cache.py, buildmounts.py
+    DATA_ROOT/build/contexts/            see buildsync.py
     DATA_ROOT/build/work/<build>/        what one build has unpacked and mounted; emptied at start-up
     EXEC_ROOT/build/<build>/             in memory: its secrets
 """
@@ -28,6 +29,7 @@ from berth.engine import buildoutputs
 from berth.engine.buildassembly import Made
 from berth.engine.buildmounts import CacheMounts
 from berth.engine.buildrequest import BuildRequest, Built, Client, filled
+from berth.engine.buildsync import Mirrors
 from berth.engine.buildworker import BuildWorker
 from berth.engine.commit import Commits
 from berth.engine.containers import ContainerService
@@ -58,6 +60,7 @@ class BuildService:
         self.cache = Cache(self._directory)
         self.checksums = ChecksumCache(f"{self._directory}/checksums.db")
         self.mounts = CacheMounts(f"{self._directory}/mounts")
+        self.contexts = Mirrors(f"{self._directory}/contexts")
         self._roots = roots
         self._images = images
         self._events = events
@@ -178,8 +181,14 @@ class BuildService:
         os.mkdir(path, 0o700)
         return path
 
+    def new_scratch(self) -> str:
+        """The same in memory, for what must not reach a disk."""
+        path = f"{self._scratch}/{secrets.token_hex(8)}"
+        os.mkdir(path, 0o700)
+        return path
+
     def remove_directory(self, path: str) -> None:
-        """One that `new_directory` made. Blocks."""
+        """One that `new_directory` or `new_scratch` made. Blocks."""
         remove_directories([path])
 
     async def prune(

@@ -20,8 +20,11 @@ class Client(Protocol):
         """Its text and how people call it."""
         ...
 
-    async def context(self, name: str, into: str, output: Output) -> Tree:
-        """The files that are called so, in a directory `into`, which is the build's, or somewhere else. NotFound for a name that is none."""
+    async def context(self, name: str, paths: tuple[str, ...] | None, into: str, output: Output) -> Tree:
+        """The files that are called so, in a directory `into`, which is the build's, or somewhere else. NotFound for a name that is none.
+
+        paths: what is needed of them, with COPY's wildcards; None for all.
+        """
         ...
 
     async def secret(self, identity: str) -> bytes | None: ...

@@ -127,10 +127,10 @@ class BuildWorker:
             raise errors.NotFound(f"image {source.reference} has been removed meanwhile")
         return Layers(image.chain, self.diffs(image.chain))
 
-    async def context(self, name: str, output: Output) -> Tree:
+    async def context(self, name: str, paths: tuple[str, ...] | None, output: Output) -> Tree:
         if name not in self._trees:
             into = self._new_directory(self._directory, "context")
-            self._trees[name] = asyncio.ensure_future(self._client.context(name, into, output))
+            self._trees[name] = asyncio.ensure_future(self._client.context(name, paths, into, output))
         return await asyncio.shield(self._trees[name])
 
     async def fetch(self, source: graph.UrlSource | graph.GitSource, output: Output) -> Tree:

@@ -4,6 +4,7 @@ It has what every container has, and no more rights; it differs in what it is ma
 """
 
 import contextlib
+import json
 import os
 import posixpath
 from collections.abc import Callable
@@ -148,4 +149,4 @@ def _host(op: graph.Run) -> dict:
 
 
 def _limit(key: str, value: str) -> object:
-    return value if key in ("CpusetCpus", "CpusetMems", "CgroupParent") else [value] if key == "Ulimits" else int(value)
+    return value if key in ("CpusetCpus", "CpusetMems", "CgroupParent") else json.loads(value) if key == "Ulimits" else int(value)
