@@ -5,13 +5,14 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from handmade import Handmade, Made, layer, member
-from harness import Engine
+from harness import REPOSITORY, Engine
 from registries import HAVE_DOCKER_REGISTRY, Host, docker_registry
 from test_distribution import busybox, diffs, leftovers, skopeo
 
@@ -200,3 +201,37 @@ def test_layers_that_umoci_and_berth_make(host: Host, other: Host, puller: Engin
     skopeo("copy", "-q", "--src-tls-verify=false", f"docker://{other}/latin/committed:3", f"oci:{tmp_path}/back:3")
     assert umoci_sees(tmp_path / "back", "3", tmp_path / "bundle-3") == expected
     puller.docker("rmi", f"{host}/latin/repacked:2", f"{other}/latin/committed:3")
+
+
+@pytest.mark.parametrize("tool", ["docker", "berth"])
+def test_copies_of_names_that_are_no_utf8(puller: Engine, made: Made, host: Host, tmp_path: Path, tool: str) -> None:
+    """Out and in again, by paths that are no UTF-8 themselves."""
+    name, top = f"{host}/latin/names:1", os.fsencode(tmp_path)
+    puller.docker("pull", name)
+    identity = puller.docker("create", "--network", "none", name, "sh", "-c", "cat new* && ls d*").stdout.strip()
+    command: list = ["docker", "cp"] if tool == "docker" else [sys.executable, "-m", "berth.cli", "cp"]
+    env = {**puller.env, "PYTHONPATH": f"{REPOSITORY}/src"}
+
+    def cp(source: bytes, target: bytes, code: int = 0) -> str:
+        done = subprocess.run([*command, source, target], env=env, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        return done.stderr.decode(errors="replace")
+
+    try:
+        at = identity.encode()
+        for path in (b"caf\xe9", b"d\xff", b"hard\xe9", b"mixed\xc3\xa9\xe9", b"\xe9" * 120, b"opaque\xe9"):
+            cp(at + b":/" + path, top)
+        expected = {key: value for key, value in EXPECTED.items() if not key.startswith((b"soft", b"go", b"pax", b"\xc3\xa9"))}
+        assert look(top) == expected
+        (tmp_path / "new").write_bytes(b"new\n")
+        cp(top + b"/new", at + b":/new\xe9")
+        cp(top + b"/caf\xe9", at + b":/d\xff/\xfe")
+        cp(top + b"/new", at + b":/d\xff")
+        started = subprocess.run(["docker", "start", "-a", identity], env=puller.env, capture_output=True, timeout=60, check=True).stdout
+        assert started.split(b"\n")[0] == b"new"
+        out = subprocess.run([*command, at + b":/d\xff/\xfe", "-"], env=env, capture_output=True, timeout=60, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(out), encoding="utf-8", errors="surrogateescape") as tar:
+            assert [os.fsencode(name) for name in tar.getnames()] == [b"\xfe"]
+        assert "Could not find the file /none" in cp(at + b":/none\xe9", top, 1)
+    finally:
+        puller.docker("rm", "-f", identity)

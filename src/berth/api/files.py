@@ -83,7 +83,7 @@ class Files:
 
 
 def _path(exchange: Exchange) -> str:
-    path = exchange.query.get("path", "")
+    path = exchange.file_path("path")
     if not path:
         raise errors.InvalidParameter("bad parameter: path cannot be empty")
     if "\0" in path:

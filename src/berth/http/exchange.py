@@ -93,6 +93,10 @@ class Exchange:
             return default
         return self.query[name].strip().lower() not in ("", "0", "no", "false", "none")
 
+    def file_path(self, name: str) -> str:
+        """A path of a file, '' where there is none: bytes that are no UTF-8 stay what they are, as `os.fsencode` takes them."""
+        return parse_qs(self.raw_query, keep_blank_values=True, errors="surrogateescape").get(name, [""])[-1]
+
     def size(self, name: str, what: str) -> int:
         """A size of a terminal, which must be there."""
         text = self.query.get(name, "")
