@@ -1,6 +1,7 @@
 """Where builds' results go: archives, files, registries; the same bytes on two engines; attestations. skopeo, tar and sha256sum look too."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -215,3 +216,68 @@ def test_pushes(rootfs_tar: str, context: str, tmp_path: Path) -> None:
         assert not [event for event in again["events"] if "pushing layer" in event.get("text", "")]
         manifest = raw(f"docker://{name}", "--tls-verify=false")
         assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+
+
+def foreign_rootfs(path: Path, rootfs_tar: str, machine: int) -> str:
+    """The same files, with a shell that begins as a program for another processor does."""
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + machine.to_bytes(2, "little") + bytes(44)
+    with tarfile.open(rootfs_tar) as source, tarfile.open(path, "w") as out:
+        for member in source:
+            if member.name in ("./bin/sh", "bin/sh"):
+                member.type, member.linkname, member.size, member.mode = tarfile.REGTYPE, "", len(head), 0o755
+                out.addfile(member, io.BytesIO(head))
+            else:
+                out.addfile(member, source.extractfile(member) if member.isfile() else None)
+    return str(path)
+
+
+CROSS = (
+    "FROM --platform=$BUILDPLATFORM bb AS compiler\nARG TARGETARCH BUILDARCH\nRUN echo made on $BUILDARCH for $TARGETARCH >/program\n"
+    "FROM scratch\nCOPY --from=compiler /program /program\nENV A=1\n"
+)  # fmt: skip
+
+
+def test_several_platforms_without_an_emulator(host: BuildHost, tmp_path: Path) -> None:
+    own = host.build("FROM bb\nARG BUILDARCH\nRUN echo $BUILDARCH >/arch\n", outputs=[{"type": "tar", "dest": str(tmp_path / "own")}])
+    assert own["image"] == ""
+    with tarfile.open(tmp_path / "own") as tar:
+        arch = tar.extractfile("arch").read().decode().strip()  # type: ignore[union-attr]
+    other = "arm64" if arch == "amd64" else "amd64"
+    outputs = [{"type": "oci", "dest": str(tmp_path / "oci")}, {"type": "tar", "dest": str(tmp_path / "tar")}, {"type": "image"}]
+    found = host.build(CROSS, platforms=[f"linux/{arch}", f"linux/{other}"], tags=["cross:1"], outputs=outputs)
+    index = raw(f"oci-archive:{tmp_path}/oci")
+    assert [entry["platform"]["architecture"] for entry in index["manifests"]] == [arch, other]
+    for each in (arch, other):
+        seen = json.loads(skopeo("inspect", "--override-arch", each, f"oci-archive:{tmp_path}/oci"))
+        assert seen["Architecture"] == each
+        with tarfile.open(tmp_path / "tar") as tar:
+            assert tar.extractfile(f"linux_{each}/program").read().decode() == f"made on {arch} for {each}\n"  # type: ignore[union-attr]
+    (warning,) = [event["text"] for event in found["events"] if event["kind"] == "warning"]
+    assert f"linux/{arch} is there now, linux/{other} only where" in warning
+    assert set(found["metadata"]) >= {f"buildx.build.provenance/linux/{each}" for each in (arch, other)}
+
+
+def test_a_step_for_another_processor_says_what_is_missing(rootfs_tar: str, tmp_path: Path) -> None:
+    foreign = foreign_rootfs(tmp_path / "foreign.tar", rootfs_tar, 22)
+    with build_host({"bb": f"{foreign}|linux/s390x"}) as host:
+        (found,) = host.run({"dockerfile": "FROM bb\nRUN echo never\n", "platforms": ["linux/s390x"]})
+    if not os.path.exists("/proc/sys/fs/binfmt_misc/qemu-s390x"):
+        assert "cannot run programs for linux/s390x" in found["error"]
+        assert "qemu-user-static" in found["error"]
+        assert "$BUILDPLATFORM" in found["error"]
+
+
+def test_directories_that_no_layer_lists(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "base.tar", "w") as tar:
+        info = tarfile.TarInfo("opt/deep/file")
+        info.mtime = 1_500_000_000
+        tar.addfile(info)
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "f").write_text("f")
+    layers = []
+    for number in range(2):
+        with build_host({"bb": str(tmp_path / "base.tar")}) as host:
+            path = str(tmp_path / f"{number}.tar")
+            host.build("FROM bb\nCOPY f /opt/deep/\n", context=str(tmp_path / "context"), epoch=1_600_000_000, outputs=[{"type": "oci", "dest": path}])
+            layers.append([layer["digest"] for layer in raw(f"oci-archive:{path}")["layers"]])
+    assert layers[0] == layers[1]

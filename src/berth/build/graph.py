@@ -91,10 +91,10 @@ class Mount:
 class Run(Op):
     """A program in a container over inputs[0]. script: what is put at `script_path` for it, '' for nothing.
 
-    environment: in the order given; hidden: more of it, which is no part of the key (proxies).
+    environment: in the order given; hidden: more of it, which is no part of the key (proxies, an emulator's settings), nor is platform.
     """
 
-    uncached = frozenset(("hidden",))
+    uncached = frozenset(("hidden", "platform"))
 
     words: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -108,6 +108,7 @@ class Run(Op):
     hosts: tuple[str, ...] = ()
     limits: tuple[tuple[str, str], ...] = ()
     epoch: int | None = None
+    platform: str = ""
 
 
 @dataclass(frozen=True, slots=True)

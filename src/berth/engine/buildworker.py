@@ -12,7 +12,7 @@ from berth.build.files import checksum, copying, owners
 from berth.build.files.checksum import ChecksumCache
 from berth.build.files.selection import Selected, select
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
-from berth.engine import imageplatform
+from berth.engine import emulation, imageplatform
 from berth.engine.buildmounts import Secrets
 from berth.engine.buildrequest import Client
 from berth.engine.rootview import RootViews
@@ -156,7 +156,10 @@ class BuildWorker:
 
     async def run(self, op: graph.Run, base: Layers, given: Given, output: Output) -> Finished:
         scratch = self._new_directory(self._scratch, "step")
-        return await self._steps.run(op, base, given, output, self._secrets, self._keep_new, scratch)
+        finished = await self._steps.run(op, base, given, output, self._secrets, self._keep_new, scratch)
+        if finished.exit_code and emulation.is_foreign(op.platform) and (problem := emulation.problem(op.platform)):
+            return Finished(finished.exit_code, None, problem)
+        return finished
 
     def _selected(self, op: graph.Copy, root: int, source: Result) -> list[Selected]:
         ignore = source.ignore if isinstance(source, Tree) else None
