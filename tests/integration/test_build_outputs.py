@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buildhost import BuildHost, build_host
+from buildhost import BuildHost, build_host, kinds
 from registries import HAVE_DOCKER_REGISTRY, docker_registry
 
 pytestmark = pytest.mark.root
@@ -281,3 +281,31 @@ def test_directories_that_no_layer_lists(tmp_path: Path) -> None:
             host.build("FROM bb\nCOPY f /opt/deep/\n", context=str(tmp_path / "context"), epoch=1_600_000_000, outputs=[{"type": "oci", "dest": path}])
             layers.append([layer["digest"] for layer in raw(f"oci-archive:{path}")["layers"]])
     assert layers[0] == layers[1]
+
+
+@pytest.mark.skipif(not HAVE_DOCKER_REGISTRY, reason="needs Debian's docker-registry")
+def test_base_images_of_several_platforms(rootfs_tar: str, tmp_path: Path) -> None:
+    """Each target has its own base from an index; the name stays with this machine's image, and the next build asks nobody."""
+    with docker_registry() as registry, build_host({"bb": rootfs_tar}, [registry]) as host:
+        base = f"{registry}/base:1"
+        context = tmp_path / "context"
+        context.mkdir()
+        for number in range(20):
+            (context / f"f{number}").write_text("x" * number)
+        pair = ["linux/amd64", "linux/arm64"]
+        host.build("FROM scratch\nARG TARGETARCH\nCOPY . /files/\nLABEL arch=$TARGETARCH\nENV MADE_FOR=$TARGETARCH\n", context=str(context), platforms=pair, tags=[base], outputs=[{"type": "registry"}])
+        name = f"{registry}/made:1"
+        dockerfile = f"FROM {base}\nCOPY f1 /more\n"
+        with build_host({}, [registry]) as other:
+            for _ in range(2):
+                found = other.build(dockerfile, context=str(context), platforms=pair, tags=[name], outputs=[{"type": "registry"}])
+                for arch in ("amd64", "arm64"):
+                    seen = json.loads(skopeo("inspect", "--config", "--tls-verify=false", "--override-arch", arch, f"docker://{name}"))
+                    assert (seen["architecture"], seen["config"]["Env"]) == (arch, [f"MADE_FOR={arch}"])
+                assert not kinds(found, "failed")
+            own = "amd64" if os.uname().machine == "x86_64" else "arm64"
+            (alone,) = other.run({"dockerfile": f"FROM {base}\n", "outputs": [{"type": "oci", "dest": str(tmp_path / "o")}]})
+            assert raw(f"oci-archive:{tmp_path}/o", "--config")["config"]["Env"] == [f"MADE_FOR={own}"]
+            assert "error" not in alone
+        asked = registry.log().count('"GET /v2/base/manifests/1 HTTP')
+        assert asked == 2, asked  # once for each platform

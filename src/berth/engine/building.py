@@ -27,6 +27,7 @@ from berth.build.worker import Layers
 from berth.engine import buildcache as pruning
 from berth.engine import buildoutputs
 from berth.engine.buildassembly import Made
+from berth.engine.buildbases import Bases
 from berth.engine.buildmounts import CacheMounts
 from berth.engine.buildrequest import BuildRequest, Built, Client, filled
 from berth.engine.buildsync import Mirrors
@@ -67,6 +68,7 @@ class BuildService:
         self._distribution = distribution
         self._steps = Steps(containers, commits, images, self.mounts)
         self._shared = Shared(self.cache)
+        self._bases = Bases(images, self._directory)
         self._running: dict[str, asyncio.Task[Built]] = {}
 
     async def close(self) -> None:
@@ -108,7 +110,7 @@ class BuildService:
             os.makedirs(path, mode=0o700)
         worker = BuildWorker(
             images=self._images, roots=self._roots, steps=self._steps, client=client, checksums=self.checksums, directory=directory,
-            scratch=scratch, pull=request.pull,
+            scratch=scratch, pull=request.pull, bases=self._bases,
         )  # fmt: skip
         try:
             return await self._build_with(request, client, report, worker)
@@ -128,7 +130,7 @@ class BuildService:
         targets = []
         for platform in options.platforms or (options.build_platform,):
             planner = Planner(dockerfile, options, platform)
-            targets.append(planner.plan(await self._bases(planner, worker, report)))
+            targets.append(planner.plan(await self._base_images(planner, worker, report)))
         solver = Solver(worker, self._shared, report)
         results = await solver.solve([target.vertex for target in targets])
         made = [self._made(request, target, result, solver) for target, result in zip(targets, results, strict=True)]
@@ -142,7 +144,7 @@ class BuildService:
         metadata = await delivery.deliver(made, [target.vertex for target in targets])
         return Built(delivery.image, metadata)
 
-    async def _bases(self, planner: Planner, worker: BuildWorker, report: Report) -> dict[tuple[str, str], BaseImage]:
+    async def _base_images(self, planner: Planner, worker: BuildWorker, report: Report) -> dict[tuple[str, str], BaseImage]:
         def tell(stream: int, data: bytes) -> None:
             report(Event(progress.STATUS, at_ns=time.time_ns(), text=data.decode(errors="replace")))
 

@@ -12,13 +12,14 @@ from berth.build.files import checksum, copying, owners
 from berth.build.files.checksum import ChecksumCache
 from berth.build.files.selection import Selected, select
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
-from berth.engine import emulation, imageplatform
+from berth.engine import emulation
+from berth.engine.buildbases import Bases
 from berth.engine.buildmounts import Secrets
 from berth.engine.buildrequest import Client
 from berth.engine.rootview import RootViews
 from berth.engine.steps import Steps
 from berth.engine.tasks import to_its_end
-from berth.oci import platforms, reference
+from berth.oci import reference
 from berth.store.images import Image, ImageStore
 from berth.store.layering import make_layer
 from berth.store.tarwriter import TarWriter
@@ -29,7 +30,7 @@ class BuildWorker:
 
     def __init__(
         self, *, images: ImageStore, roots: RootViews, steps: Steps, client: Client, checksums: ChecksumCache, directory: str, scratch: str,
-        pull: bool,
+        pull: bool, bases: Bases,
     ) -> None:  # fmt: skip
         self._images = images
         self._roots = roots
@@ -39,6 +40,7 @@ class BuildWorker:
         self._directory = directory
         self._scratch = scratch
         self._pull = pull
+        self._bases = bases
         self._secrets = Secrets(client)
         self._held = ExitStack()
         self._stack = AsyncExitStack()
@@ -111,15 +113,15 @@ class BuildWorker:
         return await asyncio.shield(self._pulled[key])
 
     async def _find_image(self, name: str, platform: str, output: Output) -> Image:
-        wanted = platforms.parse(platform)
         if not self._pull or reference.is_image_id(name):
             try:
-                return imageplatform.found(self._images, name, wanted)
+                return self._bases.here(name, platform)
             except errors.NotFound:
                 if reference.is_image_id(name) and name.startswith("sha256:"):
                     raise
-        await self._client.pull(reference.parse(name), platform, lambda text: output(1, text.encode()))
-        return imageplatform.found(self._images, name, wanted)
+        return await self._bases.pulled(
+            name, platform, lambda: self._client.pull(reference.parse(name), platform, lambda text: output(1, text.encode()))
+        )
 
     async def image(self, source: graph.ImageSource, output: Output) -> Layers:
         image = await self.find_image(source.reference, source.platform, output)
