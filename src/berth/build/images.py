@@ -20,8 +20,10 @@ _FIELD_ORDER = (
 )  # fmt: skip
 
 
-def configuration(target: Target, result: Layers, results: Mapping[Vertex, Result], options: Options) -> bytes:
-    """The document, as JSON. results: of the vertices that made the layers."""
+def configuration(
+    target: Target, result: Layers, results: Mapping[Vertex, Result], options: Options, more: Mapping[str, Any] | None = None
+) -> bytes:
+    """The document, as JSON. results: of the vertices that made the layers; more: fields beside those of every image."""
     history = [dict(entry) for entry in target.base_history]
     below = _chain_of(results, target.base_vertex) if target.base_vertex else ""
     when = str(history[-1].get("created") or "") if history else ""
@@ -41,6 +43,7 @@ def configuration(target: Target, result: Layers, results: Mapping[Vertex, Resul
     document = {
         **platform.as_json(), **({"author": target.author} if target.author else {}), "created": created, "config": config,
         "rootfs": {"type": "layers", "diff_ids": list(result.diffs)}, "history": history,
+        **(more or {}),
     }  # fmt: skip
     return json.dumps(document).encode()
 

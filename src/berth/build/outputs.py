@@ -97,7 +97,7 @@ def parse(number: int, given: Mapping[str, str]) -> Output:
     return Output(
         kind=kind, number=number, names=names, push=push, store=_flag(given, "store", True), by_digest=_flag(given, "push-by-digest", False), is_archive=_flag(given, "tar", True),
         oci_types=_flag(given, "oci-mediatypes", True), split=_flag(given, "platform-split", True) if "platform-split" in given else None,
-        rewrite_times=_flag(given, "rewrite-timestamp", False), compression=_compression(given), annotations=tuple(annotations),
+        rewrite_times=_flag(given, "rewrite-timestamp", False), compression=compression_of(given), annotations=tuple(annotations),
     )  # fmt: skip
 
 
@@ -132,7 +132,8 @@ def _flag(given: Mapping[str, str], key: str, default: bool) -> bool:
     raise InvalidParameter(f"output: {key}={text!r} is neither true nor false")
 
 
-def _compression(given: Mapping[str, str]) -> Compression:
+def compression_of(given: Mapping[str, str]) -> Compression:
+    """Of an output's keys, or of a cache's. InvalidParameter for what is none."""
     kind, level = given.get("compression", GZIP), given.get("compression-level", "")
     if kind not in _HIGHEST_LEVEL:
         raise InvalidParameter(f"unsupported layer compression type {kind!r}: there are gzip, zstd and uncompressed")

@@ -13,7 +13,7 @@ from typing import Any
 
 from berth import errors
 from berth.build import graph, progress, why
-from berth.build.cache import Cache, key_of
+from berth.build.cache import Cache, Record, key_of
 from berth.build.graph import Vertex
 from berth.build.progress import Event, Report
 from berth.build.worker import Finished, Given, Layers, Result, Tree, Worker
@@ -90,7 +90,10 @@ class Shared:
 class Solver:
     """One build."""
 
-    def __init__(self, worker: Worker, shared: Shared, report: Report) -> None:
+    def __init__(self, worker: Worker, shared: Shared, report: Report, elsewhere: Callable[[str], Record | None] = lambda key: None) -> None:
+        """elsewhere: records that are not in the cache, of registries and directories."""
+        self.used: dict[tuple[str, str], Record] = {}  # by chain and parent: what this build has found or made
+        self._elsewhere = elsewhere
         self._worker = worker
         self._shared = shared
         self._report = report
@@ -209,7 +212,8 @@ class Solver:
         made = await self._shared.once(f"{once} {base.chain}", self._output(vertex), lambda output: self._make(vertex, base, inputs, output))
         self._worker.keep(made.chain)  # another build may have made it
         for each in {key, quick} - {""}:
-            self._shared.cache.put(each, made.chain, base.chain, vertex.instruction, _kind(op), made.created_ns)
+            record = self._shared.cache.put(each, made.chain, base.chain, vertex.instruction, _kind(op), made.created_ns)
+            self.used[made.chain, base.chain] = record
         self._tell(progress.DONE, vertex, result=made.chain)
         return made
 
@@ -236,11 +240,13 @@ class Solver:
 
     def _find(self, key: str) -> Layers | None:
         record = self._shared.cache.find(key)
-        if record is None:
-            return None
-        if not self._worker.keep(record.chain):
+        if record and not self._worker.keep(record.chain):
             self._shared.cache.drop([key])
+            record = None
+        record = record or self._elsewhere(key)
+        if record is None or not self._worker.keep(record.chain):
             return None
+        self.used[record.chain, record.parent] = record
         return Layers(record.chain, self._worker.diffs(record.chain), record.created_ns)
 
     async def _find_over(self, key: str, op: graph.Op, base: Layers) -> Layers | None:

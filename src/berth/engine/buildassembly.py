@@ -23,18 +23,14 @@ Describe = Callable[["Made", Layer], Awaitable[dict]]
 
 @dataclass(slots=True)
 class Made:
-    """What a build has made for one platform. raw: the configuration; base_diffs: of the layers that it began with."""
+    """What a build has made for one platform. raw: the configuration; base: the image's that it began with."""
 
     platform: str
     result: Layers
     raw: bytes
     layers: list[Layer]
-    base_diffs: tuple[str, ...] = ()
+    base: Layers
     claims: list[Claim] = field(default_factory=list)
-
-    @property
-    def is_base(self) -> dict[str, bool]:
-        return dict.fromkeys(self.base_diffs, True)
 
 
 @dataclass(slots=True)

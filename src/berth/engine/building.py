@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from berth import errors
+from berth.build import cacheformat, planning, progress, provenance
 from berth.build import images as image_documents
-from berth.build import planning, progress, provenance
 from berth.build.cache import Cache
 from berth.build.files.checksum import ChecksumCache
 from berth.build.graph import Target
@@ -25,11 +25,14 @@ from berth.build.progress import Event, Report
 from berth.build.solver import Shared, Solver
 from berth.build.worker import Layers
 from berth.engine import buildcache as pruning
-from berth.engine import buildoutputs
+from berth.engine import buildexports, buildoutputs
 from berth.engine.buildassembly import Made
 from berth.engine.buildbases import Bases
+from berth.engine.buildexports import Exports
+from berth.engine.buildimports import Imports
 from berth.engine.buildmounts import CacheMounts
 from berth.engine.buildrequest import BuildRequest, Built, Client, filled
+from berth.engine.buildsquash import squashed
 from berth.engine.buildsync import Mirrors
 from berth.engine.buildworker import BuildWorker
 from berth.engine.commit import Commits
@@ -108,19 +111,22 @@ class BuildService:
         directory, scratch = f"{self._directory}/work/{name}", f"{self._scratch}/{name}"
         for path in (directory, scratch):
             os.makedirs(path, mode=0o700)
+        imports = Imports(self._images)
         worker = BuildWorker(
             images=self._images, roots=self._roots, steps=self._steps, client=client, checksums=self.checksums, directory=directory,
-            scratch=scratch, pull=request.pull, bases=self._bases,
+            scratch=scratch, pull=request.pull, bases=self._bases, imports=imports,
         )  # fmt: skip
         try:
-            return await self._build_with(request, client, report, worker)
+            return await self._build_with(request, client, report, worker, imports)
         finally:
+            await imports.close()
             await whole(worker.close())
             await to_its_end(lambda: remove_directories([directory, scratch]))
 
-    async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker) -> Built:
+    async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker, imports: Imports) -> Built:
         request = filled(request)
         buildoutputs.wanted(request)
+        buildexports.check(request)
         started_ns = time.time_ns()
         data, called = await client.dockerfile()
         dockerfile = await asyncio.to_thread(planning.read, data, called)
@@ -131,9 +137,15 @@ class BuildService:
         for platform in options.platforms or (options.build_platform,):
             planner = Planner(dockerfile, options, platform)
             targets.append(planner.plan(await self._base_images(planner, worker, report)))
-        solver = Solver(worker, self._shared, report)
-        results = await solver.solve([target.vertex for target in targets])
-        made = [self._made(request, target, result, solver) for target, result in zip(targets, results, strict=True)]
+        vertices = [target.vertex for target in targets]
+        if request.cache_from:
+            await imports.open(request, client, self._distribution, report, worker.new_directory)
+            await buildexports.import_mounts(imports, self.mounts, vertices, worker.new_directory, report)
+        solver = Solver(worker, self._shared, report, imports.find)
+        results = await solver.solve(vertices)
+        for result in results:
+            await worker.bring(result.chain)
+        imports.settle(self.cache)
         facts = provenance.Facts(
             options, (called, data), self._digests(worker), solver.results, started_ns, time.time_ns(), secrets.token_hex(12)
         )
@@ -141,7 +153,18 @@ class BuildService:
             request=request, client=client, worker=worker, images=self._images, distribution=self._distribution, report=report, facts=facts,
             store=self._store,
         )  # fmt: skip
-        metadata = await delivery.deliver(made, [target.vertex for target in targets])
+        exports = Exports(
+            request=request, client=client, worker=worker, images=self._images, cache=self.cache, mounts=self.mounts, imports=imports,
+            distribution=self._distribution, report=report, used=solver.used, blobs=delivery.blobs,
+        )  # fmt: skip
+        made = [self._made(request, target, result, solver, exports) for target, result in zip(targets, results, strict=True)]
+        if request.squash:
+            made = [await squashed(worker, self._images, each, request.options.epoch) for each in made]
+        try:
+            metadata = await delivery.deliver(made, vertices)
+            await exports.run(vertices, [layer.chain for each in made for layer in each.layers], delivery.telling)
+        finally:
+            await delivery.close()
         return Built(delivery.image, metadata)
 
     async def _base_images(self, planner: Planner, worker: BuildWorker, report: Report) -> dict[tuple[str, str], BaseImage]:
@@ -152,13 +175,15 @@ class BuildService:
         found = await asyncio.gather(*(worker.find_image(name, platform, tell) for name, platform in wanted))
         return {key: BaseImage(image.id, image.config) for key, image in zip(wanted, found, strict=True)}
 
-    def _made(self, request: BuildRequest, target: Target, result: Layers, solver: Solver) -> Made:
-        raw = image_documents.configuration(target, result, solver.results, request.options)
-        base = solver.results.get(target.base_vertex) if target.base_vertex else None
+    def _made(self, request: BuildRequest, target: Target, result: Layers, solver: Solver, exports: Exports) -> Made:
         layers = self._images.layers_below(result.chain)
         if layers is None:
             raise errors.NotFound(f"layer {result.chain} of the result is not here any more")
-        return Made(target.platform, result, raw, layers, base.diffs if isinstance(base, Layers) else ())
+        records = [] if request.squash else exports.inline([layer.chain for layer in layers])
+        more = {cacheformat.INLINE: records} if records else {}
+        raw = image_documents.configuration(target, result, solver.results, request.options, more)
+        base = solver.results.get(target.base_vertex) if target.base_vertex else None
+        return Made(target.platform, result, raw, layers, base if isinstance(base, Layers) else Layers("", ()))
 
     def _store(self, made: Made, names: Sequence[str]) -> Image:
         image = self._images.add_image(made.raw, names=names)

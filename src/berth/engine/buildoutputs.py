@@ -85,14 +85,14 @@ class Delivery:
 
     async def deliver(self, made: list[Made], targets: Sequence[Vertex]) -> dict[str, Any]:
         """-> what --metadata-file has. targets: the vertices of what was made."""
-        try:
-            metadata = self._provenance(made, targets)
-            await self._scan(made)
-            for output in self._wanted.outputs:
-                metadata |= await self._output(output, made)
-            return metadata
-        finally:
-            await self.blobs.close()
+        metadata = self._provenance(made, targets)
+        await self._scan(made)
+        for output in self._wanted.outputs:
+            metadata |= await self._output(output, made)
+        return metadata
+
+    async def close(self) -> None:
+        await self.blobs.close()
 
     async def telling(self, label: str, work: Awaitable[Any]) -> Any:
         """Awaits work that people see as a step."""

@@ -83,6 +83,14 @@ class Uploads:
         except BerthError:
             return False  # a registry that will not say so is sent the layer
 
+    async def blob(self, blob: Blob) -> None:
+        """One that is no layer of the store."""
+        await stoppable(lambda stop: self._send_blob(blob), self._halt)
+
+    def _send_blob(self, blob: Blob) -> None:
+        if self._client.blob_size(self._name.repository, blob.digest) is None:
+            self._client.upload(self._name.repository, opened_at(blob), digest=blob.digest, size_bytes=blob.size_bytes)
+
     def _send(self, blob: Blob, layer: Layer) -> None:
         if self._client.blob_size(self._name.repository, blob.digest) is None:
             self._tell(f"pushing layer {blob.digest}, {blob.size_bytes} bytes")
@@ -116,7 +124,7 @@ async def push(
     oci = is_oci(output, annotations) or any(each.claims for each in made)
 
     async def describe(each: Made, layer: Layer) -> dict:
-        exact = output.compression.force or (portable and layer.diff not in each.is_base)
+        exact = output.compression.force or (portable and layer.diff not in each.base.diffs)
         return await uploads.layer(layer, output, oci=oci, exact=exact)
 
     assembly = await assemble(made, output, names, annotations, describe)

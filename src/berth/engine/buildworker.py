@@ -14,6 +14,7 @@ from berth.build.files.selection import Selected, select
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
 from berth.engine import emulation
 from berth.engine.buildbases import Bases
+from berth.engine.buildimports import Imports
 from berth.engine.buildmounts import Secrets
 from berth.engine.buildrequest import Client
 from berth.engine.rootview import RootViews
@@ -30,7 +31,7 @@ class BuildWorker:
 
     def __init__(
         self, *, images: ImageStore, roots: RootViews, steps: Steps, client: Client, checksums: ChecksumCache, directory: str, scratch: str,
-        pull: bool, bases: Bases,
+        pull: bool, bases: Bases, imports: Imports,
     ) -> None:  # fmt: skip
         self._images = images
         self._roots = roots
@@ -41,6 +42,7 @@ class BuildWorker:
         self._scratch = scratch
         self._pull = pull
         self._bases = bases
+        self._imports = imports
         self._secrets = Secrets(client)
         self._held = ExitStack()
         self._stack = AsyncExitStack()
@@ -79,17 +81,19 @@ class BuildWorker:
     # -- layers -----------------------------------------------------------------------------------------
 
     def keep(self, chain: str) -> bool:
-        """Whether the layers of a chain are here; they stay until the build has ended."""
+        """Whether the layers of a chain are here, or are to be had when somebody needs them; they stay until the build has ended."""
         if not chain or chain in self._kept:
             return True
-        chains = []
         with self._images.holding([chain]):
             below = self._images.layers_below(chain)
-            if below is None:
-                return False
-            chains = [layer.chain for layer in below]
+            chains = self._imports.chains_below(chain) if below is None else [layer.chain for layer in below]
             self._hold(chains)
-        return True
+        return bool(chains)
+
+    async def bring(self, chain: str) -> None:
+        """Fetches what is not here yet of layers that another build has left somewhere."""
+        if chain and self._images.layers_below(chain) is None:
+            await self._imports.bring(chain)
 
     def _hold(self, chains: list[str]) -> None:
         new = [chain for chain in chains if chain not in self._kept]
@@ -101,7 +105,8 @@ class BuildWorker:
         self._hold([chain])
 
     def diffs(self, chain: str) -> tuple[str, ...]:
-        return tuple(layer.diff for layer in self._images.layers_below(chain) or [])
+        below = self._images.layers_below(chain)
+        return self._imports.diffs(chain) if below is None else tuple(layer.diff for layer in below)
 
     # -- sources ----------------------------------------------------------------------------------------
 
@@ -150,6 +155,7 @@ class BuildWorker:
 
     async def _view(self, chain: str) -> int:
         at = self._new_directory(self._directory, "view")
+        await self.bring(chain)
         if chain:
             return await self._roots.of_layers(chain, at)
         return os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -157,6 +163,8 @@ class BuildWorker:
     # -- steps ------------------------------------------------------------------------------------------
 
     async def run(self, op: graph.Run, base: Layers, given: Given, output: Output) -> Finished:
+        for each in [base, *given.results]:
+            await self.bring(each.chain if isinstance(each, Layers) else "")
         scratch = self._new_directory(self._scratch, "step")
         finished = await self._steps.run(op, base, given, output, self._secrets, self._keep_new, scratch)
         if finished.exit_code and emulation.is_foreign(op.platform) and (problem := emulation.problem(op.platform)):
@@ -197,9 +205,12 @@ class BuildWorker:
                     mode=mode, source_date_epoch=op.epoch, several=several,
                 )  # fmt: skip
 
-        return await self._layer(base, write, op.epoch)
+        return await self.layer(base, write, op.epoch)
 
-    async def _layer(self, base: Layers, write: Callable[[TarWriter], object], epoch: int | None) -> Layers:
+    async def layer(self, base: Layers, write: Callable[[TarWriter], object], epoch: int | None) -> Layers:
+        """One more layer; base itself where nothing is written."""
+        await self.bring(base.chain)
+
         def write_all(out: IO[bytes]) -> None:
             writer = TarWriter(out, latest_s=epoch)
             write(writer)
@@ -210,4 +221,4 @@ class BuildWorker:
 
     async def make_directory(self, op: graph.MakeDirectory, base: Layers) -> Layers:
         root_fd = await self.root_of(base)
-        return await self._layer(base, lambda writer: copying.write_directory(writer, root_fd, op.path, source_date_epoch=op.epoch), op.epoch)
+        return await self.layer(base, lambda writer: copying.write_directory(writer, root_fd, op.path, source_date_epoch=op.epoch), op.epoch)

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 
-from berth.store.tarwriter import open_below
+from berth.store.tarwriter import TarWriter, open_below
 
 MODIFIED, ADDED, DELETED = 0, 1, 2
 _MARKS = ("trusted.overlay.opaque", "trusted.overlay.redirect", "user.overlay.opaque", "user.overlay.redirect")
@@ -25,6 +25,25 @@ def changes(upper: int, merged: int, image: int, more_places: Sequence[str] = ()
 
     more_places: made to mount on, as _MOUNT_POINTS are, the innermost first.
     """
+    found = _differences(upper, merged, image)
+    _hide_mount_points(found, lambda path: _is_empty(merged, path), (*more_places, *_MOUNT_POINTS))
+    return _sorted(found)
+
+
+def changes_of_layers(uppers: Iterable[int], merged: int, image: int) -> list[tuple[str, int]]:
+    """The same of layers that lie on `image` and make `merged`, without a thought of mount points."""
+    found: dict[str, int] = {}
+    for upper in uppers:
+        found |= _differences(upper, merged, image)
+    return _sorted(found)
+
+
+def _sorted(found: dict[str, int]) -> list[tuple[str, int]]:
+    _add_parents(found)
+    return sorted(found.items(), key=lambda item: item[0].split("/"))
+
+
+def _differences(upper: int, merged: int, image: int) -> dict[str, int]:
     found: dict[str, int] = {}
     pending = [("", False)]  # directory and whether the upper one does not tell all of it
     while pending:
@@ -45,9 +64,7 @@ def changes(upper: int, merged: int, image: int, more_places: Sequence[str] = ()
                 kept = before is not None and stat.S_ISDIR(before.st_mode)
                 # What is not in the image as a directory has nothing there to compare with; it is listed all the same.
                 pending.append((at, everything or not kept or _marked(upper, at)))
-    _hide_mount_points(found, lambda path: _is_empty(merged, path), (*more_places, *_MOUNT_POINTS))
-    _add_parents(found)
-    return sorted(found.items(), key=lambda item: item[0].split("/"))
+    return found
 
 
 def _names(root: int, path: str) -> set[str]:
@@ -104,6 +121,23 @@ def _is_empty(merged: int, path: str) -> bool:
     """An empty file, or any directory: what is in it has an entry of its own."""
     status = _status(merged, path.lstrip("/"))
     return status is not None and (stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size == 0))
+
+
+def write(writer: TarWriter, root: int, found: Iterable[tuple[str, int]]) -> None:
+    """A layer of these changes, from the root that has them; deleted paths as OCI whiteouts."""
+    for path, kind in found:
+        if kind == DELETED:
+            directory, _, name = path[1:].rpartition("/")
+            writer.add_empty(f"{directory}/.wh.{name}" if directory else f".wh.{name}")
+            continue
+        try:
+            fd = open_below(root, path[1:])
+        except FileNotFoundError:
+            continue  # of a container that was not paused
+        try:
+            writer.add(fd, path[1:])
+        finally:
+            os.close(fd)
 
 
 def hidden_places(targets: Iterable[str]) -> list[str]:

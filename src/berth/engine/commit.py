@@ -18,7 +18,7 @@ from berth.engine.rootview import RootViews
 from berth.engine.tasks import to_its_end
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
-from berth.store.tarwriter import TarWriter, open_below
+from berth.store.tarwriter import TarWriter
 
 log = logging.getLogger("berth.containers")
 
@@ -128,19 +128,7 @@ class Commits:
 
     def _write(self, container: Container, root: int, found: list[tuple[str, int]], out: IO[bytes], latest_s: int | None = None) -> None:
         writer = TarWriter(out, inside(self._roots.maps(container)), latest_s=latest_s)
-        for path, kind in found:
-            if kind == differences.DELETED:
-                directory, _, name = path[1:].rpartition("/")
-                writer.add_empty(f"{directory}/.wh.{name}" if directory else f".wh.{name}")
-                continue
-            try:
-                fd = open_below(root, path[1:])
-            except FileNotFoundError:
-                continue  # of a container that was not paused
-            try:
-                writer.add(fd, path[1:])
-            finally:
-                os.close(fd)
+        differences.write(writer, root, found)
         writer.close()
 
 

@@ -59,7 +59,11 @@ class Distribution:
 
     def client(self, registry: str, credentials: Credentials, cancelled: threading.Event) -> RegistryClient:
         """For what a build pushes or reads beside images; the caller's to close."""
-        return RegistryClient(registry, self._settings(), credentials, cancelled)
+        return RegistryClient(registry, self._settings(), credentials, cancelled, self._keeper)
+
+    def layers(self, client: RegistryClient, name: Reference, cancelled: threading.Event) -> Pull:
+        """To bring single layers of a repository."""
+        return Pull(client, self._images, self._transfers, name, None, lambda message: None, cancelled)
 
     @property
     def max_uploads(self) -> int:

@@ -176,6 +176,10 @@ class Pull:
             and (layer.digest in self._compared or layer.digest in {known.digest for known in self._store.sources_of(diff)})
         ]
 
+    def bring(self, layer: Descriptor, diff: str, parent: str, chain: str) -> None:
+        """One layer alone, of which the caller knows what it is; whoever needs it holds its chain. Blocks."""
+        self._layer(layer, diff, parent, chain, Line(self._report, short(layer.digest)))
+
     # -- layers ---------------------------------------------------------------------------------------
 
     def _fetch(self, layers: list[Descriptor], diffs: list[str], chains: list[str]) -> None:
