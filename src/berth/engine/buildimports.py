@@ -206,7 +206,7 @@ class _Opener:
 
     async def _local(self, place: Place) -> list[Found]:
         into = self._directory("cache-from")
-        tree = await self._client.context(f"{CACHE_CONTEXT}{place.number}", into, lambda stream, data: None)
+        tree = await self._client.context(f"{CACHE_CONTEXT}{place.number}", None, into, lambda stream, data: None)
         source = _Directory(tree.fd, self._images)
         self._opened.append(source)
         return await stoppable(lambda stop: source.open())
