@@ -198,6 +198,13 @@ def test_what_was_answered_outlives_a_kill() -> None:
                 assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
 
 
+def test_a_hangup_ends_no_registry_without_a_certificate(host: RegistryHost) -> None:
+    assert host.process
+    host.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "there is no certificate to read anew" in host.log(), "no word of it in the log", 30)
+    assert host.ask("GET", "/v2/").status == 200
+
+
 def test_a_stop_lets_requests_come_to_their_end(host: RegistryHost) -> None:
     data = os.urandom(30_000_000)
     digest = host.push_blob("stop", data)

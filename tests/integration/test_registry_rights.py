@@ -12,6 +12,10 @@ import pytest
 from dockerd import Dockerd
 from registry_host import RegistryHost, digest_of, registry_host, write_layout, write_users
 
+from berth.registry.client.challenge import Credentials
+from berth.registry.client.client import RegistryClient
+from berth.registry.client.settings import Settings
+
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("skopeo") or not shutil.which("htpasswd"), reason="needs skopeo and htpasswd")]
 
 RIGHTS = """
@@ -121,6 +125,8 @@ def test_lists_show_what_one_may_pull(host: RegistryHost, layout: str) -> None:
         assert curl(host, "/v2/_catalog", "-H", f"Authorization: Bearer {token}")[1]["repositories"] == names
         found = curl(host, "/v1/search?q=words", *(user or ("-H", f"Authorization: Bearer {token}")))[1]
         assert sorted(entry["name"] for entry in found["results"]) == names
+        with RegistryClient(host.address, Settings(environment={}), Credentials(*who.split(":")) if who else None) as client:
+            assert sorted(entry["name"] for entry in client.search("words", 25)) == names, "as `berth search` asks"
         page = subprocess.run(["curl", "-sS", *(user or ("-H", f"Authorization: Bearer {token}")), f"http://{host.address}/"], capture_output=True, text=True).stdout
         assert [name for name in ("docker/mine", "public/one", "team/web") if f'href="/r/{name}"' in page] == names
     assert curl(host, "/r/docker/mine", "-u", "eve:e")[0] == 403

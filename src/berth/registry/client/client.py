@@ -326,6 +326,8 @@ class RegistryClient:
             raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")
         endpoint = Endpoint("https", _SEARCH_HOST) if self.registry == DOCKER_HUB else self._session.endpoint(pull=True)
         try:
+            if self._session.authorization.credentials and self.registry != DOCKER_HUB:  # who may see more than anybody has to say who it is
+                self._session.request("GET", endpoint, "/v2/").finish()
             answer = self._session.fetch("GET", endpoint, f"/v1/search?{urlencode({'q': term, 'n': limit})}", _MOST_LIST_BYTES)
         except RefusedAnswer as refused:
             raise of_request(refused.refusal) from None

@@ -84,8 +84,7 @@ async def serve(options: Options, ready: Callable[[list[str]], None]) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, lock_root(options.root))
         context = tls.server_context(options.tls_certificate, options.tls_key, "") if options.tls_certificate else None
-        if context:
-            loop.add_signal_handler(signal.SIGHUP, reload_certificate, context, options)
+        loop.add_signal_handler(signal.SIGHUP, reload_certificate, context, options)
         sockets = [sock for address in options.addresses for sock in listen(address, "--addr", stack)]
         metrics_sockets = listen(options.metrics_address, "--metrics-addr", stack) if options.metrics_address else []
         control = _listen_control(options.root, stack)
@@ -122,8 +121,11 @@ async def serve(options: Options, ready: Callable[[list[str]], None]) -> None:
         await registry.run(registry.index.save)
 
 
-def reload_certificate(context: ssl.SSLContext, options: Options) -> None:
+def reload_certificate(context: ssl.SSLContext | None, options: Options) -> None:
     """For connections from now on; one that cannot be read leaves the old one."""
+    if context is None:
+        log.info("SIGHUP: there is no certificate to read anew")
+        return
     try:
         tls.server_context(options.tls_certificate, options.tls_key, "")  # says what is wrong before anything has changed
         context.load_cert_chain(options.tls_certificate, options.tls_key)
