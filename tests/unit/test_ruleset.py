@@ -3,6 +3,8 @@
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from berth import errors
 from berth.linux import nftmessages as nft
@@ -147,3 +149,47 @@ def test_which_gateways_are_the_hosts() -> None:
     assert [str(address) for address in network("web", FOUR, SIX, options={f"{MODE}6": "isolated"}).host_addresses()] == ["10.9.0.1/24"]
     inhibited = network("web", FOUR, SIX, options={"com.docker.network.bridge.inhibit_ipv4": "true"})
     assert [str(address) for address in inhibited.host_addresses()] == ["fd00:9::1/64"]
+
+
+PORTS = st.lists(
+    st.builds(
+        port, st.integers(8080, 8083), on=st.sampled_from(["0.0.0.0", "192.0.2.1", "127.0.0.1"]), to=st.sampled_from(["10.9.0.2", "10.9.0.3"]),
+        protocol=st.sampled_from(["tcp", "udp"]),
+    ) | st.builds(port, st.integers(8080, 8083), on=st.sampled_from(["::", "::1", "2001:db8::1"]), to=st.just("fd00:9::2"))
+    | st.builds(port, st.just(0), on=st.just("0.0.0.0"), to=st.sampled_from(["10.9.0.2", "10.9.0.3"]), protocol=st.sampled_from(["tcp", "udp"])),
+    max_size=6,
+)  # fmt: skip
+
+
+def _place(one: PublishedPort) -> tuple[object, ...]:
+    return (one.protocol, one.host_address, one.host_port) if one.host_port else (one.protocol, one.address)
+
+
+@given(PORTS, PORTS, st.sets(st.integers(0, 5)), st.sampled_from([LOOP, None]), st.booleans())
+def test_ports_alone_change_what_all_together_would(had: list[PublishedPort], come: list[PublishedPort], going: set[int], loop: ruleset.Loop | None, routed: bool) -> None:
+    """The same elements, and the same requests, as when both states are made and compared."""
+    networks = [network("web", FOUR, SIX, options={"com.docker.network.bridge.gateway_mode_ipv4": "routed"} if routed else {})]
+    before = {_place(one): one for one in had}
+    added = {_place(one): one for one in come}
+    gone = [one for number, one in enumerate(before.values()) if number in going]
+    after = {place: one for place, one in before.items() if one not in gone} | added
+    old, new = (ruleset.tables(NAMES, networks, list(ports.values()), loop) for ports in (before, after))
+    changes = ruleset.changes_of_ports(old, gone, list(added.values()))
+    assert changes is not None
+    wanted = ruleset.difference(old, new)
+    assert wanted is not None
+    assert sorted(request.about for change in changes for request in change.requests()) == sorted(request.about for request in wanted)
+    for change in changes:
+        change.is_done()
+    assert [(table.family, {name: kept.elements for name, kept in table.sets.items()}) for table in old] == [
+        (table.family, {name: kept.elements for name, kept in table.sets.items()}) for table in new
+    ]  # fmt: skip
+
+
+def test_ports_that_bring_a_table_of_their_own_are_more_than_elements() -> None:
+    old = ruleset.tables(NAMES, [network()], [], LOOP)
+    assert ruleset.changes_of_ports(old, [], [port(on="::", to="fd00:9::2")]) is None
+    with_it = ruleset.tables(NAMES, [network()], [port(on="::", to="fd00:9::2")], LOOP)
+    assert ruleset.changes_of_ports(with_it, [port(on="::", to="fd00:9::2")], []) is None
+    with pytest.raises(errors.InvalidParameter, match=r"cannot lead to 10\.9\.0\.2"):
+        ruleset.changes_of_ports(old, [], [port(on="::")])

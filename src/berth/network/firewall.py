@@ -43,6 +43,7 @@ class Firewall:
         self._trouble = ""
         self._guarded: frozenset[str] = frozenset()
         self._tables: list[ruleset.Table] | None = None  # what the kernel has; None: nothing is known of it
+        self._loopback6 = True  # whether they lead from ::1
         self._restored: deque[float] = deque(maxlen=_RESTORES)
         try:
             self._nft = nftables.Nftables()
@@ -89,11 +90,13 @@ class Firewall:
 
         instead_of: those that are not led any more from the same moment on.
         """
-        come, leaving = list(ports), {_key(port) for port in instead_of}
-        gone = [port for key, port in self._ports.items() if key in leaving]
-        self._change(self._networks, {key: port for key, port in self._ports.items() if key not in leaving} | {_key(port): port for port in come})
+        come, wanted = {_key(port): port for port in ports}, dict(self._ports)
+        gone = [port for key in map(_key, instead_of) if (port := wanted.pop(key, None))]
+        wanted |= come
+        if not self._change_ports(gone, list(come.values()), wanted):
+            self._change(self._networks, wanted)
         stale.forget(self._route, gone, published=False)
-        stale.forget(self._route, come, published=True)
+        stale.forget(self._route, list(come.values()), published=True)
 
     def unpublish(self, ports: Iterable[PublishedPort]) -> None:
         self.publish((), instead_of=ports)
@@ -156,13 +159,25 @@ class Firewall:
 
     # -- how it gets there ----------------------------------------------------------------------
 
+    def _change_ports(self, gone: list[PublishedPort], come: list[PublishedPort], ports: dict[tuple[object, ...], PublishedPort]) -> bool:
+        """By their own elements: it takes no longer where there are many. Whether it could be done."""
+        if not self._tables or self._loopback6 != _leads_loopback6() or not self._has_loop(self._networks, ports):
+            return False
+        changes = ruleset.changes_of_ports(self._tables, gone, come)
+        if changes is None or not self._try([request for change in changes for request in change.requests()]):
+            return False
+        for change in changes:
+            change.is_done()
+        self._ports = ports
+        return True
+
     def _change(self, networks: list[Network], ports: dict[tuple[object, ...], PublishedPort]) -> None:
         """By as little as will do."""
         if self._tables and self._has_loop(networks, ports):
             wanted = self._wanted(networks, ports)
             requests = ruleset.difference(self._tables, wanted)
             if requests is not None and self._try(requests):
-                self._networks, self._ports, self._tables = networks, ports, wanted
+                self._is_now(networks, ports, wanted)
                 return
         self._replace(networks, ports)
 
@@ -188,9 +203,12 @@ class Firewall:
             self._drop_loop()
             self._replace(networks, ports)
             return
-        self._networks, self._ports, self._tables = networks, ports, wanted
+        self._is_now(networks, ports, wanted)
         if not wanted:
             self._drop_loop()
+
+    def _is_now(self, networks: list[Network], ports: dict[tuple[object, ...], PublishedPort], tables: list[ruleset.Table]) -> None:
+        self._networks, self._ports, self._tables, self._loopback6 = networks, ports, tables, _leads_loopback6()
 
     def _needs_loop(self, ports: dict[tuple[object, ...], PublishedPort]) -> bool:
         """Once it is there it stays, so that ports come and go by elements alone."""
@@ -213,10 +231,7 @@ class Firewall:
             raise SystemFailure(f"the interface {self._names.loop_out} cannot be removed: {error.strerror}") from None
 
     def _wanted(self, networks: list[Network], ports: dict[tuple[object, ...], PublishedPort]) -> list[ruleset.Table]:
-        # With this setting answers reach the host's IPv6 with ::1 in them already, which drops what comes from outside to ::1.
-        # Then the kernel refuses connections to [::1] at once, and clients go on to 127.0.0.1.
-        loopback6 = sysctl.read("bridge/bridge-nf-call-ip6tables") != "1"
-        return ruleset.tables(self._names, networks, list(ports.values()), self._loop, guarded=self._guarded, loopback6=loopback6)
+        return ruleset.tables(self._names, networks, list(ports.values()), self._loop, guarded=self._guarded, loopback6=_leads_loopback6())
 
     @property
     def _is_direct(self) -> bool:
@@ -235,6 +250,14 @@ class Firewall:
             return frozenset(chain.family for chain in self._nft.chains() if (chain.table, chain.name) == (self._names.table, ruleset.GUARD))
         except Refused as error:
             raise _failure(error) from None
+
+
+def _leads_loopback6() -> bool:
+    """With this setting answers reach the host's IPv6 with ::1 in them already, which drops what comes from outside to ::1.
+
+    Then the kernel refuses connections to [::1] at once, and clients go on to 127.0.0.1.
+    """
+    return sysctl.read("bridge/bridge-nf-call-ip6tables") != "1"
 
 
 def _uses_ipv6(networks: Iterable[Network], ports: dict[tuple[object, ...], PublishedPort]) -> bool:

@@ -69,9 +69,7 @@ def tables(
     InvalidParameter for a port of two families.
     """
     bridges = [network for network in networks if network.driver == BRIDGE]
-    for port in ports:
-        if port.host_address.version != port.address.version:
-            raise InvalidParameter(f"port {port.host_port} of {port.host_address} cannot lead to {port.address}: one is IPv4, the other IPv6")
+    _check(ports)
     found = []
     for family, version in _VERSIONS.items():
         own_ports = [port for port in ports if port.address.version == version]
@@ -94,15 +92,57 @@ def difference(old: list[Table], new: list[Table]) -> list[Request] | None:
     """From one to the other by elements alone; None if that is not enough."""
     if [(table.family, table.chains, _shapes(table)) for table in old] != [(table.family, table.chains, _shapes(table)) for table in new]:
         return None
-    requests: list[Request] = []
-    for before, after in zip(old, new, strict=True):
-        for name, was in before.sets.items():
-            now = after.sets[name].elements
-            gone = [element for key, element in was.elements.items() if now.get(key) != element]
-            come = [element for key, element in now.items() if was.elements.get(key) != element]
-            requests += nft.delete_elements(before.family, before.name, name, gone)
-            requests += nft.add_elements(before.family, before.name, name, come)
-    return requests
+    changes = (Change.between(table, name, was.elements, after.sets[name].elements) for table, after in zip(old, new, strict=True) for name, was in table.sets.items())
+    return [request for change in changes for request in change.requests()]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Elements of one set that go and come, by their keys."""
+
+    table: Table
+    name: str
+    gone: dict[bytes, bytes]
+    come: dict[bytes, bytes]
+
+    @classmethod
+    def between(cls, table: Table, name: str, was: dict[bytes, bytes], now: dict[bytes, bytes]) -> "Change":
+        gone = {key: element for key, element in was.items() if now.get(key) != element}
+        return cls(table, name, gone, {key: element for key, element in now.items() if was.get(key) != element})
+
+    def requests(self) -> list[Request]:
+        own = (self.table.family, self.table.name, self.name)
+        return [*nft.delete_elements(*own, list(self.gone.values())), *nft.add_elements(*own, list(self.come.values()))]
+
+    def is_done(self) -> None:
+        """Notes it in the table."""
+        elements = self.table.sets[self.name].elements
+        for key in self.gone:
+            del elements[key]
+        elements |= self.come
+
+
+def changes_of_ports(tables: list[Table], gone: list[PublishedPort], come: list[PublishedPort]) -> list[Change] | None:
+    """What else there must be when these ports go and come, whatever the number of others; None if that takes more than elements.
+
+    InvalidParameter for a port of two families.
+    """
+    _check(come)
+    found = []
+    for family, version in _VERSIONS.items():
+        went, came = ([port for port in ports if port.address.version == version] for ports in (gone, come))
+        if not went and not came:
+            continue
+        table = next((table for table in tables if table.family == family), None)
+        if table is None or not table.sets["sources"].elements:  # one that is there for ports alone comes and goes with them
+            return None
+        new = _port_elements(came)
+        for name, old in _port_elements(went).items():
+            if name in table.sets:
+                have = table.sets[name].elements
+                was = {key: have[key] for key in (*old, *new[name]) if key in have}
+                found.append(Change.between(table, name, was, new[name]))
+    return found
 
 
 # -- the table of one family --------------------------------------------------------------------
@@ -112,14 +152,14 @@ def _table(family: str, names: Names, networks: list[Network], ports: list[Publi
     address = nft.IPV4_ADDRESS if family == "ip" else nft.IPV6_ADDRESS
     version = _VERSIONS[family]
     bridges = [network.interface for network in networks]
-    opened, ports = [port for port in ports if not port.host_port], [port for port in ports if port.host_port]
+    elements = _port_elements(ports)
     sets = {
         "bridges": _names(bridges),
         "internal": _names([network.interface for network in networks if network.internal]),
         "within": Set((nft.NAME, nft.NAME), elements=_elements([nft.name_bytes(name) * 2 for name in bridges])),
         "sources": _sources(family, networks),
-        "ports": Set((nft.PROTOCOL, address, nft.PORT), (address, nft.PORT), elements=_targets([port for port in ports if not _is_any(port)])),
-        "any-ports": Set((nft.PROTOCOL, nft.PORT), (address, nft.PORT), elements=_targets([port for port in ports if _is_any(port)])),
+        "ports": Set((nft.PROTOCOL, address, nft.PORT), (address, nft.PORT), elements=elements["ports"]),
+        "any-ports": Set((nft.PROTOCOL, nft.PORT), (address, nft.PORT), elements=elements["any-ports"]),
     }
     chains = {
         "published": _published(family, address),
@@ -133,15 +173,14 @@ def _table(family: str, names: Names, networks: list[Network], ports: list[Publi
     if any(network.gateway_mode(version) == NAT_UNPROTECTED for network in networks):
         sets["open"] = _names([network.interface for network in networks if network.gateway_mode(version) == NAT_UNPROTECTED])
     if any(network.gateway_mode(version) == ROUTED for network in networks):
-        sets["opened"] = Set((nft.PROTOCOL, address, nft.PORT), elements=_elements([_own_key(port) for port in opened]))
+        sets["opened"] = Set((nft.PROTOCOL, address, nft.PORT), elements=elements["opened"])
     if guarded:
         chains[GUARD] = _guard()
     if family == "ip":
         chains["raw"] = _raw()
     if loop:
-        from_outside = [port for port in ports if not port.host_address.is_loopback]
-        sets["checked"] = Set((nft.PROTOCOL, address, nft.PORT), elements=_keys([port for port in from_outside if not _is_any(port)]))
-        sets["any-checked"] = Set((nft.PROTOCOL, nft.PORT), elements=_keys([port for port in from_outside if _is_any(port)]))
+        sets["checked"] = Set((nft.PROTOCOL, address, nft.PORT), elements=elements["checked"])
+        sets["any-checked"] = Set((nft.PROTOCOL, nft.PORT), elements=elements["any-checked"])
         chains["around"] = _around(family, loop)
         chains["input"] = _input(family, address, loop)
     return Table(family, names.table, sets, chains)
@@ -333,6 +372,22 @@ def _edges(subnet: Range) -> tuple[bytes, bytes]:
     size = subnet.max_prefixlen // 8
     after = int(subnet.broadcast_address) + 1
     return subnet.network_address.packed, b"" if after >> 8 * size else after.to_bytes(size, "big")
+
+
+def _port_elements(ports: list[PublishedPort]) -> dict[str, dict[bytes, bytes]]:
+    """Of each set that is about ports."""
+    led = [port for port in ports if port.host_port]
+    of_any, of_one = [port for port in led if _is_any(port)], [port for port in led if not _is_any(port)]
+    return {
+        "ports": _targets(of_one), "any-ports": _targets(of_any), "opened": _elements([_own_key(port) for port in ports if not port.host_port]),
+        "checked": _keys([port for port in of_one if not port.host_address.is_loopback]), "any-checked": _keys(of_any),
+    }  # fmt: skip
+
+
+def _check(ports: list[PublishedPort]) -> None:
+    for port in ports:
+        if port.host_address.version != port.address.version:
+            raise InvalidParameter(f"port {port.host_port} of {port.host_address} cannot lead to {port.address}: one is IPv4, the other IPv6")
 
 
 def _targets(ports: list[PublishedPort]) -> dict[bytes, bytes]:
