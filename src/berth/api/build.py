@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from berth.api.request import parse_filters
 from berth.api.threads import in_thread_with_body
 from berth.build import planning
 from berth.build.files import context as contexts
+from berth.build.files import git
 from berth.build.files.ignore import Ignore
 from berth.build.files.reading import read_file
 from berth.build.progress import Event
@@ -20,7 +22,7 @@ from berth.build.worker import Output, Tree
 from berth.engine import registryauth
 from berth.engine.buildrequest import BuildRequest
 from berth.engine.service import Engine
-from berth.engine.tasks import to_its_end
+from berth.engine.tasks import stoppable, to_its_end
 from berth.http.body import Disconnected
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -127,7 +129,10 @@ class ArchiveClient:
         self._directory = self._top = self._engine.builds.new_directory()
         remote = self._exchange.query.get("remote", "")
         if remote:
-            raise errors.NotImplementedHere("contexts from an address are not there yet")
+            with contextlib.suppress(Disconnected):
+                await self._exchange.body.read_all(1 << 20)
+            await stoppable(lambda stop: receive_remote(remote, self._directory, self.proxies(), stop))
+            return
         if self._exchange.headers.get("content-length") == "0":
             raise errors.InvalidParameter("the build context is empty: send a tar archive, or name one with the parameter remote")
         into = self._directory
@@ -179,6 +184,16 @@ class ArchiveClient:
 
     def proxies(self) -> Mapping[str, str]:
         return self._engine.options.proxies()
+
+
+def receive_remote(remote: str, into: str, environment: Mapping[str, str], stop: threading.Event) -> None:
+    """Fills a directory from a Git repository, or from the web: an archive, or a Dockerfile alone. Blocks."""
+    if git.is_repository(remote, context=True):
+        contexts.from_git(remote, into, environment=environment, stop=stop)
+    elif remote.startswith(("http://", "https://")):
+        contexts.from_url(remote, into, environment=environment, stop=stop)
+    else:
+        raise errors.InvalidParameter(f"unable to prepare context: {remote!r} is neither a repository's address nor one of the web")
 
 
 def _request(exchange: Exchange, engine: Engine) -> BuildRequest:

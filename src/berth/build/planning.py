@@ -135,14 +135,9 @@ class Planner:
     def _stages_read_by(self, stage: words.Stage) -> list[words.Stage]:
         found = []
         for each in stage.instructions:
-            expanded = self._with_globals(each)
-            sources = [self._source_of(name, stage, each) for name in sources_of(expanded)]
+            sources = [self._source_of(name, stage, each) for name in sources_of(each)]
             found += [source for source in sources if isinstance(source, words.Stage)]
         return found
-
-    def _with_globals(self, each: words.Instruction) -> words.Instruction:
-        """As far as can be said before the stage is gone through: `--mount=from=$name` has its variables in the stage's scope."""
-        return expand_instruction(each, self._globals, self._dockerfile.escape)[0] if isinstance(each, words.Run) else each
 
     def _source_of(self, name: str, stage: words.Stage, at: words.Instruction) -> words.Stage | str:
         return name if name in self._options.contexts else source_of(name, stage, self._dockerfile, at)
@@ -453,10 +448,10 @@ class _Stage:
             if several and not each.destination.endswith("/"):
                 raise placed("when using ADD with more than one source file, the destination must be a directory and end with a /", each)
             if git.is_repository(source):
-                vertex = Vertex(graph.GitSource(source, each.keep_git_dir, each.checksum), label=f"[git] {source}", instruction=each.text, line=each.place.line)
+                vertex = Vertex(graph.GitSource(source, each.keep_git_dir, each.checksum), label=f"[git] {source}", line=each.place.line)
                 self._transfer(each, vertex, (".",), unpack=False)
             else:
-                vertex = Vertex(graph.UrlSource(source, each.checksum), label=f"[url] {source}", instruction=each.text, line=each.place.line)
+                vertex = Vertex(graph.UrlSource(source, each.checksum), label=f"[url] {source}", line=each.place.line)
                 shown = each if each.chmod else replace(each, chmod="0600")
                 self._transfer(shown, vertex, ("*",), unpack=bool(each.unpack))
 

@@ -58,6 +58,16 @@ def _payload(record: Record, layers: _Layers) -> dict:
     }  # fmt: skip
 
 
+def may_exceed(cache: Cache, mounts: CacheMounts, images: ImageStore, most_bytes: int) -> bool:
+    """Whether a prune to so many bytes would find something; layers are counted first, which costs nothing. Blocks."""
+    chains: set[str] = set()
+    for record in cache.all():
+        chains.update(layer.chain for layer in images.layers_below(record.chain) or [])
+    used = {layer.chain for image in images.all() for layer in images.layers_of(image)}
+    layers_bytes = sum(images.size_of(chain) for chain in chains - used)
+    return layers_bytes > most_bytes or layers_bytes + sum(tree_bytes(mounts.path(name)) for name, _, _ in mounts.all()) > most_bytes
+
+
 class Wanted:
     """What a prune may take. everything: also results whose layers images have; least_free_bytes: until the disk has so much."""
 

@@ -32,6 +32,7 @@ from berth.engine.buildexports import Exports
 from berth.engine.buildimports import Imports
 from berth.engine.buildmounts import CacheMounts
 from berth.engine.buildrequest import BuildRequest, Built, Client, filled
+from berth.engine.buildsettings import SHARE_OF_DISK, BuildSettings
 from berth.engine.buildsquash import squashed
 from berth.engine.buildsync import Mirrors
 from berth.engine.buildworker import BuildWorker
@@ -55,7 +56,7 @@ class BuildService:
 
     def __init__(
         self, *, data_root: str, exec_root: str, containers: ContainerService, roots: RootViews, images: ImageStore, commits: Commits,
-        events: EventBus, distribution: "Callable[[], Distribution]",
+        events: EventBus, distribution: "Callable[[], Distribution]", settings: Callable[[], BuildSettings],
     ) -> None:  # fmt: skip
         self._directory = f"{data_root}/build"
         self._scratch = f"{exec_root}/build"
@@ -73,13 +74,15 @@ class BuildService:
         self._shared = Shared(self.cache)
         self._bases = Bases(images, self._directory)
         self._running: dict[str, asyncio.Task[Built]] = {}
+        self._settings = settings
+        self._cleaning: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Ends what is under way."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *([self._cleaning] if self._cleaning else []), return_exceptions=True)
         self.cache.close()
         self.checksums.close()
 
@@ -114,7 +117,7 @@ class BuildService:
         imports = Imports(self._images)
         worker = BuildWorker(
             images=self._images, roots=self._roots, steps=self._steps, client=client, checksums=self.checksums, directory=directory,
-            scratch=scratch, pull=request.pull, bases=self._bases, imports=imports,
+            scratch=scratch, pull=request.pull, bases=self._bases, imports=imports, allowed=self._allowed(request),
         )  # fmt: skip
         try:
             return await self._build_with(request, client, report, worker, imports)
@@ -122,6 +125,25 @@ class BuildService:
             await imports.close()
             await whole(worker.close())
             await to_its_end(lambda: remove_directories([directory, scratch]))
+            if self._cleaning is None or self._cleaning.done():
+                self._cleaning = asyncio.create_task(asyncio.to_thread(self._keep_small))
+
+    def _allowed(self, request: BuildRequest) -> frozenset[str]:
+        """What steps may ask for: the client must say so, and the engine's configuration must not forbid it."""
+        settings = self._settings()
+        found = {"network.host"} if settings.host_network else set()
+        return frozenset(found | ({"security.insecure"} & set(request.allow) if settings.insecure else set()))
+
+    def _keep_small(self) -> None:
+        """After a build, while nobody waits: what the cache holds too much of goes. Blocks."""
+        most = self._settings().cache_bytes
+        if most is None:
+            return
+        if not most:
+            disk = os.statvfs(self._directory)
+            most = int(disk.f_blocks * disk.f_frsize * SHARE_OF_DISK)
+        if pruning.may_exceed(self.cache, self.mounts, self._images, most):
+            pruning.prune(self.cache, self.mounts, self._images, pruning.Wanted({}, everything=False, most_bytes=most, least_free_bytes=0))
 
     async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker, imports: Imports) -> Built:
         request = filled(request)

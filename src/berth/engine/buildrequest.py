@@ -69,6 +69,7 @@ class BuildRequest:
     attests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     annotations: tuple[str, ...] = ()
     check_only: bool = False
+    allow: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

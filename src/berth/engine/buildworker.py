@@ -2,14 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
+from threading import Event
 from typing import IO
 
 from berth import errors
 from berth.build import graph
-from berth.build.files import checksum, copying, owners
+from berth.build.files import checksum, copying, fetching, git, owners
 from berth.build.files.checksum import ChecksumCache
+from berth.build.files.cloning import Git
 from berth.build.files.selection import Selected, select
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
 from berth.engine import emulation
@@ -19,7 +21,7 @@ from berth.engine.buildmounts import Secrets
 from berth.engine.buildrequest import Client
 from berth.engine.rootview import RootViews
 from berth.engine.steps import Steps
-from berth.engine.tasks import to_its_end
+from berth.engine.tasks import stoppable, to_its_end
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
 from berth.store.layering import make_layer
@@ -31,7 +33,7 @@ class BuildWorker:
 
     def __init__(
         self, *, images: ImageStore, roots: RootViews, steps: Steps, client: Client, checksums: ChecksumCache, directory: str, scratch: str,
-        pull: bool, bases: Bases, imports: Imports,
+        pull: bool, bases: Bases, imports: Imports, allowed: frozenset[str],
     ) -> None:  # fmt: skip
         self._images = images
         self._roots = roots
@@ -43,6 +45,7 @@ class BuildWorker:
         self._pull = pull
         self._bases = bases
         self._imports = imports
+        self._allowed = allowed
         self._secrets = Secrets(client)
         self._held = ExitStack()
         self._stack = AsyncExitStack()
@@ -141,7 +144,15 @@ class BuildWorker:
         return await asyncio.shield(self._trees[name])
 
     async def fetch(self, source: graph.UrlSource | graph.GitSource, output: Output) -> Tree:
-        raise errors.NotImplementedHere("ADD from an address is not there yet")
+        top = self._new_directory(self._directory, "fetched")
+        environment = self._client.proxies()
+        if isinstance(source, graph.GitSource):
+            identity = await stoppable(lambda stop: _checked_out(source, top, environment, stop))
+        else:
+            identity = await stoppable(lambda stop: _downloaded(source, top, environment, stop))
+        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stack.callback(os.close, fd)
+        return Tree(fd, top, identity)
 
     # -- views ------------------------------------------------------------------------------------------
 
@@ -163,6 +174,7 @@ class BuildWorker:
     # -- steps ------------------------------------------------------------------------------------------
 
     async def run(self, op: graph.Run, base: Layers, given: Given, output: Output) -> Finished:
+        self._check(op)
         for each in [base, *given.results]:
             await self.bring(each.chain if isinstance(each, Layers) else "")
         scratch = self._new_directory(self._scratch, "step")
@@ -170,6 +182,15 @@ class BuildWorker:
         if finished.exit_code and emulation.is_foreign(op.platform) and (problem := emulation.problem(op.platform)):
             return Finished(finished.exit_code, None, problem)
         return finished
+
+    def _check(self, op: graph.Run) -> None:
+        if op.security == "insecure" and "security.insecure" not in self._allowed:
+            raise errors.Forbidden(
+                "RUN --security=insecure: a step may have no more rights than a container, unless daemon.json says "
+                '{"builder": {"entitlements": {"security-insecure": true}}} and the build says --allow security.insecure'
+            )
+        if op.network == "host" and "network.host" not in self._allowed:
+            raise errors.Forbidden("the network of the host is not for builds: daemon.json says so (builder.entitlements.network-host)")
 
     def _selected(self, op: graph.Copy, root: int, source: Result) -> list[Selected]:
         ignore = source.ignore if isinstance(source, Tree) else None
@@ -222,3 +243,24 @@ class BuildWorker:
     async def make_directory(self, op: graph.MakeDirectory, base: Layers) -> Layers:
         root_fd = await self.root_of(base)
         return await self.layer(base, lambda writer: copying.write_directory(writer, root_fd, op.path, source_date_epoch=op.epoch), op.epoch)
+
+
+def _checked_out(source: graph.GitSource, into: str, environment: Mapping[str, str], stop: Event) -> str:
+    """Puts a repository's files there -> what tells this state of them from others."""
+    repository = git.parse(source.url)
+    if source.checksum:
+        repository.checksum = source.checksum
+    keep = source.keep_git_directory or bool(repository.keep_git)
+    commit = Git(repository, environment=environment, stop=stop).checkout(into, keep_git=keep)
+    return f"git {commit} {repository.subdirectory} {keep}"
+
+
+def _downloaded(source: graph.UrlSource, into: str, environment: Mapping[str, str], stop: Event) -> str:
+    """The same of one file."""
+    scratch = f"{into}.part"
+    fetched = fetching.fetch(source.url, checksum=source.checksum, into=scratch, environment=environment, stop=stop)
+    if not fetched.name:
+        os.unlink(scratch)
+        raise errors.InvalidParameter(f"cannot determine a file name for {fetching.shown(source.url)}: end the destination with a name")
+    os.rename(scratch, f"{into}/{fetched.name}")
+    return f"url {fetched.name} {fetched.digest} {fetched.last_modified}"

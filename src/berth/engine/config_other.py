@@ -11,7 +11,6 @@ from berth.engine import config_values as check
 from berth.engine.config_values import Check, Mistake
 
 _RULES = "berth's rules are a table of its own in nftables, which touches nobody else's; see published-ports"
-_BUILD = "berth does not build yet"
 _SWARM = "berth is in no swarm"
 _CONTAINERD = "berth runs containers without containerd"
 
@@ -20,7 +19,7 @@ IDLE: dict[str, tuple[Check, str]] = {
     **dict.fromkeys(("bridge-accept-fwmark", "firewall-backend"), (check.string, _RULES)),
     "userland-proxy-path": (check.string, "what berth relays it relays itself"),
     **dict.fromkeys(("network-control-plane-mtu", "network-diagnostic-port"), (check.whole_number, _SWARM)),
-    "builder": (check.an_object, _BUILD), "cdi-spec-dirs": (check.strings, "berth has no CDI devices"),
+    "cdi-spec-dirs": (check.strings, "berth has no CDI devices"),
     "node-generic-resources": (check.strings, _SWARM), "swarm-default-advertise-addr": (check.string, _SWARM),
     **dict.fromkeys(
         ("containerd", "containerd-namespace", "containerd-plugin-namespace", "containerd-plugins-namespace"), (check.string, _CONTAINERD)

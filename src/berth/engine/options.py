@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from berth.engine import apparmor, bundle, config, netsettings
+from berth.engine.buildsettings import BuildSettings
 from berth.engine.containers import Host
 from berth.engine.netsettings import NetworkSettings
 from berth.errors import InvalidParameter, SystemFailure
@@ -27,7 +28,7 @@ class Options:
         registry_mirrors: list[str] | None = None, insecure_registries: list[str] | None = None, foreign_registries: list[str] | None = None,
         http_proxy: str = "", https_proxy: str = "", no_proxy: str = "",
         max_concurrent_downloads: int = 3, max_concurrent_uploads: int = 5, max_download_attempts: int = 5,
-        network: NetworkSettings | None = None,
+        network: NetworkSettings | None = None, builder: BuildSettings | None = None,
     ) -> None:  # fmt: skip
         self.data_root = os.path.abspath(data_root)
         self.exec_root = os.path.abspath(exec_root)
@@ -62,6 +63,7 @@ class Options:
         self.max_concurrent_uploads = max_concurrent_uploads
         self.max_download_attempts = max_download_attempts
         self.network = network or NetworkSettings()
+        self.builder = builder or BuildSettings()
 
     def adopt(self, new: "Options") -> tuple[list[str], list[str]]:
         """Takes over what can change in a running engine. Names of what did, and of what would need another start."""
@@ -94,7 +96,7 @@ class Options:
 _LIVE = frozenset((
     "log_level", "labels", "default_runtime", "add_runtime", "live_restore", "shutdown_timeout_s", "container_defaults",
     "seccomp_profile", "registry_mirrors", "insecure_registries", "foreign_registries", "http_proxy", "https_proxy", "no_proxy", "max_concurrent_downloads", "max_concurrent_uploads",
-    "max_download_attempts",
+    "max_download_attempts", "builder",
 ))  # fmt: skip
 
 
@@ -112,7 +114,7 @@ def from_settings(settings: dict[str, Any]) -> Options:
         "log-format": "log_format", "registry-mirrors": "registry_mirrors", "insecure-registries": "insecure_registries",
         "allow-nondistributable-artifacts": "foreign_registries", "http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy",
         "max-concurrent-downloads": "max_concurrent_downloads", "max-concurrent-uploads": "max_concurrent_uploads",
-        "max-download-attempts": "max_download_attempts",
+        "max-download-attempts": "max_download_attempts", "builder": "builder",
     }  # fmt: skip
     values = {known[key]: value for key, value in {**settings, **settings.get("proxies", {})}.items() if key in known}
     if "seccomp-profile" in settings:

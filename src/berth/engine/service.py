@@ -118,6 +118,7 @@ class Engine:
         return BuildService(
             data_root=self.options.data_root, exec_root=self.options.exec_root, containers=self.containers, roots=self.roots,
             images=self.images, commits=self.commits, events=self.events, distribution=lambda: self.distribution,
+            settings=lambda: self.options.builder,
         )  # fmt: skip
 
     def _kept_by_builds(self) -> set[str]:

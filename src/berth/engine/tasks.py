@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
@@ -39,6 +40,20 @@ async def whole(work: Coroutine[object, object, _T]) -> _T:
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({task})
+        raise
+
+
+async def stoppable(work: Callable[[threading.Event], _T]) -> _T:
+    """Runs `work` in the thread pool. Cancelled: the event is set, and it is waited for."""
+    stop = threading.Event()
+    task = asyncio.ensure_future(to_its_end(lambda: work(stop)))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # it may be about the stop
         raise
 
 

@@ -150,6 +150,11 @@ class ImageIndex:
         """Bytes of files in all layers, shared ones included."""
         return sum(layer.size_bytes for layer in self.layers_of(image))
 
+    def size_of(self, chain: str) -> int:
+        """Bytes of files in one layer; 0 for one that is not here."""
+        layer = self._layers.get(chain)
+        return layer.size_bytes if layer else 0
+
     def has_layer(self, chain: str) -> bool:
         """Whether a layer is here, with an image or without."""
         return chain in self._layers
