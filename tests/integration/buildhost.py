@@ -3,7 +3,8 @@
     python buildhost.py <<< '{"data": …, "exec": …, "images": {"bb": "rootfs.tar"}, "builds": [{…}, …]}'
 
 A build: dockerfile, context (a directory), and fields of BuildRequest and Options; outputs have a `dest`, a file that gets what the
-client is sent. Answers with a JSON line for each: {"image", "metadata", "events"} or {"error", "events"}.
+client is sent; cancel_on: part of the label of a step with whose start the build is cancelled. Answers with a JSON line for each:
+{"image", "metadata", "events"} or {"error", "events"}.
 """
 
 import asyncio
@@ -114,8 +115,14 @@ async def _build(engine: Any, build: dict) -> dict:
         cache_from=tuple(build.get("cache_from", ())), cache_to=tuple(build.get("cache_to", ())), attests=build.get("attests", {}),
         annotations=tuple(build.get("annotations", ())),
     )  # fmt: skip
+
+    def report(event: Any) -> None:
+        events.append(event.as_json())
+        if build.get("cancel_on") and event.kind == "started" and build["cancel_on"] in event.label:
+            engine.builds.cancel("mine")
+
     try:
-        built = await engine.builds.build(request, HostClient(engine, build), lambda event: events.append(event.as_json()))
+        built = await engine.builds.build(request, HostClient(engine, build), report, "mine")
     except errors.BerthError as error:
         return {"error": str(error), "events": events}
     return {"image": built.image, "metadata": dict(built.metadata), "events": events}

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -309,3 +310,26 @@ def test_base_images_of_several_platforms(rootfs_tar: str, tmp_path: Path) -> No
             assert "error" not in alone
         asked = registry.log().count('"GET /v2/base/manifests/1 HTTP')
         assert asked == 2, asked  # once for each platform
+
+
+def test_a_push_that_is_cancelled_leaves_nothing(rootfs_tar: str) -> None:
+    """The registry takes the connection and says nothing."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        registry = f"127.0.0.1:{silent.getsockname()[1]}"
+        with build_host({"bb": rootfs_tar}, [registry]) as host:
+            fields = {"tags": [f"{registry}/x:1"], "outputs": [{"type": "registry"}], "cancel_on": "pushing"}
+            (found,) = host.run({"dockerfile": "FROM bb\nRUN echo kept >/x\n", **fields})
+            assert "cancelled" in found["error"]
+            again = host.build("FROM bb\nRUN echo kept >/x\n")
+            assert kinds(again, "cached")
+
+
+def test_a_disk_that_is_full_is_said(rootfs_tar: str, tmp_path: Path) -> None:
+    with build_host({"bb": rootfs_tar}) as host:
+        host.build("FROM bb\n")
+        (found,) = host.run({"dockerfile": "FROM bb\n", "outputs": [{"type": "oci", "dest": "/dev/full"}]})
+        assert "No space left on device" in found["error"]
+        found = host.build("FROM bb\n", attests={"sbom": {}}, annotations=["a=b"])
+        assert any("the store keeps no attestations" in event["text"] for event in found["events"] if event["kind"] == "warning")

@@ -12,7 +12,7 @@ from berth import errors
 from berth.api.buildstream import BuildStream
 from berth.api.request import parse_filters
 from berth.api.threads import in_thread_with_body
-from berth.build import planning
+from berth.build import outputs, planning
 from berth.build.files import context as contexts
 from berth.build.files import git
 from berth.build.files.ignore import Ignore
@@ -216,7 +216,42 @@ def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
     )  # fmt: skip
     return BuildRequest(
         options=options, tags=tuple(exchange.query_lists.get("t", [])), pull=exchange.flag("pull"), squash=exchange.flag("squash"),
+        outputs=_outputs(exchange), cache_from=_caches(exchange),
     )  # fmt: skip
+
+
+def _caches(exchange: Exchange) -> tuple[dict[str, str], ...]:
+    """cachefrom: names of images, here or in a registry, that say of themselves which steps made them (--cache-to type=inline)."""
+    found = _json(exchange, "cachefrom", list)
+    if not all(isinstance(name, str) for name in found):
+        raise errors.InvalidParameter("cachefrom is not a JSON list of strings")
+    return tuple({"type": "registry", "ref": name, "store": "true"} for name in found)
+
+
+def _outputs(exchange: Exchange) -> tuple[dict[str, str], ...]:
+    """outputs: [{"Type", "Attrs"}]; the answer is messages, so that none can go to the client."""
+    found: list[dict[str, str]] = []
+    for each in _json(exchange, "outputs", list):
+        kind, fields = (each.get("Type"), each.get("Attrs") or {}) if isinstance(each, dict) else (None, {})
+        if not isinstance(kind, str) or not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
+            raise errors.InvalidParameter('outputs is not a JSON list of {"Type": …, "Attrs": {…}}')
+        given = {**fields, "type": kind}
+        if outputs.parse(len(found), given).to_client:
+            raise errors.NotImplementedHere(f"POST /build has no way for output type {kind} to reach the client: use `berth build`")
+        found.append(given)
+    return tuple(found)
+
+
+def _json(exchange: Exchange, name: str, kind: type) -> Any:
+    """A parameter of this type; an empty one where it is not given, or null."""
+    text = exchange.query.get(name, "")
+    try:
+        found = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        found = 0
+    if found is not None and not isinstance(found, kind):
+        raise errors.InvalidParameter(f"{name}: {text[:200]!r} is not a JSON {kind.__name__}")
+    return kind() if found is None else found
 
 
 def _map(exchange: Exchange, name: str) -> dict[str, str | None]:

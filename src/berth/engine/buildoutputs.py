@@ -85,6 +85,11 @@ class Delivery:
 
     async def deliver(self, made: list[Made], targets: Sequence[Vertex]) -> dict[str, Any]:
         """-> what --metadata-file has. targets: the vertices of what was made."""
+        carried = any(each.push or (each.to_client and each.kind != outputs.DOCKER) for each in self._wanted.outputs)
+        if (self._wanted.claims or self._wanted.annotations) and not carried:
+            self._report(Event(progress.WARNING, at_ns=time.time_ns(), text=(
+                "the store keeps no attestations and annotations: they go with what is pushed, or exported as oci, local or tar"
+            )))  # fmt: skip
         metadata = self._provenance(made, targets)
         await self._scan(made)
         for output in self._wanted.outputs:
@@ -101,7 +106,10 @@ class Delivery:
         self._report(Event(progress.PLANNED, number, time.time_ns(), label=label))
         self._report(Event(progress.STARTED, number, time.time_ns(), label=label))
         try:
-            found = await work
+            try:
+                found = await work
+            except OSError as error:
+                raise errors.SystemFailure(f"{label}: {error.strerror or error}") from error
         except asyncio.CancelledError:
             self._report(Event(progress.CANCELLED, number, time.time_ns()))
             raise
