@@ -174,11 +174,14 @@ def read(raw: bytes, blobs: int) -> Contents:
 
 def read_inline(document: Mapping[str, Any]) -> Contents:
     """What an image's configuration says; nothing where it says nothing."""
-    diffs = (document.get("rootfs") or {}).get("diff_ids") or []
+    rootfs = document.get("rootfs")
+    diffs = rootfs.get("diff_ids") if isinstance(rootfs, dict) else []
+    if not isinstance(diffs, list) or not all(isinstance(diff, str) for diff in diffs):
+        raise DataLoss("the image's configuration has no list of diff ids")
     chains, layers = [""], {}
     for number, diff in enumerate(diffs):
-        chain = chain_id(chains[-1], str(diff))
-        layers[chain] = CacheLayer(chain, str(diff), chains[-1], number)
+        chain = chain_id(chains[-1], diff)
+        layers[chain] = CacheLayer(chain, diff, chains[-1], number)
         chains.append(chain)
     records = {}
     for each in _list(document, INLINE):
