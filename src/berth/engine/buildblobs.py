@@ -9,27 +9,13 @@ from typing import IO, TypeVar, cast
 
 from berth.build.imagedocuments import layer_type
 from berth.build.outputs import UNCOMPRESSED, Compression
+from berth.engine.tasks import stoppable
 from berth.store.archivewriter import SavedLayer, Stream
 from berth.store.images import ImageStore, Layer
 from berth.store.packing import pack
 
 _T = TypeVar("_T")
 _AT_A_TIME = 2
-
-
-async def stoppable(work: Callable[[threading.Event], _T], halt: Callable[[], object] = lambda: None) -> _T:
-    """Runs `work` in the thread pool. Cancelled: sets its event, calls `halt` and waits for its end, as it uses what the caller owns."""
-    stop = threading.Event()
-    future = asyncio.get_running_loop().run_in_executor(None, work, stop)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        stop.set()
-        halt()
-        await asyncio.wait({future})
-        if not future.cancelled():
-            future.exception()
-        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,14 @@ from berth.build.graph import Vertex
 from berth.build.imagedocuments import OCI_MANIFEST, Document, document
 from berth.build.outputs import GZIP, Output
 from berth.build.progress import Event, Report
-from berth.engine.buildblobs import Blob, Blobs, gathered, stoppable
+from berth.engine.buildblobs import Blob, Blobs, gathered
 from berth.engine.buildimports import Imports
 from berth.engine.buildmounts import CacheMounts
 from berth.engine.buildpush import Uploads
 from berth.engine.buildrequest import BuildRequest, Client
 from berth.engine.buildworker import BuildWorker
 from berth.engine.hostfiles import remove_directories
+from berth.engine.tasks import stoppable
 from berth.oci import reference
 from berth.oci.reference import Reference
 from berth.store.archivewriter import Writing

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from berth.build.imagedocuments import Document
 from berth.build.outputs import ZSTD, Annotation, Output
 from berth.engine.buildassembly import Assembly, Made, assemble, is_oci, unique
-from berth.engine.buildblobs import Blob, Blobs, opened_at, stoppable
+from berth.engine.buildblobs import Blob, Blobs, opened_at
+from berth.engine.tasks import stoppable
 from berth.errors import BerthError
 from berth.oci.reference import Reference
 from berth.registry import media

@@ -43,14 +43,15 @@ async def whole(work: Coroutine[object, object, _T]) -> _T:
         raise
 
 
-async def stoppable(work: Callable[[threading.Event], _T]) -> _T:
-    """Runs `work` in the thread pool. Cancelled: the event is set, and it is waited for."""
+async def stoppable(work: Callable[[threading.Event], _T], halt: Callable[[], object] = lambda: None) -> _T:
+    """Runs `work` in the thread pool. Cancelled: the event is set, `halt` called, which ends what looks at no event, and it is waited for."""
     stop = threading.Event()
     task = asyncio.ensure_future(to_its_end(lambda: work(stop)))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         stop.set()
+        halt()
         await asyncio.wait({task})
         if not task.cancelled():
             task.exception()  # it may be about the stop
