@@ -76,7 +76,7 @@ def test_the_tables_name_commands_flags_and_kinds_that_are_there() -> None:
     assert set(ARGUMENTS) <= {*COMMANDS, "why"}
     takes = {name for name in COMMANDS if name not in ("oci", "why") and syntax_of(name).at_most != 0}  # type: ignore[union-attr]
     assert takes <= set(ARGUMENTS), "say what these take"
-    kinds = {*NAMES, "file", "copy", "anything", "new"}
+    kinds = {*NAMES, "file", "directory", "copy", "anything", "new"}
     assert {kind.removesuffix("...") for text in ARGUMENTS.values() for kind in text.split() if not kind.startswith("=")} <= kinds
     known = {flag[0] for name in COMMANDS if name not in ("oci", "why") for flag in syntax_of(name).flags}  # type: ignore[union-attr]
     assert {name.rpartition("--")[2] for name in VALUES} <= known | {"log-level"}

@@ -102,7 +102,7 @@ def test_pages_of_berth_and_of_groups() -> None:
     assert all(f"  {name} " in text for name in COMMANDS if " " not in name)
     for group, verbs in GROUPS.items():
         assert f"  {group} " in text
-        assert all(f"  {verb} " in helping.group(group) for verb in verbs if verb not in ("list", "remove", "ps"))
+        assert all(f"  {verb} " in helping.group(group) for verb in verbs if verb not in ("list", "remove", "ps", "b"))
 
 
 def test_options_are_wrapped_beside_their_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ PLUGINS = "no issue: the engine has no plugins, and answers so"
 EXPERIMENTAL = "no issue: experimental in Docker"
 # Whole commands, by how their names begin.
 LATER = {
-    "docker bake": BUILD, "docker build": BUILD, "docker builder": BUILD, "docker image build": BUILD,
+    "docker bake": BUILD,
     "docker config": SWARM, "docker node": SWARM, "docker secret": SWARM, "docker service": SWARM, "docker stack": SWARM,
     "docker swarm": SWARM, "docker plugin": PLUGINS, "docker checkpoint": EXPERIMENTAL,
 }  # fmt: skip
@@ -30,6 +30,8 @@ FLAGS_LATER = {
 OTHER_DEFAULTS = {
     "--config": "~/.docker", "--tlscacert": "ca.pem in --config", "--tlscert": "cert.pem in --config", "--tlskey": "key.pem in --config",
 }  # fmt: skip
+# Of which berth takes several words where Docker's own command line takes one: buildx does as well.
+SEVERAL = ("--host", "--platform", "--cache-from")
 # Docker's word for "nothing given"; what happens then is the engine's affair, and berth's text may say it.
 ZERO = ("", "0", "0s", "<nil>")
 
@@ -55,7 +57,7 @@ def differences(flags: "tuple[Flag, ...]", facts: "list[list[str]]") -> "list[st
             found.append(f"{name} is there: take it off the list")
         if shorthand != (f"-{flag[1]}" if flag[1] else ""):
             found.append(f"{name}: -{flag[1]} for {shorthand}")
-        if kind != flag[2] and not (name == "--host" and flag[2] == "list"):
+        if kind != flag[2] and not (name in SEVERAL and flag[2] == "list"):
             found.append(f"{name}: {flag[2]} for {kind}")
         wanted = OTHER_DEFAULTS.get(name, default)
         if wanted not in ZERO and f"(default {wanted}" not in flag[4]:

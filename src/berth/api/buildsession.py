@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from berth import errors
 from berth.api import buildwords
-from berth.api.build import pull
+from berth.api.build import pull, receive_remote
 from berth.api.buildlink import Link
 from berth.api.buildssh import Agents
 from berth.api.buildwords import Words
@@ -25,7 +25,7 @@ from berth.engine import registryauth
 from berth.engine.buildrequest import CACHE_CONTEXT
 from berth.engine.buildsync import Mirror, key_of
 from berth.engine.service import Engine
-from berth.engine.tasks import to_its_end
+from berth.engine.tasks import stoppable, to_its_end
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
 from berth.models.jsonlite import loads
@@ -198,6 +198,9 @@ class SessionClient:
             return await self._local(name, str(given.get("name")), paths, output)
         if kind == buildwords.NONE and not name:
             return Tree(os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), into, "context:empty")
+        if kind == buildwords.OTHER:
+            await self._fetch(str(given.get("url")), into)
+            return Tree(os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), into)
         if kind in (buildwords.TAR, buildwords.REMOTE) and not name:
             path = await self._archive()
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -213,16 +216,20 @@ class SessionClient:
         return await asyncio.shield(self._received)
 
     async def _receive(self) -> str:
-        if self._words.context.get("kind") != buildwords.TAR:
-            raise errors.NotImplementedHere("contexts from an address are not there yet: clone or download it, and build there")
         self._directories.append(self._engine.builds.new_directory())
         into = self._directories[-1]
+        if self._words.context.get("kind") == buildwords.REMOTE:
+            await self._fetch(str(self._words.context.get("url")), into)
+            return into
         question = await self._link.ask("tar")
         try:
             await in_thread_with_body(question, lambda stream: contexts.receive_tar(stream, into))
         finally:
             question.close()
         return into
+
+    async def _fetch(self, url: str, into: str) -> None:
+        await stoppable(lambda stop: receive_remote(url, into, self.proxies(), stop))
 
     async def _local(self, name: str, called: str, paths: tuple[str, ...] | None, output: Output) -> Tree:
         """A directory of the client's: only what its mirror does not have is sent."""

@@ -85,7 +85,7 @@ class Words:
         return BuildRequest(
             options=options, tags=tags, pull=self._of("pull", bool, False), squash=self._of("squash", bool, False),
             outputs=self._maps("outputs"), cache_from=self._maps("cache_from"), cache_to=self._maps("cache_to"),
-            attests={each.get("type", ""): each for each in self._maps("attests")}, annotations=self._strings("annotations"),
+            attests={each.pop("type", ""): each for each in self._maps("attests")}, annotations=self._strings("annotations"),
             check_only=self.call == "check", extra=self._of("extra", dict, {}),
         )  # fmt: skip
 

@@ -4,9 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STARTED, CACHED, DONE, FAILED, CANCELLED, LOG, STATUS, WHY, WARNING, PLANNED = (
-    "started", "cached", "done", "failed", "cancelled", "log", "status", "why", "warning", "planned",
-)  # fmt: skip
+from berth.build.kinds import CACHED, CANCELLED, DONE, FAILED, LOG, PLANNED, STARTED, STATUS, WARNING, WHY
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +32,5 @@ class Event:
 
 
 Report = Callable[[Event], None]
+
+__all__ = ["CACHED", "CANCELLED", "DONE", "FAILED", "LOG", "PLANNED", "STARTED", "STATUS", "WARNING", "WHY", "Event", "Report"]

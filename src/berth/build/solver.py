@@ -70,6 +70,7 @@ class Shared:
             return await asyncio.shield(work.task)
         except asyncio.CancelledError:
             if work.waiting == 1 and not work.task.done():
+                self._forget(key, work)  # whoever comes now begins anew
                 work.task.cancel()
                 await asyncio.wait({work.task})
             raise
@@ -84,6 +85,10 @@ class Shared:
             async with self.gate:
                 return await make(work.output)
         finally:
+            self._forget(key, work)
+
+    def _forget(self, key: str, work: _Work) -> None:
+        if self._under_way.get(key) is work:
             del self._under_way[key]
 
 

@@ -43,6 +43,7 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "attach": ("attach", "attach", "Connect the terminal to a running container"),
     "why": ("why", "why", "Say why a container ended or would not start"),
     "inspect": ("inspect", "inspect", "Print all that is known of containers and images"),
+    "build": ("build", "build", "Build an image from a Dockerfile"),
     "images": ("images", "images", "List images"),
     "import": ("images", "import_", "Make an image from the tar of a file system"),
     "load": ("images", "load", "Bring in images from an archive"),
@@ -73,6 +74,12 @@ COMMANDS: "dict[str, tuple[str, str, str]]" = {
     "volume prune": ("prune", "volume_prune", "Remove volumes that no container has"),
     "volume rm": ("volume", "rm", "Remove volumes"),
     "volume update": ("volume", "update", "Change a volume of a swarm"),
+    "builder prune": ("builder", "prune", "Remove results of builds that are kept for later ones"),
+    "buildx prune": ("builder", "prune", "Remove results of builds that are kept for later ones"),
+    "buildx du": ("builder", "du", "Show what is kept of builds, and how much room it takes"),
+    "buildx ls": ("builder", "ls", "List builders, which is the engine"),
+    "buildx inspect": ("builder", "inspect", "Print what is known of the builder"),
+    "buildx version": ("builder", "version", "Print the version"),
     "system prune": ("prune", "system_prune", "Remove what is of no use"),
     "system df": ("df", "df", "Show what takes how much room"),
     "info": ("system", "info", "Print what the engine and its host have"),
@@ -105,7 +112,10 @@ GROUPS = {
         "attach commit cp create diff exec export kill logs pause port rename restart rm run start stats stop top unpause "
         "update wait why").split()},
         "inspect": "container inspect", "ls": "ps", "list": "ps", "ps": "ps", "prune": "container prune", "remove": "rm"},
-    "image": {"history": "history", "import": "import", "inspect": "image inspect", "load": "load", "ls": "images", "list": "images",
+    "builder": {"build": "build", "prune": "builder prune"},
+    "buildx": {"build": "build", "b": "build", "du": "buildx du", "inspect": "buildx inspect", "ls": "buildx ls", "prune": "buildx prune",
+               "version": "buildx version"},
+    "image": {"build": "build", "history": "history", "import": "import", "inspect": "image inspect", "load": "load", "ls": "images", "list": "images",
               "prune": "image prune", "pull": "pull", "push": "push", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag"},
     "manifest": {verb: f"manifest {verb}" for verb in ("annotate", "create", "inspect", "push", "rm")},
     "network": {"connect": "network connect", "create": "network create", "disconnect": "network disconnect", "inspect": "network inspect",
@@ -120,7 +130,8 @@ GROUPS = {
     "registry": {"gc": "registry gc", "serve": "registry serve"},
 }  # fmt: skip
 GROUP_SUMMARIES = {
-    "container": "Manage containers", "image": "Manage images", "manifest": "Manage manifests of several platforms",
+    "container": "Manage containers", "builder": "Build images, and manage what is kept of builds",
+    "buildx": "The same under the name that Docker gives it", "image": "Manage images", "manifest": "Manage manifests of several platforms",
     "network": "Manage networks", "volume": "Manage volumes", "system": "Manage the engine and what it keeps",
     "context": "Manage names of engines", "registry": "Run a registry of your own",
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 # command -> kind of each argument; new for a word that is nowhere yet; one that ends with ... goes on for all further ones
 ARGUMENTS = {
-    "attach": "running", "commit": "container repository", "completion": "=bash|zsh|fish", "container inspect": "container...",
+    "attach": "running", "build": "directory", "buildx inspect": "=default", "commit": "container repository", "completion": "=bash|zsh|fish", "container inspect": "container...",
     "context create": "new", "context export": "context file", "context import": "new file", "context inspect": "context...", "context rm": "context...",
     "context update": "context", "context use": "context", "cp": "copy copy", "create": "image", "diff": "container",
     "manifest annotate": "image image", "manifest create": "new image...", "manifest inspect": "image image", "manifest push": "image",
@@ -19,6 +19,7 @@ ARGUMENTS = {
 # --flag or placeholder of a flag -> kind of its value
 KINDS_OF_PLACEHOLDERS = {
     "FILE": "file", "DIR": "directory", "CONTAINER": "container", "CONTEXT": "context", "--context": "context", "--network": "network", "NETWORK": "network", "--link": "container", "--env": "variable",
+    "--build-arg": "variable", "STAGE": "stage", "--output": "directory", "--tag": "repository", "--cache-from": "image", "--secret": "", "--ssh": "",
     "--volume": "mountable", "--device": "file", "--runtime": "runtime", "--default-runtime": "", "--workdir": "",
     "--pidfile": "file", "--init-path": "file",
 }  # fmt: skip
@@ -51,6 +52,12 @@ VALUES: "dict[str, tuple[str, ...]]" = {
             "bridge.gateway_mode_ipv4", "bridge.gateway_mode_ipv6", "host_ipv4", "host_ipv6", "driver.mtu", "container_iface_prefix"))),
     "dns-option": ("ndots:", "timeout:", "attempts:", "rotate", "use-vc"),
     "pid": ("host", "container:"), "pull": ("always", "missing", "never"),
+    "progress": ("auto", "plain", "tty", "rawjson", "quiet"), "call": ("build", "check", "outline", "targets"), "build --network": ("default", "none", "host"),
+    "attest": ("type=sbom", "type=provenance"), "allow": ("network.host", "security.insecure"), "sbom": ("true", "false"),
+    "provenance": ("true", "false", "mode=min", "mode=max"), "secret": ("id=",), "ssh": ("default", "default="),
+    "cache-to": ("type=registry,ref=", "type=local,dest=", "type=inline"), "cache-from": ("type=registry,ref=", "type=local,src="),
+    "output": ("type=local,dest=", "type=tar,dest=", "type=oci,dest=", "type=docker,dest=", "type=image,push=true", "type=registry", "-"),
+    "platform": ("linux/amd64", "linux/arm64"), "buildx du --format": ("json", "table", "pretty"), "build --pull": ("true", "false"),
     "restart": ("no", "on-failure", "on-failure:", "always", "unless-stopped"),
     "security-opt": ("seccomp=", "seccomp=unconfined", "apparmor=", "apparmor=unconfined", "label=", "no-new-privileges",
                      "systempaths=unconfined"),
@@ -79,4 +86,7 @@ FILTERS: "dict[str, tuple[tuple[str, str], ...]]" = {
     "container prune": (("label", ""), ("label!", ""), ("until", "")),
     "image prune": (("label", ""), ("label!", ""), ("until", "")),
     "system prune": (("label", ""), ("label!", ""), ("until", "")),
+    **dict.fromkeys(("builder prune", "buildx prune", "buildx du"), (
+        ("until", ""), ("id", ""), ("parent", ""), ("type", "regular exec exec.cachemount source.local"), ("description", ""), ("inuse", ""),
+        ("shared", ""), ("private", ""))),
 }  # fmt: skip

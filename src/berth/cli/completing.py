@@ -172,9 +172,21 @@ def _of_kind(kind: str, ask: "Ask") -> "Candidates":
         return ask("container") + ask("image") + ask("network") + ask("volume")
     if kind.startswith("="):
         return [(word, "") for word in kind[1:].split("|")]
+    if kind == "stage":
+        return _stages()
     if kind == "variable":
         return [(name, "") for name in sorted(os.environ)]
     return ask(kind) if kind not in ("", "new") else []
+
+
+def _stages() -> "Candidates":
+    """Of the Dockerfile here."""
+    try:
+        with open("Dockerfile", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return []
+    return [(words[-1], " ".join(words[1:-2])) for words in lines if len(words) > 3 and words[0].upper() == "FROM" and words[-2].upper() == "AS"]
 
 
 def _matching(found: "Candidates", current: str) -> "Candidates":

@@ -11,7 +11,7 @@ from berth.cli.commands import COMMANDS, GLOBAL_FLAGS, GROUP_SUMMARIES, GROUPS, 
 from berth.cli.flags import LISTS, Arity, Flag, Misuse, Refused, Syntax, UsageError
 
 _SHORTEST, _WIDEST = 60, 110
-_COMMON = "run exec ps logs stop start rm images inspect stats why".split()
+_COMMON = "run exec ps build logs stop start rm images inspect stats why".split()
 
 
 def syntax_of(name: str) -> "Syntax | None":

@@ -1,18 +1,52 @@
 """The cache of builds as people see it: what it holds, what that takes, and what goes when room is wanted."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from berth import errors
 from berth.build.cache import Cache, Record
 from berth.engine import times
 from berth.engine.buildmounts import CacheMounts
+from berth.engine.buildsync import Mirrors
 from berth.engine.prune import tree_bytes, until
 from berth.store.images import ImageStore
 
 _FILTERS = ("until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for", "label", "label!")
 _SHOWN = 25
-_MOUNT_KIND = "exec.cachemount"
+_MOUNT_KIND, _CONTEXT_KIND = "exec.cachemount", "source.local"
+
+
+class _Directory:
+    """What is kept beside results: a cache mount's, or a client's context."""
+
+    def __init__(self, kind: str, name: str, description: str, used_s: float, *, in_use: bool, size: Callable[[], int], remove: Callable[[], object]) -> None:
+        self.kind, self.name, self.description, self.used_s, self.in_use = kind, name, description, used_s, in_use
+        self.size_bytes, self.remove = size, remove
+
+    def payload(self) -> dict:
+        when = times.rfc3339(int(self.used_s * 1e9))
+        return {
+            "ID": self.name, "Type": self.kind, "Description": self.description, "InUse": self.in_use, "Shared": False,
+            "Size": self.size_bytes(), "CreatedAt": when, "LastUsedAt": when, "UsageCount": 1, "Parents": None,
+        }  # fmt: skip
+
+
+def _directories(mounts: CacheMounts, contexts: Mirrors) -> list[_Directory]:
+    found = [
+        _Directory(
+            _MOUNT_KIND, name, f"cache mount {called}", used_s, in_use=name in mounts.used, size=partial(tree_bytes, mounts.path(name)),
+            remove=partial(mounts.remove, name),
+        )
+        for name, called, used_s in mounts.all()
+    ]  # fmt: skip
+    return found + [
+        _Directory(
+            _CONTEXT_KIND, name, "local source for context", used_s, in_use=contexts.is_used(name), size=partial(int, size_bytes),
+            remove=partial(contexts.remove, name),
+        )
+        for name, size_bytes, used_s in contexts.all()
+    ]  # fmt: skip
 
 
 class _Layers:
@@ -28,17 +62,11 @@ class _Layers:
         return sum(layer.size_bytes for layer in self._images.layers_below(chain) or [] if layer.chain not in below)
 
 
-def usage(cache: Cache, mounts: CacheMounts, images: ImageStore) -> list[dict]:
+def usage(cache: Cache, mounts: CacheMounts, contexts: Mirrors, images: ImageStore) -> list[dict]:
     """Docker's BuildCache entries; InUse: an image has the layer, so that it would not go with the record. Blocks."""
     layers = _Layers(images)
     found = [_payload(record, layers) for record in _steps(cache.all())]
-    for name, called, used_s in mounts.all():
-        when = times.rfc3339(int(used_s * 1e9))
-        found.append({
-            "ID": name, "Type": _MOUNT_KIND, "Description": f"cache mount {called}", "InUse": False, "Shared": False,
-            "Size": tree_bytes(mounts.path(name)), "CreatedAt": when, "LastUsedAt": when, "UsageCount": 1, "Parents": None,
-        })  # fmt: skip
-    return found
+    return found + [each.payload() for each in _directories(mounts, contexts)]
 
 
 def _steps(records: Iterable[Record]) -> list[Record]:
@@ -95,14 +123,14 @@ class Wanted:
         return used_s <= self.until_s and all(any(map(tests[key], values)) for key, values in self.filters.items() if key in tests)
 
 
-def prune(cache: Cache, mounts: CacheMounts, images: ImageStore, wanted: Wanted) -> tuple[list[str], int]:
+def prune(cache: Cache, mounts: CacheMounts, contexts: Mirrors, images: ImageStore, wanted: Wanted) -> tuple[list[str], int]:
     """Those used least recently first -> their ids, and the bytes that this freed. Blocks."""
     layers = _Layers(images)
-    left_bytes = sum(each["Size"] for each in usage(cache, mounts, images)) if wanted.most_bytes else 0
+    left_bytes = sum(each["Size"] for each in usage(cache, mounts, contexts, images)) if wanted.most_bytes else 0
     removed: list[str] = []
     reclaimed = 0
-    order: list[tuple[float, Record | str]] = [(record.used_ns / 1e9, record) for record in cache.all()]
-    order += [(used_s, name) for name, _, used_s in mounts.all()]
+    order: list[tuple[float, Record | _Directory]] = [(record.used_ns / 1e9, record) for record in cache.all()]
+    order += [(each.used_s, each) for each in _directories(mounts, contexts)]
     for used_s, each in sorted(order, key=lambda entry: entry[0]):
         if wanted.is_enough(left_bytes - reclaimed, images):
             break
@@ -110,10 +138,10 @@ def prune(cache: Cache, mounts: CacheMounts, images: ImageStore, wanted: Wanted)
             if wanted.fits(used_s, each.kind, each.key, each.description) and (wanted.everything or each.chain not in layers.used):
                 reclaimed += _drop(cache, images, layers, each)
                 removed.append(each.key[:_SHOWN])
-        elif wanted.fits(used_s, _MOUNT_KIND, each, "") and each not in mounts.used:
-            reclaimed += tree_bytes(mounts.path(each))
-            mounts.remove(each)
-            removed.append(each)
+        elif wanted.fits(used_s, each.kind, each.name, each.description) and not each.in_use:
+            reclaimed += each.size_bytes()
+            each.remove()
+            removed.append(each.name)
     return removed, reclaimed
 
 

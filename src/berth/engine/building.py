@@ -104,7 +104,7 @@ class BuildService:
         except asyncio.CancelledError:
             task.cancel()
             await asyncio.wait({task})
-            if task.cancelled():
+            if task.cancelled() or task.exception():
                 raise errors.Conflict("the build was cancelled") from None
             raise
         finally:
@@ -143,7 +143,7 @@ class BuildService:
             disk = os.statvfs(self._directory)
             most = int(disk.f_blocks * disk.f_frsize * SHARE_OF_DISK)
         if pruning.may_exceed(self.cache, self.mounts, self._images, most):
-            pruning.prune(self.cache, self.mounts, self._images, pruning.Wanted({}, everything=False, most_bytes=most, least_free_bytes=0))
+            pruning.prune(self.cache, self.mounts, self.contexts, self._images, pruning.Wanted({}, everything=False, most_bytes=most, least_free_bytes=0))
 
     async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker, imports: Imports) -> Built:
         request = filled(request)
@@ -246,11 +246,11 @@ class BuildService:
         """Removes records, those used least recently first, and what only they kept -> their ids, and bytes."""
         most_bytes = min(keep_bytes or most_bytes, most_bytes or keep_bytes)
         wanted = pruning.Wanted(filters, everything=everything, most_bytes=most_bytes, least_free_bytes=least_free_bytes)
-        return await asyncio.to_thread(pruning.prune, self.cache, self.mounts, self._images, wanted)
+        return await asyncio.to_thread(pruning.prune, self.cache, self.mounts, self.contexts, self._images, wanted)
 
     def usage(self) -> list[dict]:
         """The entries of `system df`'s build cache. Blocks."""
-        return pruning.usage(self.cache, self.mounts, self._images)
+        return pruning.usage(self.cache, self.mounts, self.contexts, self._images)
 
     def empty_work(self) -> None:
         """At start-up: what an engine that was killed had unpacked."""

@@ -56,7 +56,11 @@ class BuildWorker:
         self._numbers = 0
 
     async def close(self) -> None:
-        """Nothing may be under way any more."""
+        """Ends what is still under way, which nobody waits for any more, and gives back what there is."""
+        under_way = [task for tasks in (self._views, self._trees, self._pulled) for task in tasks.values()]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         for task in self._views.values():
             if task.done() and not task.cancelled() and task.exception() is None:
                 os.close(task.result())

@@ -19,7 +19,7 @@ class Text:
         self.description, self.examples, self.see_also, self.groups = description, examples, see_also, groups
 
 
-_MODULES = ("running", "life", "looking", "images", "registries", "networks", "volumes", "engine")
+_MODULES = ("running", "life", "looking", "building", "images", "registries", "networks", "volumes", "engine")
 
 
 def text_of(name: str) -> Text:
