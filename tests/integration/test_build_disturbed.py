@@ -36,6 +36,15 @@ def building(engine: Engine, where: Path, dockerfile: str, *options: str) -> Ite
         client.communicate()
 
 
+def begun(client: "subprocess.Popen[str]", words: str) -> None:
+    """Reads until the build has come to a step, which it is at by then."""
+    assert client.stdout
+    for line in client.stdout:
+        if line.startswith(words):
+            return
+    pytest.fail(f"the build ended before {words!r}")
+
+
 def steps_left(engine: Engine) -> list[str]:
     groups = [name for name in os.listdir(f"{engine.exec}/containers")]
     work = f"{engine.data}/build/work"
@@ -114,7 +123,7 @@ def test_a_client_that_goes_leaves_the_other_its_step(engine: Engine, tmp_path: 
     with building(engine, tmp_path / "first", text) as first:
         wait_until(lambda: bool(log()), "the step has not begun")
         with building(engine, tmp_path / "second", text, "-t", "stays") as second:
-            wait_until(lambda: len(list(Path(engine.data, "build/work").iterdir())) >= 4, "the second build has not begun")
+            begun(second, "Step 2/2")
             first.kill()
             first.wait()
             (log()[0] / "go").write_text("")
@@ -140,3 +149,28 @@ def test_a_step_that_runs_out_of_memory_says_so(engine: Engine, tmp_path: Path) 
         said, _ = client.communicate(timeout=120)
     assert client.returncode == 137, said
     assert "memory" in said
+
+
+def test_a_copy_goes_on_for_the_other_when_its_own_client_goes(engine: Engine, tmp_path: Path) -> None:
+    """The files that are read are those of the build that is over: they must stay until they have been."""
+    size = 64 << 20
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "big").write_bytes(b"\7" * size)
+    text = "FROM bb\nCOPY big /big\n"
+    with building(engine, tmp_path / "one", text) as first, building(engine, tmp_path / "two", text, "-t", "copied") as second:
+        begun(second, "Step 2/2")
+        first.kill()
+        first.wait()
+        said, _ = second.communicate(timeout=120)
+    assert "Successfully tagged copied:latest" in said
+    digest = subprocess.run(["sha256sum"], input=b"\7" * size, capture_output=True, check=True).stdout.split()[0].decode()
+    assert engine.docker("run", "--rm", "copied", "sha256sum", "/big").stdout.split()[0] == digest
+
+
+def test_output_without_end_is_clipped(engine: Engine, tmp_path: Path) -> None:
+    with building(engine, tmp_path, "FROM bb\nRUN head -c 100000000 /dev/zero | tr '\\0' x | fold -w 100; echo the-end\n") as client:
+        said, _ = client.communicate(timeout=120)
+    assert "output clipped" in said
+    assert 60_000_000 < len(said) < 80_000_000
+    assert client.returncode == 0

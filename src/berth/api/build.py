@@ -22,7 +22,7 @@ from berth.build.worker import Output, Tree
 from berth.engine import registryauth
 from berth.engine.buildrequest import BuildRequest
 from berth.engine.service import Engine
-from berth.engine.tasks import stoppable, to_its_end
+from berth.engine.tasks import stoppable, to_its_end, whole
 from berth.http.body import Disconnected
 from berth.http.exchange import Exchange
 from berth.http.routing import Route
@@ -53,7 +53,7 @@ class Build:
         try:
             await self._build(exchange, request, client)
         finally:
-            await client.close()
+            await whole(self._engine.builds.let_go(client))
 
     async def _build(self, exchange: Exchange, request: BuildRequest, client: "ArchiveClient") -> None:
         await client.receive()

@@ -91,7 +91,7 @@ class BuildSessions:
             for task in (reading, sending):
                 task.cancel()
             await asyncio.gather(reading, sending, return_exceptions=True)
-            await client.close()
+            await self._engine.builds.let_go(client)
 
 
 async def _outcome(work: "asyncio.Task[dict[str, Any]]", client: "SessionClient") -> dict[str, Any]:

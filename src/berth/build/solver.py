@@ -8,6 +8,7 @@ Steps with equal keys that are under way in several builds are one piece of work
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,9 +17,11 @@ from berth.build import graph, progress, why
 from berth.build.cache import Cache, Record, key_of
 from berth.build.graph import Vertex
 from berth.build.progress import Event, Report
-from berth.build.worker import Finished, Given, Layers, Result, Tree, Worker
+from berth.build.worker import Finished, Given, Layers, Output, Result, Tree, Worker
 
 MOST_STEPS = 16  # containers of one engine's builds at a time
+MOST_LOG_BYTES = 64 << 20  # of one step: whoever listens may be slow, and what is said waits in memory
+_REMEMBERED_BYTES = 1 << 20  # for who comes later
 
 
 class StepFailed(errors.InvalidParameter):
@@ -35,12 +38,21 @@ class _Work:
 
     def __init__(self) -> None:
         self.task: asyncio.Task[Layers] | None = None
-        self.listeners: list[Callable[[int, bytes], None]] = []
-        self.said: list[tuple[int, bytes]] = []
+        self.listeners: list[Output] = []
+        self.said: deque[tuple[int, bytes]] = deque()
         self.waiting = 0
+        self._said_bytes = self._remembered_bytes = 0
 
     def output(self, stream: int, data: bytes) -> None:
+        before, self._said_bytes = self._said_bytes, self._said_bytes + len(data)
+        if before > MOST_LOG_BYTES:
+            return
+        if self._said_bytes > MOST_LOG_BYTES:
+            stream, data = 2, f"\n[output clipped: a step may write {MOST_LOG_BYTES >> 20} MiB]\n".encode()
         self.said.append((stream, data))
+        self._remembered_bytes += len(data)
+        while self._remembered_bytes > _REMEMBERED_BYTES and len(self.said) > 1:
+            self._remembered_bytes -= len(self.said.popleft()[1])
         for listener in self.listeners:
             listener(stream, data)
 
@@ -54,13 +66,14 @@ class Shared:
         self._under_way: dict[str, _Work] = {}
 
     async def once(
-        self, key: str, output: Callable[[int, bytes], None], make: Callable[[Callable[[int, bytes], None]], Awaitable[Layers]]
+        self, key: str, output: Output, make: Callable[[Output], Awaitable[Layers]], led: "set[asyncio.Task[Layers]]"
     ) -> Layers:
-        """The result of `make`, which somebody else may be at already."""
+        """The result of `make`, which somebody else may be at already. led: gets the task, if not: it may outlast this call."""
         work = self._under_way.get(key)
         if work is None:
             work = self._under_way[key] = _Work()
             work.task = asyncio.ensure_future(self._run(key, work, make))
+            led.add(work.task)
         assert work.task
         for stream, data in work.said:
             output(stream, data)
@@ -78,9 +91,7 @@ class Shared:
             work.waiting -= 1
             work.listeners.remove(output)
 
-    async def _run(
-        self, key: str, work: _Work, make: Callable[[Callable[[int, bytes], None]], Awaitable[Layers]]
-    ) -> Layers:
+    async def _run(self, key: str, work: _Work, make: Callable[[Output], Awaitable[Layers]]) -> Layers:
         try:
             async with self.gate:
                 return await make(work.output)
@@ -106,6 +117,7 @@ class Solver:
         self._numbers: dict[Vertex, int] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
         self._missed: set[Vertex] = set()
+        self._led: set[asyncio.Task[Layers]] = set()
         self._paths: dict[str, tuple[str, ...] | None] = {}  # what is needed of each context
 
     # -- from outside -----------------------------------------------------------------------------------
@@ -128,6 +140,11 @@ class Solver:
         finally:
             self._shared.cache.note_inputs(self._inputs)
         return [result for task in tasks if isinstance(result := task.result(), Layers)]
+
+    @property
+    def under_way(self) -> "set[asyncio.Task[Layers]]":
+        """What this build began and others still wait for; it needs the worker."""
+        return {task for task in self._led if not task.done()}
 
     @property
     def results(self) -> dict[Vertex, Result]:
@@ -189,7 +206,7 @@ class Solver:
         self._tell(progress.DONE, vertex, result=shown)
         return result
 
-    def _output(self, vertex: Vertex) -> Callable[[int, bytes], None]:
+    def _output(self, vertex: Vertex) -> Output:
         def tell(stream: int, data: bytes) -> None:
             self._tell(progress.LOG, vertex, stream=stream, text=data.decode(errors="surrogateescape"))
 
@@ -214,7 +231,7 @@ class Solver:
         self._missed.add(vertex)
         self._tell(progress.STARTED, vertex)
         once = key if not vertex.fresh else f"{key} {id(self)}"
-        made = await self._shared.once(f"{once} {base.chain}", self._output(vertex), lambda output: self._make(vertex, base, inputs, output))
+        made = await self._shared.once(f"{once} {base.chain}", self._output(vertex), lambda output: self._make(vertex, base, inputs, output), self._led)
         self._worker.keep(made.chain)  # another build may have made it
         for each in {key, quick} - {""}:
             record = self._shared.cache.put(each, made.chain, base.chain, vertex.instruction, _kind(op), made.created_ns)
@@ -277,7 +294,7 @@ class Solver:
         text = why.explain(before, self._inputs.get(vertex.slot, {}), fresh=vertex.fresh, earlier=earlier.label if earlier else "")
         self._tell(progress.WHY, vertex, text=text)
 
-    async def _make(self, vertex: Vertex, base: Layers, inputs: list[Result], output: Callable[[int, bytes], None]) -> Layers:
+    async def _make(self, vertex: Vertex, base: Layers, inputs: list[Result], output: Output) -> Layers:
         op = vertex.op
         if isinstance(op, graph.Copy):
             made = await self._worker.copy(op, base, inputs[1])

@@ -76,13 +76,20 @@ class BuildService:
         self._running: dict[str, asyncio.Task[Built]] = {}
         self._settings = settings
         self._cleaning: asyncio.Task[None] | None = None
+        self._afterwards: dict[Client, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
         """Ends what is under way."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *([self._cleaning] if self._cleaning else []), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._afterwards:
+            clients = list(self._afterwards)
+            await asyncio.gather(*self._afterwards.values(), return_exceptions=True)
+            for client in clients:
+                self._afterwards.pop(client, None)
+        await asyncio.gather(*([self._cleaning] if self._cleaning else []), return_exceptions=True)
         self.cache.close()
         self.checksums.close()
 
@@ -122,11 +129,34 @@ class BuildService:
         try:
             return await self._build_with(request, client, report, worker, imports)
         finally:
-            await imports.close()
-            await whole(worker.close())
-            await to_its_end(lambda: remove_directories([directory, scratch]))
-            if self._cleaning is None or self._cleaning.done():
-                self._cleaning = asyncio.create_task(asyncio.to_thread(self._keep_small))
+            after = self._afterwards[client] = asyncio.create_task(self._after(worker, imports, [directory, scratch]))
+            if not worker.shared():
+                await whole(_awaited(after))
+
+    async def _after(self, worker: BuildWorker, imports: Imports, directories: list[str]) -> None:
+        """What a build leaves goes; a step that another build waits for still needs it."""
+        while shared := worker.shared():
+            await asyncio.wait(shared)
+        await imports.close()
+        await worker.close()
+        await to_its_end(lambda: remove_directories(directories))
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.create_task(asyncio.to_thread(self._keep_small))
+
+    async def let_go(self, client: Client) -> None:
+        """Closes a client whose build has ended: when no other build waits for a step any more that reads its files."""
+        after = self._afterwards.get(client)
+        if after is None or after.done():
+            self._afterwards.pop(client, None)
+            await client.close()
+            return
+
+        async def close() -> None:
+            await asyncio.wait({after})
+            await client.close()
+
+        self._afterwards[client] = task = asyncio.create_task(close())
+        task.add_done_callback(lambda _: self._afterwards.pop(client, None))
 
     def _allowed(self, request: BuildRequest) -> frozenset[str]:
         """What steps may ask for: the client must say so, and the engine's configuration must not forbid it."""
@@ -164,6 +194,7 @@ class BuildService:
             await imports.open(request, client, self._distribution, report, worker.new_directory)
             await buildexports.import_mounts(imports, self.mounts, vertices, worker.new_directory, report)
         solver = Solver(worker, self._shared, report, imports.find)
+        worker.shared = lambda: solver.under_way
         results = await solver.solve(vertices)
         for result in results:
             await worker.bring(result.chain)
@@ -257,6 +288,10 @@ class BuildService:
         for top in (f"{self._directory}/work", self._scratch):
             with contextlib.suppress(FileNotFoundError):
                 remove_directories([f"{top}/{name}" for name in os.listdir(top)])
+
+
+async def _awaited(task: "asyncio.Task[None]") -> None:
+    await task
 
 
 __all__ = ["BuildService", "Options"]

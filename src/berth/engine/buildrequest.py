@@ -14,7 +14,11 @@ CACHE_CONTEXT = "cache:"  # and a number: the context that is directory `src` of
 
 
 class Client(Protocol):
-    """Who asked for the build."""
+    """Who asked for the build. Whoever made it closes it by `BuildService.let_go`."""
+
+    async def close(self) -> None:
+        """What it had its files in goes."""
+        ...
 
     async def dockerfile(self) -> tuple[bytes, str]:
         """Its text and how people call it."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from threading import Event
-from typing import IO
+from typing import IO, Any
 
 from berth import errors
 from berth.build import graph
@@ -54,18 +54,19 @@ class BuildWorker:
         self._trees: dict[str, asyncio.Task[Tree]] = {}
         self._pulled: dict[tuple[str, str], asyncio.Task[Image]] = {}
         self._numbers = 0
+        self.shared: Callable[[], set[asyncio.Task[Layers]]] = set  # work that other builds wait for; the solver's to say
 
     async def close(self) -> None:
-        """Ends what is still under way, which nobody waits for any more, and gives back what there is."""
-        under_way = [task for tasks in (self._views, self._trees, self._pulled) for task in tasks.values()]
-        for task in under_way:
+        """Nothing may be under way any more but what nobody waits for."""
+        tasks: list[asyncio.Task[Any]] = [*self._pulled.values(), *self._views.values(), *self._trees.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
-        for task in self._views.values():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                os.close(task.result())
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for view in self._views.values():
+            if not view.cancelled() and view.exception() is None:
+                os.close(view.result())
         for tree in self._trees.values():
-            if tree.done() and not tree.cancelled() and tree.exception() is None:
+            if not tree.cancelled() and tree.exception() is None:
                 os.close(tree.result().fd)
         await self._stack.aclose()
         self._held.close()
