@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -407,3 +408,31 @@ def test_by_an_engine_without_the_right_to_write(net: Engine, lab: Lab, start: U
     assert is_free(lab, 18098)
     update(net, web, *add("18098:80"), *rm("18097:80"))
     assert serves(lab, 18098)
+
+
+def test_one_that_ends_meanwhile(net: Engine, lab: Lab) -> None:
+    """Whoever is first: nothing is led or held of one that has ended, and it starts again with what the record says."""
+    peer, box = Peer(f"{net.exec}/berth.sock"), net.docker("create", "-p", "18110:80", "bb", "sleep", "1000").stdout.strip()
+    net.seen_ids.add(box)
+    have, other, seen = "18110", "18111", set()
+    try:
+        for turn in range(8):
+            net.docker("start", box)
+            body = {"PublishAdd": [{"ContainerPort": "80", "HostPort": other}], "PublishRemove": [{"ContainerPort": "80", "HostPort": have}]}
+            requests = [("POST", f"/containers/{box}/update", {**body, "CpuShares": 100 + turn}), ("POST", f"/containers/{box}/kill", None)]
+            with ThreadPoolExecutor(2) as pool:
+                first, second = pool.map(lambda words: peer.ask(*words), requests if turn % 2 else requests[::-1])
+            updated, killed = (first, second) if turn % 2 else (second, first)
+            seen.add(updated.status)
+            assert killed.status == 204
+            assert updated.status in (200, 409), updated
+            if updated.status == 200:
+                have, other = other, have
+            wait_until(lambda: net.state(box)["Status"] == "exited", "its end")
+            assert kept(net, box) == {"80/tcp": [("", have)]}
+            wait_until(lambda: not {"18110", "18111"} & {port for key in led(lab) for port in key.split()}, "the rules to go")
+            wait_until(lambda: is_free(lab, 18110) and is_free(lab, 18111), "the ports to be free")
+            assert inspect(net, box)["HostConfig"]["CpuShares"] in ((100 + turn,) if updated.status == 200 else (0, *range(100, 100 + turn)))
+    finally:
+        net.rm(box)
+    assert 200 in seen

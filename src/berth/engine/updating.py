@@ -72,9 +72,11 @@ class Updating(Remounting):
         await self.save(container)
         try:
             return await asyncio.to_thread(cgroup_undo.change, self._group(container), resources)
-        except errors.BerthError:
+        except errors.BerthError as error:
             record.pending_update = None
             await self.save(container)
+            if isinstance(error, errors.NotFound):  # its cgroup
+                raise errors.Conflict(f"container {record.id} has ended meanwhile") from None
             raise
 
     async def _unlimit(self, container: Container, had: list[Setting], cause: BaseException) -> None:
@@ -84,8 +86,7 @@ class Updating(Remounting):
         try:
             await asyncio.to_thread(cgroup_undo.put_back, self._group(container), had)
         except errors.BerthError as error:
-            if container.record.running:  # else nobody is limited any more
-                raise errors.SystemFailure(f"{cause}; and its limits are not as they were: {error}") from error
+            raise errors.SystemFailure(f"{cause}; and its limits are not as they were: {error}") from error
         finally:
             await self.save(container)
 

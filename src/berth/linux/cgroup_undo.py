@@ -3,7 +3,7 @@
 import os
 import re
 
-from berth.errors import BerthError, SystemFailure
+from berth.errors import BerthError, NotFound, SystemFailure
 from berth.linux.cgroup_base import Cgroup, Setting, read_file
 
 _DEVICE = re.compile(r"[0-9]+:[0-9]+")
@@ -53,6 +53,8 @@ def _unlimited(name: str, words: list[str]) -> str:
 def _write(group: Cgroup, setting: Setting) -> BerthError | None:
     try:
         group.write([setting])
+    except NotFound:
+        return None  # the group is gone, and limits nobody
     except BerthError as error:
         return error
     return None
