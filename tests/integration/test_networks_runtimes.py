@@ -55,6 +55,7 @@ def net(kind: str, lab: Lab, rootfs_tar: str, subids: str) -> Iterator[Engine]:
     script = 'mount --bind "$0" /etc/subuid && mount --bind "$0" /etc/subgid && exec "$@"'
     wrapper = (*lab.enter("host"), "unshare", "-m", "--propagation", "slave", "sh", "-c", script, subids)
     running = Engine(options, wrapper if kind == "userns" else lab.enter("host"), bridge=True)
+    os.chmod(running.top, 0o711)  # as directories above a data root are: runc and crun go by paths
     running.docker("import", rootfs_tar, "bb")
     yield running
     running.finish()
@@ -228,3 +229,17 @@ def test_a_start_that_fails_leaves_nothing(net: Engine, lab: Lab) -> None:
     assert done.returncode in (127, 1), done
     wait_until(lambda: (lab.links(), lab.rules()) == before or ("18550" not in lab.rules() and lab.links() == before[0]), "what it had")
     assert not lab.at("host", "python3", "-c", "import socket; socket.create_server(('', 18550))", check=False).returncode
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_other_runtimes_in_user_namespaces(net: Engine, kind: str, lab: Lab, start: Up, runtime: str) -> None:
+    if kind != "userns" or not shutil.which(runtime):
+        pytest.skip(f"needs user namespaces and Debian's {runtime}")
+    web = start("--runtime", runtime, "-p", "18560:80", command=HTTP)
+    wait_until(lambda: lab.fetch("client", f"http://{HOST}:18560/") == "hello\n", "the server")
+    assert owner_of(net, web) == namespace(net.pid(web), "user") != namespace("self", "user")
+    shares = start("--runtime", runtime, "--network", f"container:{web}")
+    assert gets(net, shares, "http://127.0.0.1/")
+    assert namespace(net.pid(shares), "user") == namespace(net.pid(web), "user")
+    found = os.stat(f"{net.data}/containers/{web}")
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, _FIRST_ID, 0o710), "open to nobody but them"

@@ -25,6 +25,11 @@ class Preparing(Mounting):
         directory = self.directory(container)
         for path in (directory, f"{directory}/upper", f"{directory}/work", self.state_directory(container)):
             os.makedirs(path, mode=0o755 if path.endswith("upper") else 0o700, exist_ok=True)
+        maps = self.mappings(container.record)
+        if maps and self.host.runtimes.get(container.record.host.get("Runtime") or ""):
+            # runc and crun look for their rootfs by its path, as root of the user namespace.
+            os.chown(directory, -1, host_id(maps[1]))
+            os.chmod(directory, 0o710)
 
     def mappings(self, record: Record) -> tuple[list[dict], list[dict]] | None:
         """Of ids, for a container that runs in a user namespace."""
