@@ -87,6 +87,12 @@ def of_owner(owner: tuple[int, int], seen: tuple[int, int]) -> Maps:
     return uids, gids
 
 
+def unchanged(container: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> str:
+    """The text for a mount whose files have, in a container of that user namespace, the ids that they have on disk."""
+    uids, gids = ("#".join(f"{entry['containerID']}-{entry['containerID']}-{entry['size']}" for entry in own) for own in container)
+    return f"uids={uids};gids={gids}"
+
+
 def outside(maps: Maps, container: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None) -> Maps:
     """What the kernel takes, which counts in ids of the host: those seen are the container's, in its user namespace if it has one."""
     if not container:

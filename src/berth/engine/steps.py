@@ -9,10 +9,12 @@ import os
 import posixpath
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from berth import errors
 from berth.build import graph
 from berth.build.worker import Finished, Given, Layers, Output, Tree
+from berth.engine import idmaps
 from berth.engine.buildmounts import CacheMounts, Secrets
 from berth.engine.changes import hidden_places
 from berth.engine.commit import Commits
@@ -101,15 +103,20 @@ class Steps:
                 found.append(MountPoint(kind=TMPFS, destination=mount.target, options=("exec", "dev", "suid", "mode=1777", *size)))
             elif mount.kind == graph.CACHE:
                 path = await stack.enter_async_context(self._caches.use(mount, given))
-                found.append(MountPoint(kind=BIND, destination=mount.target, source=path, read_only=mount.read_only))
+                found.append(self._with_own_ids(MountPoint(kind=BIND, destination=mount.target, source=path, read_only=mount.read_only), op))
             else:
                 point, variable = await secrets.mount(mount, scratch)
-                found += [point] if point else []
+                found += [self._with_own_ids(point, op)] if point else []
                 variables += [variable] if variable else []
         if op.script:
             found.append(MountPoint(kind=BIND, destination=_SCRIPT_PLACE, source=_script(op, scratch), read_only=True))
         found.sort(key=lambda point: point.destination.count("/"))
         return [WantedMount(point=point) for point in found], tuple(variables)
+
+    def _with_own_ids(self, point: MountPoint, op: graph.Run) -> MountPoint:
+        """One whose files have the ids on disk that a step sees, whatever user namespace it is in: a cache stays of use with another."""
+        remap = self._containers.host.remap
+        return replace(point, idmap=idmaps.unchanged(remap)) if remap and op.security != "insecure" else point
 
 
 def _shown(mount: graph.Mount, result: Layers | Tree) -> MountPoint:
