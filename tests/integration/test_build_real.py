@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buildparts import CERTIFICATES, Proxy, apt_options, debian_base, docker, docker_build, node_parts
+from buildparts import CERTIFICATES, Proxy, apt_options, debian_base, docker_build, node_parts
 from harness import Engine, wait_until
 from netlab import Lab
 
@@ -141,7 +141,7 @@ GREETING = 'import sys\nfrom jinja2 import Template\ndef main():\n    print(Temp
 
 
 def test_python_application_by_pip_with_a_cache_mount(net: Engine, build: Builder, proxy: Proxy) -> None:
-    """Source packages, whose wheels pip makes and keeps; whether it keeps what it fetches is up to the registry's headers."""
+    """Source packages, whose wheels pip makes and keeps: whether it keeps what it fetches is up to the registry's headers."""
     files = {
         "certificates.crt": Path(CERTIFICATES).read_text(), "pyproject.toml": PYPROJECT, "requirements.txt": "jinja2==3.1.2\nmarkupsafe==2.1.1\n", "greeting.py": GREETING.replace("WORD", "Hello"),
         ".dockerignore": "Dockerfile\n",
