@@ -136,3 +136,27 @@ def test_prune_frees_what_no_image_has(engine: Engine, build: Build) -> None:
     freed = engine.docker("builder", "prune", "-f").stdout
     assert re.search(r"Total reclaimed space: 3(\.\d+)?MB", freed), freed
     assert engine.docker("run", "--rm", "kept", "cmp", "/copy", "/bin/busybox").returncode == 0
+
+
+def test_a_cache_begins_with_what_from_names(build: Build) -> None:
+    text = (
+        "FROM bb AS seed\nRUN mkdir -p /seed/sub && echo planted >/seed/sub/f && chown 5:6 /seed/sub/f\n"
+        "FROM bb\nRUN --mount=type=cache,id=seeded,target=/c,from=seed,source=/seed/sub stat -c '%u:%g' /c/f && cat /c/f && echo more >>/c/f\n"
+    )
+    assert "5:6\nplanted\n" in build(text).stdout
+    assert "planted\nmore\n" in build("FROM bb\nRUN --mount=type=cache,id=seeded,target=/c cat /c/f\n").stdout
+    failed = build(text.replace("/seed/sub s", "/nowhere s").replace("seeded", "other"), code=None)
+    assert failed.returncode != 0
+    assert "/nowhere is not there" in failed.stderr
+
+
+def test_a_cache_is_the_step_s_own_in_a_user_namespace(userns_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        "FROM bb\nRUN --mount=type=cache,target=/c echo mine >/c/f && stat -c '%u:%g' /c /c/f && echo layer >/l && chown 7:8 /l\n"
+    )
+    done = subprocess.run(
+        ["docker", "build", "-t", "remapped", str(tmp_path)], env={**userns_engine.env, "DOCKER_BUILDKIT": "0"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0:0\n0:0\n" in done.stdout
+    assert userns_engine.docker("run", "--rm", "remapped", "stat", "-c", "%u:%g", "/l").stdout == "7:8\n"

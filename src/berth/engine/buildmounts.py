@@ -14,7 +14,6 @@ from typing import Protocol
 
 from berth import errors
 from berth.build import graph
-from berth.build.worker import Given
 from berth.engine.hostfiles import remove_directories
 from berth.engine.mountpoints import BIND, MountPoint
 
@@ -29,6 +28,9 @@ class Ask(Protocol):
     async def secret(self, identity: str) -> bytes | None: ...
 
     async def ssh_socket(self, identity: str, uid: int, gid: int, mode: int) -> str | None: ...
+
+
+Fill = Callable[[graph.Mount, str], Awaitable[None]]
 
 
 class Secrets:
@@ -80,11 +82,10 @@ class CacheMounts:
         self._directory = directory
         self._locks: dict[str, asyncio.Lock] = {}
         self.used: Counter[str] = Counter()  # those that steps have now
-        self.copy_from: Callable[[graph.Mount, Given, str], Awaitable[None]] | None = None
 
     @asynccontextmanager
-    async def use(self, mount: graph.Mount, given: Given) -> AsyncIterator[str]:
-        """The path of its directory, for as long as a step has it."""
+    async def use(self, mount: graph.Mount, fill: Fill) -> AsyncIterator[str]:
+        """The path of its directory, for as long as a step has it. fill: puts into a new one what `from=` names."""
         name = hashlib.sha256((mount.identity or mount.target).encode()).hexdigest()[:32]
         if mount.sharing == PRIVATE:
             number = next(each for each in itertools.count() if not self.used[f"{name}.{each}"])
@@ -92,16 +93,20 @@ class CacheMounts:
         async with self._locks.setdefault(name, asyncio.Lock()) if mount.sharing == LOCKED else contextlib.nullcontext():
             self.used[name] += 1
             try:
-                yield await self._made(name, mount, given)
+                yield await self._made(name, mount, fill)
             finally:
                 self.used[name] -= 1
                 if not self.used[name]:
                     del self.used[name]
 
-    async def _made(self, name: str, mount: graph.Mount, given: Given) -> str:
+    async def _made(self, name: str, mount: graph.Mount, fill: Fill) -> str:
         path = self.path(name)
-        if self._make(path, mount) and mount.input and self.copy_from:
-            await self.copy_from(mount, given, path)
+        if self._make(path, mount) and mount.input:
+            try:
+                await fill(mount, path)
+            except BaseException:
+                self.remove(name)  # the next one begins anew
+                raise
         return path
 
     def _make(self, path: str, mount: graph.Mount) -> bool:

@@ -14,7 +14,7 @@ from berth.build.files.checksum import ChecksumCache
 from berth.build.files.cloning import Git
 from berth.build.files.selection import Selected, select
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
-from berth.engine import emulation
+from berth.engine import copyup, emulation
 from berth.engine.buildbases import Bases
 from berth.engine.buildimports import Imports
 from berth.engine.buildmounts import Secrets
@@ -22,6 +22,7 @@ from berth.engine.buildrequest import Client
 from berth.engine.rootview import RootViews
 from berth.engine.steps import Steps
 from berth.engine.tasks import stoppable, to_its_end
+from berth.linux import copying as plain_copying
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
 from berth.store.layering import make_layer
@@ -183,10 +184,31 @@ class BuildWorker:
         for each in [base, *given.results]:
             await self.bring(each.chain if isinstance(each, Layers) else "")
         scratch = self._new_directory(self._scratch, "step")
-        finished = await self._steps.run(op, base, given, output, self._secrets, self._keep_new, scratch)
+        finished = await self._steps.run(
+            op, base, given, output, secrets=self._secrets, keep=self._keep_new, scratch=scratch,
+            fill=lambda mount, path: self._fill(mount, given.results[mount.input], path),
+        )  # fmt: skip
         if finished.exit_code and emulation.is_foreign(op.platform) and (problem := emulation.problem(op.platform)):
             return Finished(finished.exit_code, None, problem)
         return finished
+
+    async def _fill(self, mount: graph.Mount, source: Result, path: str) -> None:
+        root = await self.root_of(source)
+
+        def copy() -> None:
+            content = copyup.open_content(root, mount.source or "/")
+            if content < 0:
+                raise errors.InvalidParameter(f"cache mount at {mount.target}: {mount.source} is not there to begin with")
+            try:
+                target = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    plain_copying.Copy(target).directory(content, target, "", True)
+                finally:
+                    os.close(target)
+            finally:
+                os.close(content)
+
+        await to_its_end(copy)
 
     def _check(self, op: graph.Run) -> None:
         if op.security == "insecure" and "security.insecure" not in self._allowed:

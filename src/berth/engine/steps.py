@@ -15,7 +15,7 @@ from berth import errors
 from berth.build import graph
 from berth.build.worker import Finished, Given, Layers, Output, Tree
 from berth.engine import idmaps
-from berth.engine.buildmounts import CacheMounts, Secrets
+from berth.engine.buildmounts import CacheMounts, Fill, Secrets
 from berth.engine.changes import hidden_places
 from berth.engine.commit import Commits
 from berth.engine.containers import ContainerService
@@ -41,11 +41,12 @@ class Steps:
         self._caches = caches
 
     async def run(
-        self, op: graph.Run, base: Layers, given: Given, output: Output, secrets: Secrets, keep: Callable[[str], object], scratch: str
-    ) -> Finished:
-        """scratch: a directory in memory for what is mounted from it; keep: see make_layer. Cancelled: nothing is left."""
+        self, op: graph.Run, base: Layers, given: Given, output: Output, *, secrets: Secrets, keep: Callable[[str], object], scratch: str,
+        fill: Fill,
+    ) -> Finished:  # fmt: skip
+        """scratch: a directory in memory for what is mounted from it; keep: see make_layer; fill: see CacheMounts. Cancelled: nothing is left."""
         async with AsyncExitStack() as stack:
-            mounts, variables = await self._mounts(op, given, secrets, stack, scratch)
+            mounts, variables = await self._mounts(op, given, secrets, stack, scratch, fill)
             container = await whole(self._containers.create_step(base.chain, _config(op), _host(op), mounts, variables))
             try:
                 code = await self._run(container, output)
@@ -91,7 +92,7 @@ class Steps:
     # -- what it has mounted --------------------------------------------------------------------------------
 
     async def _mounts(
-        self, op: graph.Run, given: Given, secrets: Secrets, stack: AsyncExitStack, scratch: str
+        self, op: graph.Run, given: Given, secrets: Secrets, stack: AsyncExitStack, scratch: str, fill: Fill
     ) -> tuple[list[WantedMount], tuple[str, ...]]:
         found: list[MountPoint] = []
         variables: list[str] = []
@@ -102,7 +103,7 @@ class Steps:
                 size = (f"size={mount.size_bytes}",) if mount.size_bytes else ()
                 found.append(MountPoint(kind=TMPFS, destination=mount.target, options=("exec", "dev", "suid", "mode=1777", *size)))
             elif mount.kind == graph.CACHE:
-                path = await stack.enter_async_context(self._caches.use(mount, given))
+                path = await stack.enter_async_context(self._caches.use(mount, fill))
                 found.append(self._with_own_ids(MountPoint(kind=BIND, destination=mount.target, source=path, read_only=mount.read_only), op))
             else:
                 point, variable = await secrets.mount(mount, scratch)
