@@ -160,3 +160,15 @@ def test_a_cache_is_the_step_s_own_in_a_user_namespace(userns_engine: Engine, tm
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0:0\n0:0\n" in done.stdout
     assert userns_engine.docker("run", "--rm", "remapped", "stat", "-c", "%u:%g", "/l").stdout == "7:8\n"
+
+
+def test_warnings_are_said_and_may_be_errors(build: Build) -> None:
+    text = "FROM bb AS Base\nRUN echo $nowhere\nCMD echo hi\nENV A $B\n"
+    done = build(text)
+    assert "StageNameCasing" in done.stdout
+    assert "JSONArgsRecommended" in done.stdout
+    assert "UndefinedVar" in done.stdout
+    failed = build(f"# check=error=true\n{text}", code=None)
+    assert failed.returncode != 0
+    assert "lint violation found for rules: JSONArgsRecommended, LegacyKeyValueFormat, StageNameCasing, UndefinedVar" in failed.stderr
+    assert "Warning" not in build(f"# check=skip=all\n{text}").stdout

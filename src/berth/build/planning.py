@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from berth.build import graph
+from berth.build.dockerfile import checks
 from berth.build.dockerfile import instructions as words
 from berth.build.dockerfile.errors import DockerfileError
 from berth.build.dockerfile.expanding import expand_instruction, placed
@@ -495,3 +496,15 @@ _HANDLERS: dict[type, Callable[[_Stage, Any], None]] = {
 def read(data: bytes, name: str) -> words.Dockerfile:
     """A Dockerfile as text -> its stages. DockerfileError in words."""
     return parse(data, name)
+
+
+def checked(dockerfile: words.Dockerfile, options: Options, bases: Bases) -> tuple[words.Warning, ...]:
+    """What BuildKit's rules say of a Dockerfile. InvalidParameter where `# check=error=true` makes an error of that."""
+    environments = {name: dict(_pair(pair) for pair in (base.config.get("config") or {}).get("Env") or []) for (name, _), base in bases.items()}
+    target = (options.platforms or (options.build_platform,))[0]
+    before = predefined(platforms.parse(options.build_platform), platforms.parse(target), options.target)
+    found = checks.check(dockerfile, build_args=options.build_args, environment=environments.get, before=before)
+    if text := checks.violation(dockerfile, options.build_args, found):
+        lines = "".join(f"\n{dockerfile.name}:{warning.place.line}: {warning.code}: {warning.message}" for warning in found)
+        raise InvalidParameter(text + lines)
+    return found

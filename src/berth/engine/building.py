@@ -182,13 +182,16 @@ class BuildService:
         started_ns = time.time_ns()
         data, called = await client.dockerfile()
         dockerfile = await asyncio.to_thread(planning.read, data, called)
-        for warning in dockerfile.warnings:
-            report(Event(progress.WARNING, text=f"{warning.code}: {warning.message} (line {warning.place.line})", line=warning.place.line))
         options = request.options
         targets = []
+        bases: dict[tuple[str, str], BaseImage] = {}
         for platform in options.platforms or (options.build_platform,):
             planner = Planner(dockerfile, options, platform)
-            targets.append(planner.plan(await self._base_images(planner, worker, report)))
+            found = await self._base_images(planner, worker, report)
+            targets.append(planner.plan(found))
+            bases |= found
+        for warning in planning.checked(dockerfile, options, bases):
+            report(Event(progress.WARNING, text=f"{warning.code}: {warning.message} (line {warning.place.line})", line=warning.place.line))
         vertices = [target.vertex for target in targets]
         if request.cache_from:
             await imports.open(request, client, self._distribution, report, worker.new_directory)
