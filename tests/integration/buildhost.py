@@ -3,14 +3,15 @@
     python buildhost.py <<< '{"data": …, "exec": …, "images": {"bb": "rootfs.tar"}, "builds": [{…}, …]}'
 
 A build: dockerfile, context (a directory), and fields of BuildRequest and Options; outputs have a `dest`, a file that gets what the
-client is sent; cancel_on: part of the label of a step with whose start the build is cancelled. Answers with a JSON line for each:
-{"image", "metadata", "events"} or {"error", "events"}.
+client is sent; cancel_on, kill_on: part of the label of a step with whose start the build is cancelled or the engine killed. Answers
+with a JSON line for each: {"image", "metadata", "events"} or {"error", "events"}.
 """
 
 import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -120,6 +121,8 @@ async def _build(engine: Any, build: dict) -> dict:
         events.append(event.as_json())
         if build.get("cancel_on") and event.kind == "started" and build["cancel_on"] in event.label:
             engine.builds.cancel("mine")
+        if build.get("kill_on") and event.kind == "started" and build["kill_on"] in event.label:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     try:
         built = await engine.builds.build(request, HostClient(engine, build), report, "mine")
@@ -138,13 +141,13 @@ class BuildHost:
         self.insecure = insecure or []
         self.wrapper = wrapper
 
-    def run(self, *builds: dict) -> list[dict]:
+    def run(self, *builds: dict, code: int = 0) -> list[dict]:
         spec = {"data": self.data, "exec": self.exec, "images": self.images, "builds": builds, "insecure": self.insecure}
         done = subprocess.run(
             [*self.wrapper, sys.executable, os.path.abspath(__file__)], input=json.dumps(spec), capture_output=True, text=True, timeout=300,
             env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/src", "BERTH_TEST": self.top}, cwd=self.top,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         self.images = {}
         return [json.loads(line) for line in done.stdout.splitlines()]

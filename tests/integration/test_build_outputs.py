@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from buildhost import BuildHost, build_host, kinds
+from dockerd import Dockerd
 from registries import HAVE_DOCKER_REGISTRY, docker_registry
 
 pytestmark = pytest.mark.root
@@ -189,6 +191,7 @@ def _blob(members: dict[str, bytes], digest: str) -> bytes:
         ({"outputs": [{"type": "docker", "dest": "x"}], "platforms": ["linux/amd64", "linux/arm64"]}, "use type=oci"),
         ({"outputs": [{"type": "oci", "rewrite-timestamp": "true"}]}, "SOURCE_DATE_EPOCH"), ({"attests": {"provenance": {"mode": "most"}}}, "'most'"),
         ({"attests": {"virus": {}}}, "'virus'"), ({"annotations": ["nothing"]}, "expected key=value"),
+        ({"annotations": ["index:a=b"]}, "need an index"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_is_built(host: BuildHost, fields: dict, words: str) -> None:
@@ -333,3 +336,34 @@ def test_a_disk_that_is_full_is_said(rootfs_tar: str, tmp_path: Path) -> None:
         assert "No space left on device" in found["error"]
         found = host.build("FROM bb\n", attests={"sbom": {}}, annotations=["a=b"])
         assert any("the store keeps no attestations" in event["text"] for event in found["events"] if event["kind"] == "warning")
+
+
+@pytest.mark.skipif(not HAVE_DOCKER_REGISTRY, reason="needs Debian's docker-registry")
+def test_dockerd_takes_what_is_made(real: Dockerd, rootfs_tar: str, context: str, tmp_path: Path) -> None:
+    """An archive, and from a registry an index with attestations, in OCI's types and in Docker's."""
+    with docker_registry() as registry, build_host({"bb": rootfs_tar}, [registry]) as host:
+        path, names = tmp_path / "docker.tar", [f"{registry}/with/{kind}:1" for kind in ("oci", "docker")]
+        dockers = {"type": "image", "push": "true", "name": names[1], "oci-mediatypes": "false"}
+        found = host.build(STAGES, context=context, tags=["archived:1"], outputs=[{"type": "docker", "dest": str(path)}, dockers])
+        host.build(STAGES, context=context, attests={"provenance": {}, "sbom": {}}, outputs=[{"type": "registry", "name": names[0]}])
+        real("load", "-i", str(path))
+        for name in names:
+            real("pull", name)
+        for name in ("archived:1", *names):
+            assert json.loads(real("image", "inspect", name).stdout)[0]["Id"] == found["image"]
+            assert real("run", "--rm", "--network", "none", name).stdout == "nobody\n"
+            real("rmi", name)
+
+
+@pytest.mark.parametrize("step", ["exporting to oci", "exporting cache", "listing packages"])
+def test_an_engine_that_is_killed_meanwhile(rootfs_tar: str, tmp_path: Path, step: str) -> None:
+    """The next one has what was built and nothing else of it."""
+    build = {
+        "dockerfile": "FROM bb\nRUN echo kept >/x\n", "attests": {"sbom": {}}, "outputs": [{"type": "oci", "dest": str(tmp_path / "o")}],
+        "cache_to": [{"type": "local", "dest": str(tmp_path / "c")}],
+    }  # fmt: skip
+    with build_host({"bb": rootfs_tar}) as host:
+        host.run({**build, "kill_on": step}, code=-signal.SIGKILL)
+        (again,) = host.run(build)
+        assert [event["label"].rpartition("] ")[2] for event in kinds(again, "cached")] == ["RUN echo kept >/x"]
+        checked_layout(str(tmp_path / "o"))

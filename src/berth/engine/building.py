@@ -137,6 +137,7 @@ class BuildService:
         """What a build leaves goes; a step that another build waits for still needs it."""
         while shared := worker.shared():
             await asyncio.wait(shared)
+        imports.settle(self.cache)
         await imports.close()
         await worker.close()
         await to_its_end(lambda: remove_directories(directories))
@@ -201,7 +202,6 @@ class BuildService:
         results = await solver.solve(vertices)
         for result in results:
             await worker.bring(result.chain)
-        imports.settle(self.cache)
         facts = provenance.Facts(
             options, (called, data), self._digests(worker), solver.results, started_ns, time.time_ns(), secrets.token_hex(12)
         )

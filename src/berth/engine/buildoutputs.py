@@ -58,6 +58,8 @@ def wanted(request: BuildRequest) -> Wanted:
         if each.push and not (each.names or request.tags):
             raise errors.InvalidParameter("tag is needed when pushing to registry")
     found = [annotation for text in request.annotations for annotation in outputs.annotation(text)]
+    if not (several or claims) and any(each.what == "index" for each in [*found, *(each for output in parsed for each in output.annotations)]):
+        raise errors.InvalidParameter("index annotations need an index, which there is of several platforms or with attestations: annotate the manifest")
     return Wanted(parsed, claims, provenance.parse(claims.get(attestations.PROVENANCE, {})), tuple(found))
 
 
@@ -81,6 +83,7 @@ class Delivery:
         self.blobs = Blobs(images, worker.new_directory("blobs"), portable=self._epoch is not None)
         self._names = tuple(reference.parse(tag).familiar for tag in request.tags)
         self._told = 0
+        self._loop = asyncio.get_running_loop()
         self.image = ""
 
     async def deliver(self, made: list[Made], targets: Sequence[Vertex]) -> dict[str, Any]:
@@ -120,7 +123,9 @@ class Delivery:
         return found
 
     def _say(self, text: str) -> None:
-        self._report(Event(progress.STATUS, at_ns=time.time_ns(), text=f"{text}\n"))
+        """A line of the step that is told last; from any thread."""
+        number = _FIRST_NUMBER + self._told - 1
+        self._loop.call_soon_threadsafe(self._report, Event(progress.LOG, number, time.time_ns(), stream=1, text=f"{text}\n"))
 
     # -- what is said of it --------------------------------------------------------------------------------
 
