@@ -215,9 +215,11 @@ def test_another_containers_network(net: Engine, kind: str, lab: Lab, start: Up)
     net.docker("restart", "-t", "0", web)
     net.docker("restart", "-t", "0", shares)
     assert namespace(net.pid(shares), "net") == namespace(net.pid(web), "net")
-    shared = ("net", "pid", "ipc") if kind == "userns" else ("net", "pid")  # docs/limits.md has why not
+    shared = "net", "pid", "ipc"
     inner = start(*(word for what in shared for word in (f"--{what}", f"container:{web}")))
     assert [namespace(net.pid(inner), what) for what in shared] == [namespace(net.pid(web), what) for what in shared]
+    net.docker("exec", web, "touch", "/dev/shm/seen")
+    assert net.docker("exec", inner, "ls", "/dev/shm").stdout == "seen\n"
     if kind == "userns":
         refused = net.docker("run", "--rm", "--pid", f"container:{web}", "bb", "true", code=125).stderr
         assert f"add --network container:{web}" in refused

@@ -109,7 +109,7 @@ def test_no_link_leads_out(engine: Engine, up: Callable[..., str], tmp_path: Pat
     update(engine, box, "--mount-add", f"type=bind,src={tmp_path},dst=/evil/tmp", "--mount-add", f"type=bind,src={tmp_path},dst=/evil-up/home",
            "--mount-add", f"type=bind,src={tmp_path},dst=/dangling")  # fmt: skip
     assert {"/tmp", "/home", "/nowhere/at/all"} <= set(mounted(engine, box))
-    assert mounts() == before
+    assert not [line for line in mounts() - before if str(tmp_path) in line]  # others' tests mount things, too
     assert not os.path.exists("/nowhere")
     said = update(engine, box, "--mount-add", f"type=bind,src={tmp_path},dst=/magic/tmp", code=1)
     assert "no place for a mount can be made at /magic/tmp in the container" in said

@@ -100,6 +100,14 @@ def source_of(
     }  # fmt: skip
 
 
+def whole(path: str, at: str) -> dict[str, Any]:
+    """For a path all of which is mounted as it is, as `source_of`."""
+    return {
+        "at": at, "path": path, "layers": None, "subpath": "", "shown": path, "recursive": True, "seen": [], "uid_mappings": [], "gid_mappings": [],
+        "propagation": "", "discarded": False,
+    }  # fmt: skip
+
+
 def bind(source: str, destination: str, options: list[str]) -> dict[str, Any]:
     return {"destination": destination, "type": "bind", "source": source, "options": options}
 

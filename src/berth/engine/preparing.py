@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from berth import errors
-from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, state, validate
+from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, mountpoints, state, validate
 from berth.engine.mounting import Mounting
 from berth.engine.namespaces import Namespace
 from berth.engine.registry import Container
@@ -26,10 +26,14 @@ class Preparing(Mounting):
         for path in (directory, f"{directory}/upper", f"{directory}/work", self.state_directory(container)):
             os.makedirs(path, mode=0o755 if path.endswith("upper") else 0o700, exist_ok=True)
         maps = self.mappings(container.record)
-        if maps and self.host.runtimes.get(container.record.host.get("Runtime") or ""):
+        if maps and self._is_foreign(container.record):
             # runc and crun look for their rootfs by its path, as root of the user namespace.
             os.chown(directory, -1, host_id(maps[1]))
             os.chmod(directory, 0o710)
+
+    def _is_foreign(self, record: Record) -> bool:
+        """Whether another program than berth runs it."""
+        return bool(self.host.runtimes.get(record.host.get("Runtime") or ""))
 
     def mappings(self, record: Record) -> tuple[list[dict], list[dict]] | None:
         """Of ids, for a container that runs in a user namespace."""
@@ -69,6 +73,8 @@ class Preparing(Mounting):
             record.config = {**record.config, **names}  # as its files say
         facts.link_variables = etcfiles.link_variables(record, lambda text: self.find(text).record)
         spec = bundle.specification(record.id, record.config, host, facts)
+        if self._is_foreign(record) and (host.get("IpcMode") or "").startswith("container:"):
+            sources.append(_made_before(spec["mounts"], "/dev/shm", f"{directory}/mounts/shm"))
         linux = spec["linux"]
         owner = [host_id(linux[key]) if linux.get(key) else 0 for key in ("uidMappings", "gidMappings")]
         places = self._endpoints.places(record)
@@ -150,6 +156,14 @@ def _logged(record: Record, directory: str) -> dict | None:
         except OSError:
             pass  # a full disk must not keep a container from starting
     return logconfig.message(record, directory)
+
+
+def _made_before(mounts: list[dict], destination: str, at: str) -> dict:
+    """Has the starter make what a mount shows: of another container's, whose mount namespace runc and crun do not go to."""
+    found = next(each for each in mounts if each["destination"] == destination)
+    source = mountpoints.whole(found["source"], at)
+    found["source"] = at
+    return source
 
 
 def _check_joinable(other: Record, mode: str) -> None:

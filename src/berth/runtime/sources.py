@@ -19,7 +19,7 @@ import os
 
 from berth.errors import Conflict, InvalidSpec, NotImplementedHere
 from berth.linux import libc, mount
-from berth.runtime import container
+from berth.runtime import container, operations
 
 Maps = tuple[list[dict], list[dict]]
 
@@ -64,7 +64,7 @@ def tree(source: dict, maps: Maps) -> int:
     try:
         if source["propagation"]:
             _check_peers(inner, source)
-        made = mount.clone_tree(inner, recursive=source["recursive"])
+        made = _clone(source, inner)
         try:
             _map_ids(made, inner, source)
         except BaseException:
@@ -73,6 +73,12 @@ def tree(source: dict, maps: Maps) -> int:
         return made
     finally:
         os.close(inner)
+
+
+def _clone(source: dict, inner: int) -> int:
+    if source.get("layers") is not None:
+        return mount.clone_tree(inner, recursive=source["recursive"])
+    return operations.clone_tree(source["path"], inner, source["recursive"])
 
 
 def open_path(path: str) -> int:
