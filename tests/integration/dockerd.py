@@ -94,7 +94,7 @@ class Dockerd:
                 self("rm", "--force", *ids, code=0 if check else None)
             states = f"{self.top}/exec/runtime-runc/moby"
             left += [name for name in os.listdir(states) if not name.startswith("@")] if os.path.isdir(states) else []
-            left += [path for group in self._groups() for name in os.listdir(group) if os.path.isdir(path := f"{group}/{name}")]
+            left += [path for group in self._groups() for name in os.listdir(group) if name != "buildkit" and os.path.isdir(path := f"{group}/{name}")]
         finally:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -103,8 +103,9 @@ class Dockerd:
                 self.process.kill()
                 self.process.wait()
             for group in self._groups():
-                with contextlib.suppress(OSError):
-                    os.rmdir(group)
+                for path in (f"{group}/buildkit", group):  # BuildKit keeps one for all its steps
+                    with contextlib.suppress(OSError):
+                        os.rmdir(path)
             for line in mounts() - self.mounts_before:
                 if self.top in line:
                     left += [line] if "/exec/netns" not in line else []

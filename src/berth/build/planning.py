@@ -119,19 +119,23 @@ class Planner:
     def needed_bases(self) -> set[tuple[str, str]]:
         """(reference, platform) of the images whose configuration the plan depends on."""
         found: set[tuple[str, str]] = set()
-        pending, seen = [self._target], set()
+        for stage in self._needed_stages():
+            base, platform = self._base_of(stage)
+            if isinstance(base, str) and base != SCRATCH and not self._served(base):
+                found.add((self._image_of(base), platform))
+        return found
+
+    def _needed_stages(self) -> list[words.Stage]:
+        """Of the target, as far as no image's triggers need more; in the order of the file, each after those that it is made from."""
+        pending, found = [self._target], dict[int, words.Stage]()
         while pending:
             stage = pending.pop()
-            if stage.index in seen:
+            if stage.index in found:
                 continue
-            seen.add(stage.index)
-            base, platform = self._base_of(stage)
-            if isinstance(base, words.Stage):
-                pending.append(base)
-            elif base != SCRATCH and not self._served(base):
-                found.add((self._image_of(base), platform))
-            pending += self._stages_read_by(stage)
-        return found
+            found[stage.index] = stage
+            base, _ = self._base_of(stage)
+            pending += ([base] if isinstance(base, words.Stage) else []) + self._stages_read_by(stage)
+        return [found[index] for index in sorted(found)]
 
     def _stages_read_by(self, stage: words.Stage) -> list[words.Stage]:
         found = []
@@ -167,6 +171,8 @@ class Planner:
     def plan(self, bases: Bases) -> Target:
         """bases: at least what `needed_bases` names, and triggers of those may need no more."""
         self._bases = bases
+        for stage in self._needed_stages():
+            self._state(stage)  # those below first: a chain of a thousand is no recursion
         state = self._state(self._target)
         config = {**state.config}
         if self._options.labels:
@@ -205,7 +211,9 @@ class Planner:
         if self._served(name):
             return _State(self.context(name), platform)
         if name == SCRATCH:
-            return _State(self._source(graph.Scratch(), label="scratch", instruction=text), platform)
+            state = _State(self._source(graph.Scratch(), label="scratch", instruction=text), platform)
+            state.config, state.env = {"WorkingDir": "/"}, {"PATH": DEFAULT_PATH}
+            return state
         image = self._image_of(name)
         label = f"[{_title(stage)} 1/{_count(stage.instructions) + 1}] {text}"
         vertex = self._source(graph.ImageSource(image, platform), label=label, instruction=text, line=stage.base.place.line, platform=platform)
@@ -214,6 +222,7 @@ class Planner:
         state.config = {key: value for key, value in (base.config.get("config") or {}).items() if value is not None}
         state.triggers = list(state.config.pop("OnBuild", None) or [])
         state.env = dict(_pair(pair) for pair in state.config.get("Env") or [])
+        state.env.setdefault("PATH", DEFAULT_PATH)  # as BuildKit: an image always says where its programs are
         state.author = str(base.config.get("author") or "")
         state.base_history, state.base_vertex = list(base.config.get("history") or []), vertex
         return state
@@ -277,6 +286,8 @@ class _Stage:
             self._title = f"[{_title(self._stage)} {number}/{total}]"
             expanded, _ = self._state.scope.step(each)
             _HANDLERS[type(each)](self, expanded)
+        if self._state.env:
+            self._state.config["Env"] = [f"{key}={value}" for key, value in self._state.env.items()]
 
     # -- helpers ----------------------------------------------------------------------------------------
 
@@ -298,7 +309,6 @@ class _Stage:
 
     def _env(self, each: words.Env) -> None:
         self._state.env |= dict(each.pairs)
-        self._state.config["Env"] = [f"{key}={value}" for key, value in self._state.env.items()]
         self._note("ENV " + " ".join(f"{key}={value}" for key, value in each.pairs))
 
     def _label(self, each: words.Label) -> None:
@@ -337,6 +347,7 @@ class _Stage:
 
     def _cmd(self, each: words.Cmd) -> None:
         self._state.config["Cmd"] = list(self._words(each.command))
+        self._state.config["ArgsEscaped"] = True  # says something of Windows alone, but BuildKit's images have it
         self._state.command_set = True
         self._note(f"CMD {_shown(self._words(each.command))}")
 
@@ -386,7 +397,8 @@ class _Stage:
                     inputs.append(source)
                 number = inputs.index(source, 1)
             mounts.append(self._mount(mount, number))
-        environment, hidden = self._environment()
+        arguments = self._arguments()
+        environment, hidden = self._environment(arguments)
         command = self._words(each.command)
         script = each.script if each.script.startswith("#!") else ""
         op = graph.Run(
@@ -395,7 +407,7 @@ class _Stage:
             hosts=self._options.hosts, limits=self._options.limits, epoch=self._options.epoch, platform=self._state.platform,
         )  # fmt: skip
         self._state.vertex = self._vertex(op, tuple(inputs), each)
-        declared = [f"{key}={value}" for key, value in self._arguments().items()]
+        declared = [f"{key}={value}" for key, value in arguments.items()]
         prefix = f"RUN |{len(declared)} {' '.join(declared)} " if declared else "RUN "
         self._note(prefix + " ".join(command), self._state.vertex)
 
@@ -405,7 +417,8 @@ class _Stage:
     def _arguments(self) -> dict[str, str]:
         """The build arguments that are declared and have a value, as far as ENV has no other."""
         scope = self._state.scope
-        return {name: value for name, value in scope.variables.items() if name in scope.declared and name not in self._state.env}
+        wanted = scope.declared - self._state.env.keys()
+        return {name: value for name, value in scope.variables.items() if name in wanted} if wanted else {}
 
     def _mount(self, mount: words.Mount, number: int) -> graph.Mount:
         target = posixpath.normpath(posixpath.join("/", self._state.directory, mount.target)) if mount.target else ""
@@ -415,9 +428,8 @@ class _Stage:
             size_bytes=mount.size_bytes, env=mount.env,
         )  # fmt: skip
 
-    def _environment(self) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    def _environment(self, arguments: Mapping[str, str]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
         """What the program is given, and what makes no other result: proxies, an emulator's settings."""
-        arguments = self._arguments()
         found = {**{key: value for key, value in arguments.items() if key not in PROXIES}, **self._state.env}
         found.setdefault("PATH", DEFAULT_PATH)
         proxies = {key: value for key, value in self._options.build_args.items() if key in PROXIES and key not in found}

@@ -113,7 +113,8 @@ class Solver:
         self._worker = worker
         self._shared = shared
         self._report = report
-        self._tasks: dict[Vertex, asyncio.Task[Result]] = {}
+        self._results: dict[Vertex, Result] = {}
+        self._solved: dict[Vertex, asyncio.Event] = {}  # no task waits for a task: cancelling a chain of thousands would be recursion
         self._numbers: dict[Vertex, int] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
         self._missed: set[Vertex] = set()
@@ -122,24 +123,27 @@ class Solver:
 
     # -- from outside -----------------------------------------------------------------------------------
 
-    def announce(self, vertices: list[Vertex]) -> None:
+    def announce(self, vertices: list[Vertex]) -> list[Vertex]:
         """Numbers the vertices that these need, in the order of the Dockerfile, and tells of them."""
-        for each in graph.in_order(vertices):
+        found = graph.in_order(vertices)
+        for each in found:
             self._number(each)
+        return found
 
     async def solve(self, vertices: list[Vertex]) -> list[Layers]:
         """The layers that each of these makes. A failure ends what is under way; what was made stays in the cache."""
-        self.announce(vertices)
+        needed = self.announce(vertices)
         self._paths = graph.context_paths(vertices)
+        self._solved = {each: asyncio.Event() for each in needed}
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
-                tasks = [self._task(vertex) for vertex in vertices]
+                for each in needed:
+                    group.create_task(self._guarded(each))
         except BaseExceptionGroup as found:
             raise _first(found) from None
         finally:
             self._shared.cache.note_inputs(self._inputs)
-        return [result for task in tasks if isinstance(result := task.result(), Layers)]
+        return [result for vertex in vertices if isinstance(result := self._results[vertex], Layers)]
 
     @property
     def under_way(self) -> "set[asyncio.Task[Layers]]":
@@ -149,8 +153,7 @@ class Solver:
     @property
     def results(self) -> dict[Vertex, Result]:
         """Of the vertices that have been solved."""
-        done = ((vertex, task) for vertex, task in self._tasks.items() if task.done() and not task.cancelled())
-        return {vertex: task.result() for vertex, task in done if task.exception() is None}
+        return self._results
 
     # -- vertices -----------------------------------------------------------------------------------------
 
@@ -163,22 +166,18 @@ class Solver:
     def _tell(self, kind: str, vertex: Vertex, **fields: Any) -> None:
         self._report(Event(kind, self._numbers[vertex], time.time_ns(), **fields))
 
-    def _task(self, vertex: Vertex) -> "asyncio.Task[Result]":
-        if vertex not in self._tasks:
-            self._tasks[vertex] = self._group.create_task(self._guarded(vertex))
-        return self._tasks[vertex]
-
-    async def _guarded(self, vertex: Vertex) -> Result:
-        inputs = [await task for task in [self._task(each) for each in vertex.inputs]]
+    async def _guarded(self, vertex: Vertex) -> None:
+        for each in vertex.inputs:
+            await self._solved[each].wait()  # one that fails ends the group
         try:
-            result = await self._solve(vertex, inputs)
+            self._results[vertex] = await self._solve(vertex, [self._results[each] for each in vertex.inputs])
         except asyncio.CancelledError:
             self._tell(progress.CANCELLED, vertex)
             raise
         except Exception as error:
             self._tell(progress.FAILED, vertex, text=str(error), exit_code=getattr(error, "exit_code", 0))
             raise
-        return result
+        self._solved[vertex].set()
 
     async def _solve(self, vertex: Vertex, inputs: list[Result]) -> Result:
         op = vertex.op
