@@ -246,3 +246,26 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
 def test_keys_tell_inputs_and_operations_apart() -> None:
     keys = {key_of({"op": "Run", "words": words}, inputs) for words in (["a"], ["a", ""]) for inputs in (["x"], ["x", ""], ["", "x"])}
     assert len(keys) == 6
+
+
+def test_thousands_of_steps_fail_and_are_cancelled_without_recursion(shared: Shared) -> None:
+    """Each waits for the one before; what ends them must not go through all of them on the stack."""
+    last = run("first")
+    for number in range(5000):
+        last = run(f"s{number}", last)
+    worker = Worker()
+    worker.fails.add("first")
+    with pytest.raises(StepFailed):
+        solve(shared, worker, last)
+
+    async def cancelled() -> None:
+        worker = Worker()
+        worker.gates["first"] = asyncio.Event()
+        task = asyncio.ensure_future(Solver(worker, shared, lambda event: None).solve([last]))
+        await turns_until(lambda: worker.running == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert worker.killed == ["first"]
+
+    asyncio.run(cancelled())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import IO, Any
@@ -165,7 +166,7 @@ class ArchiveClient:
         dockerfile = self._exchange.query.get("dockerfile", "") or _DEFAULT_NAME
         text = read_file(fd, f"{dockerfile}.dockerignore")
         text = read_file(fd, ".dockerignore") if text is None else text
-        return Tree(os.dup(fd), self._top, "", Ignore.parse(text) if text else None)
+        return Tree(os.dup(fd), self._top, "", _left_out(text, (dockerfile, ".dockerignore")) if text else None)
 
     async def secret(self, identity: str) -> bytes | None:
         return None
@@ -184,6 +185,13 @@ class ArchiveClient:
 
     def proxies(self) -> Mapping[str, str]:
         return self._engine.options.proxies()
+
+
+def _left_out(text: bytes, names: tuple[str, ...]) -> Ignore | None:
+    """Of an archive: the client has left out what it wanted to, but must send the two files that say what; dockerd does the same."""
+    ignore = Ignore.parse(text)
+    found = [re.sub(r"([][*?!\\#])", r"\\\1", name) for name in names if ignore.ignores(os.path.normpath(name))]
+    return Ignore(found) if found else None
 
 
 def receive_remote(remote: str, into: str, environment: Mapping[str, str], stop: threading.Event) -> None:

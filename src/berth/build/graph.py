@@ -133,10 +133,11 @@ class Copy(Op):
 
 @dataclass(frozen=True, slots=True)
 class MakeDirectory(Op):
-    """A directory in inputs[0], unless it is there."""
+    """A directory in inputs[0], unless it is there. owner: as in --chown."""
 
     path: str
     epoch: int | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 `bases` says which images' configurations `plan` needs. Only the stages that a target needs are looked at.
 """
 
+import json
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -278,6 +279,7 @@ class _Stage:
         self._title = ""
         self._fresh = self._options.no_cache or bool(self._options.no_cache_stages & {stage.name, str(stage.index)})
         self._seen: dict[str, int] = {}
+        self._declared: dict[str, None] = {}  # by this stage's own ARG, in order
 
     def go(self, instructions: list[words.Instruction]) -> None:
         total, number = _count(instructions) + 1, 1
@@ -305,6 +307,7 @@ class _Stage:
     # -- what only changes the configuration ---------------------------------------------------------------
 
     def _arg(self, each: words.Arg) -> None:
+        self._declared |= dict.fromkeys(name for name, _ in each.pairs)
         self._note(each.text)
 
     def _env(self, each: words.Env) -> None:
@@ -323,7 +326,8 @@ class _Stage:
             except DockerfileError as error:
                 raise placed(error.reason, each, text) from None
         self._state.config["ExposedPorts"] = ports
-        self._note("EXPOSE " + " ".join(f"{key}" for key in each.ports))
+        named = sorted({key for text in each.ports for key in exposed(text)})
+        self._note(f"EXPOSE map[{' '.join(f'{key}:{{}}' for key in named)}]")
 
     def _volume(self, each: words.Volume) -> None:
         self._state.config["Volumes"] = {**(self._state.config.get("Volumes") or {}), **{key: {} for key in each.paths}}
@@ -339,7 +343,7 @@ class _Stage:
 
     def _shell(self, each: words.Shell) -> None:
         self._state.config["Shell"] = list(each.words)
-        self._note(each.text)
+        self._note(f"SHELL [{' '.join(each.words)}]")
 
     def _maintainer(self, each: words.Maintainer) -> None:
         self._state.author = each.name
@@ -371,7 +375,6 @@ class _Stage:
 
     def _onbuild(self, each: words.Onbuild) -> None:
         self._state.config["OnBuild"] = [*(self._state.config.get("OnBuild") or []), each.trigger]
-        self._note(each.text)
 
     # -- what makes layers --------------------------------------------------------------------------------
 
@@ -379,9 +382,9 @@ class _Stage:
         path = posixpath.normpath(posixpath.join("/", self._state.directory, each.path))
         path = "/" + path.lstrip("/")
         self._state.config["WorkingDir"] = path
-        op = graph.MakeDirectory(path, self._options.epoch)
+        op = graph.MakeDirectory(path, self._options.epoch, str(self._state.config.get("User") or ""))
         self._state.vertex = self._vertex(op, (self._state.vertex,), each, fresh=False)
-        self._note(f"WORKDIR {each.path}", self._state.vertex)
+        self._note(f"WORKDIR {path}", self._state.vertex)
 
     def _words(self, command: words.Command) -> tuple[str, ...]:
         return (*self._state.shell, *command.words) if command.shell else command.words
@@ -397,8 +400,7 @@ class _Stage:
                     inputs.append(source)
                 number = inputs.index(source, 1)
             mounts.append(self._mount(mount, number))
-        arguments = self._arguments()
-        environment, hidden = self._environment(arguments)
+        environment, hidden = self._environment()
         command = self._words(each.command)
         script = each.script if each.script.startswith("#!") else ""
         op = graph.Run(
@@ -407,18 +409,12 @@ class _Stage:
             hosts=self._options.hosts, limits=self._options.limits, epoch=self._options.epoch, platform=self._state.platform,
         )  # fmt: skip
         self._state.vertex = self._vertex(op, tuple(inputs), each)
-        declared = [f"{key}={value}" for key, value in arguments.items()]
+        declared = [f"{name}={self._state.scope.variables.get(name, '')}" for name in self._declared]
         prefix = f"RUN |{len(declared)} {' '.join(declared)} " if declared else "RUN "
         self._note(prefix + " ".join(command), self._state.vertex)
 
     def _network(self, each: words.Run) -> str:
         return self._options.network if each.network == "default" else each.network
-
-    def _arguments(self) -> dict[str, str]:
-        """The build arguments that are declared and have a value, as far as ENV has no other."""
-        scope = self._state.scope
-        wanted = scope.declared - self._state.env.keys()
-        return {name: value for name, value in scope.variables.items() if name in wanted} if wanted else {}
 
     def _mount(self, mount: words.Mount, number: int) -> graph.Mount:
         target = posixpath.normpath(posixpath.join("/", self._state.directory, mount.target)) if mount.target else ""
@@ -428,11 +424,15 @@ class _Stage:
             size_bytes=mount.size_bytes, env=mount.env,
         )  # fmt: skip
 
-    def _environment(self, arguments: Mapping[str, str]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    def _environment(self) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
         """What the program is given, and what makes no other result: proxies, an emulator's settings."""
-        found = {**{key: value for key, value in arguments.items() if key not in PROXIES}, **self._state.env}
+        found = dict(self._state.scope.variables)  # ENV and ARG; of one name, what was set last
+        for key in PROXIES - self._state.env.keys():
+            found.pop(key, None)
         found.setdefault("PATH", DEFAULT_PATH)
-        proxies = {key: value for key, value in self._options.build_args.items() if key in PROXIES and key not in found}
+        given = {key: value for key, value in self._options.build_args.items() if key in PROXIES}
+        either = {name: value for key, value in given.items() for name in (key.upper(), key.lower())}
+        proxies = {key: value for key, value in {**either, **given}.items() if key not in found}
         emulator = {key: value for key, value in _emulator(self._state.platform, self._options.build_platform).items() if key not in found}
         return tuple(found.items()), (*proxies.items(), *emulator.items())
 
@@ -445,7 +445,8 @@ class _Stage:
             exclude=each.exclude, parents=each.parents, unpack=unpack, independent=each.link, inline=each.inline, epoch=self._options.epoch,
         )  # fmt: skip
         self._state.vertex = self._vertex(op, (self._state.vertex, source), each)
-        self._note(each.text, self._state.vertex)
+        word, _, rest = each.text.partition(" ")
+        self._note(f"{word.upper()} {rest}", self._state.vertex)
 
     def _add(self, each: words.Add) -> None:
         local = tuple(source for source in each.sources if not is_remote(source))
@@ -493,7 +494,7 @@ def _title(stage: words.Stage) -> str:
 
 
 def _shown(found: tuple[str, ...]) -> str:
-    return "[" + " ".join(f'"{word}"' for word in found) + "]"
+    return "[" + " ".join(json.dumps(word, ensure_ascii=False) for word in found) + "]"
 
 
 _HANDLERS: dict[type, Callable[[_Stage, Any], None]] = {

@@ -245,7 +245,7 @@ class BuildWorker:
             if op.sources:
                 copying.write_copy(
                     writer, self._selected(op, source_fd, source), source_fd, root_fd, op.destination, workdir=op.directory, owner=owner,
-                    mode=mode, source_date_epoch=op.epoch, devices=from_layers, several=several, unpack=op.unpack,
+                    mode=mode, source_date_epoch=op.epoch, devices=from_layers, several=several, unpack=op.unpack, keep_archive_owners=not op.owner,
                 )  # fmt: skip
             for name, content in op.inline:
                 copying.write_file(
@@ -269,7 +269,12 @@ class BuildWorker:
 
     async def make_directory(self, op: graph.MakeDirectory, base: Layers) -> Layers:
         root_fd = await self.root_of(base)
-        return await self.layer(base, lambda writer: copying.write_directory(writer, root_fd, op.path, source_date_epoch=op.epoch), op.epoch)
+        owner = owners.resolve(op.owner, root_fd) if op.owner else None
+
+        def write(writer: TarWriter) -> None:
+            copying.write_directory(writer, root_fd, op.path, owner=owner, source_date_epoch=op.epoch)
+
+        return await self.layer(base, write, op.epoch)
 
 
 def _checked_out(source: graph.GitSource, into: str, environment: Mapping[str, str], stop: Event) -> str:

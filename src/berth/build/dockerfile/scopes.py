@@ -45,9 +45,9 @@ class Scope:
         self._build_args, self._global, self._escape = build_args, global_, escape
 
     def child(self) -> "Scope":
-        """What a stage begins with that is FROM this one: also its ARGs, as far as no ENV has the same name."""
+        """What a stage begins with that is FROM this one: also its ARGs."""
         scope = Scope(self.environment, self._build_args, self._global, self._escape)
-        scope.variables = self.variables | self.environment
+        scope.variables = dict(self.variables)
         scope.declared = set(self.declared)
         return scope
 

@@ -30,18 +30,19 @@ _WORDS = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe", stat.S_IFCHR: "de
 def write_copy(
     writer: TarWriter, selected: Sequence[Selected], source_fd: int, root_fd: int, destination: str, *, workdir: str = "/",
     owner: Owner | None = None, mode: ChangeMode | None = None, source_date_epoch: int | None = None, devices: bool = False,
-    several: bool = False, unpack: bool = False,
+    several: bool = False, unpack: bool = False, keep_archive_owners: bool = False,
 ) -> None:  # fmt: skip
     """Writes what COPY brings from `source_fd` over the root at `root_fd`; `writer` is not closed.
 
     destination: absolute, or relative to workdir. owner: of all that is copied, or None for the sources' own. devices: whether devices and
     named pipes are copied and not refused. several: whether the instruction named more than one source. unpack: ADD, which unpacks archives.
+    keep_archive_owners: what is in those stays whose it is, whatever owner says.
     InvalidParameter where it cannot be; Conflict where a source changes meanwhile. After an error the archive is none.
     """
     layer = Layer(writer, root_fd, owner=owner or (0, 0), source_date_epoch=source_date_epoch)
     base, into = _destination(layer, selected, destination, workdir, several)
     with Sources(source_fd) as sources:
-        copy = _Copy(layer, sources, owner=owner, mode=mode, devices=devices)
+        copy = _Copy(layer, sources, owner=owner, mode=mode, devices=devices, unpacked_owner=None if keep_archive_owners else owner)
         rest = [item for item in selected if not (unpack and item.named and copy.unpack(item, base))]
         for path, item in _placed(rest, base, into).items():
             copy.entry(path, item)
@@ -86,10 +87,13 @@ def _destination(layer: Layer, selected: Sequence[Selected], destination: str, w
 
 
 class _Copy:
-    def __init__(self, layer: Layer, sources: Sources, *, owner: Owner | None, mode: ChangeMode | None, devices: bool) -> None:
+    def __init__(
+        self, layer: Layer, sources: Sources, *, owner: Owner | None, mode: ChangeMode | None, devices: bool, unpacked_owner: Owner | None
+    ) -> None:  # fmt: skip
         self._layer = layer
         self._sources = sources
         self._owner = owner
+        self._unpacked_owner = unpacked_owner
         self._mode = mode
         self._devices = devices
         self._links: dict[tuple[int, int], str] = {}  # device and inode -> path of the first one
@@ -104,7 +108,7 @@ class _Copy:
                 return False
             file.seek(0)
             before = os.fstat(fd)
-            unpack_archive(self._layer, file, base, owner=self._owner)
+            unpack_archive(self._layer, file, base, owner=self._unpacked_owner)
             if not same(before, os.fstat(fd)):
                 raise changed(item.path)
             return True
