@@ -15,7 +15,7 @@ from berth.build.imagedocuments import Document, annotations_for
 from berth.build.outputs import Annotation, Output
 from berth.build.progress import Event, Report
 from berth.engine.buildassembly import Assembly, Made, assemble, is_oci, unique
-from berth.engine.buildblobs import Blob, Blobs
+from berth.engine.buildblobs import Blobs
 from berth.engine.buildpush import Uploads, push
 from berth.engine.buildrequest import BuildRequest, Client
 from berth.engine.buildworker import BuildWorker
@@ -247,16 +247,15 @@ class Delivery:
         await self._client.output(output.number, write)
 
     async def _archive(self, output: Output, made: list[Made], names: Sequence[str]) -> dict[str, Any]:
-        blobs: dict[str, Blob] = {}
         annotations = self._annotations(output)
         oci = is_oci(output, annotations) or any(each.claims for each in made)
 
         async def describe(_: Made, layer: Layer) -> dict:
-            blob = await self.blobs.of(layer, output.compression)
-            blobs[blob.digest] = blob
-            return blob.descriptor(oci=oci)
+            return (await self.blobs.of(layer, output.compression)).descriptor(oci=oci)
 
         assembly = await assemble(made, output, names, annotations, describe)
+        # in the order of the layers, whichever was compressed first
+        blobs = [await self.blobs.of(layer, output.compression) for each in made for layer in each.layers]
         platform = platforms.parse(made[0].platform).as_json() if assembly.top is assembly.images[0] else None
         what = "manifest-descriptor" if platform else "index-descriptor"
         entries = []
@@ -270,7 +269,7 @@ class Delivery:
             writing = Writing(out)
             for document in unique([*assembly.blobs, *assembly.manifests, assembly.top]):
                 writing.blob(document.raw)
-            for blob in blobs.values():
+            for blob in blobs:
                 writing.layer(blob.saved())
             writing.layout(entries)
             writing.end()
