@@ -199,12 +199,18 @@ class Proxy:
                 pass
 
         class Server(ThreadingHTTPServer):
-            daemon_threads = True
+            daemon_threads = False  # server_close waits for them
             request_queue_size = 64
 
             def handle_error(self, *_: object) -> None:
                 pass
 
+            def get_request(self) -> tuple[socket.socket, Any]:
+                connection, address = super().get_request()
+                proxy._connections.append(connection)
+                return connection, address
+
+        self._connections: list[socket.socket] = []
         self._server = Server(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -216,6 +222,9 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._server.shutdown()
+        for connection in self._connections:  # an engine keeps those that it may need again
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._thread.join()
 
