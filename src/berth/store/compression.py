@@ -100,11 +100,16 @@ class Closable(Readable, Protocol):
 
 
 class ExactReader:
-    """Reads exactly as many bytes as asked for; everything else about an archive builds on that."""
+    """Reads exactly as many bytes as asked for; everything else about an archive builds on that.
 
-    def __init__(self, file: Readable, observer: Callable[[bytes], object] | None = None) -> None:
+    open_end: an archive may end where its last file does, without padding and blocks of zeros, as those do that Docker's
+    client sends with `build -f -`; Go's reader takes them.
+    """
+
+    def __init__(self, file: Readable, observer: Callable[[bytes], object] | None = None, *, open_end: bool = False) -> None:
         self._file = file
         self._observer = observer
+        self._open_end = open_end
 
     def read_some(self, size: int) -> bytes:
         """Up to `size` bytes; b'' at the end. DataLoss if the compressed stream is broken."""
@@ -131,6 +136,13 @@ class ExactReader:
             parts.append(data)
             left -= len(data)
         return b"".join(parts) if len(parts) != 1 else parts[0]
+
+    def read_or_end(self, size: int) -> bytes:
+        """`size` bytes, or b'' where nothing more comes and that may be."""
+        if not self._open_end:
+            return self.read_exactly(size)
+        first = self.read_some(size)
+        return first + self.read_exactly(size - len(first)) if first else b""
 
 
 class _Peeked:

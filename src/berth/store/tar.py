@@ -45,7 +45,7 @@ def read_entries(reader: ExactReader) -> Iterator[Entry]:
     pax: dict[str, bytes] = {}
     long_name = long_link = None
     block = _first_block(reader)
-    while block != _ZERO_BLOCK:
+    while block not in (_ZERO_BLOCK, b""):
         _check_sum(block)
         kind, size = block[156:157], _number(block[124:136])
         if kind in (b"x", b"g", b"L", b"K"):
@@ -64,7 +64,7 @@ def read_entries(reader: ExactReader) -> Iterator[Entry]:
         else:
             yield _entry(block, kind, size, {**global_pax, **pax}, long_name, long_link, reader)
             pax, long_name, long_link = {}, None, None
-        block = reader.read_exactly(_BLOCK)
+        block = reader.read_or_end(_BLOCK)
 
 
 def _first_block(reader: ExactReader) -> bytes:
@@ -87,7 +87,7 @@ def _first_block(reader: ExactReader) -> bytes:
 def skip_padding(reader: ExactReader, size: int) -> None:
     """Data is padded to whole blocks."""
     if size % _BLOCK:
-        reader.read_exactly(_BLOCK - size % _BLOCK)
+        reader.read_or_end(_BLOCK - size % _BLOCK)
 
 
 def _check_sum(block: bytes) -> None:

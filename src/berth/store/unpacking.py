@@ -95,14 +95,14 @@ class Unpacker:
     owner -> the owner of what is made; None: whoever unpacks. rename: what an archive's name becomes. limits: refuses
     archives that want more. recipe: is told what the archive is made of. sharing: gives files and contents that are there already. make_room:
     called where the disk is full. skip: which entries are passed over. hashed: gets the SHA-256
-    of each file without extended attributes, and its status when it is done.
+    of each file without extended attributes, and its status when it is done. open_end: see ExactReader.
     """
 
     def __init__(
         self, root_fd: int, *, whiteouts: bool, base: str = "", keep_kinds: bool = False, ids: Ids | None = same_ids,
         rename: Callable[[str], str] = str, limits: Limits | None = None, recipe: RecipeWriter | None = None,
         sharing: Sharing | None = None, make_room: Callable[[], None] = lambda: None, skip: Callable[[Entry], bool] | None = None,
-        hashed: Callable[[os.stat_result, bytes], None] | None = None,
+        hashed: Callable[[os.stat_result, bytes], None] | None = None, open_end: bool = False,
     ) -> None:  # fmt: skip
         self._root_fd = root_fd
         self._whiteouts = whiteouts
@@ -116,6 +116,7 @@ class Unpacker:
         self._make_room = make_room
         self._passes_over = skip
         self._hashed = hashed
+        self._open_end = open_end
         self._hashing: hashlib._Hash | None = None  # of the file that is being written
         self._entries = 0
         self._implied = 0  # directories that no entry names
@@ -130,7 +131,7 @@ class Unpacker:
 
     def unpack(self, file: Readable, observer: Callable[[bytes], object]) -> None:
         """Everything in the decompressed stream `file`; `observer` sees every byte, also those after the end."""
-        reader = ExactReader(file, observer)
+        reader = ExactReader(file, observer, open_end=self._open_end)
         try:
             for entry in read_entries(reader):
                 self._one(entry, reader)

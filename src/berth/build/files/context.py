@@ -50,7 +50,10 @@ def receive_tar(stream: IO[bytes], into: str, ignore: Ignore | None = None, *, c
     """
     with Directory(into) as top:
         skip = (lambda entry: _is_hidden(ignore, entry)) if ignore else None
-        unpacker = Unpacker(top.fd, whiteouts=False, base="/", ids=lambda uid, gid: (0, 0), limits=_LIMITS, skip=skip, hashed=cache.put_new if cache else None)
+        unpacker = Unpacker(
+            top.fd, whiteouts=False, base="/", ids=lambda uid, gid: (0, 0), limits=_LIMITS, skip=skip, hashed=cache.put_new if cache else None,
+            open_end=True,
+        )  # fmt: skip
         unpacker.unpack(open_stream(stream), lambda data: None)
 
 
