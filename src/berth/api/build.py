@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from berth import errors
@@ -32,10 +32,10 @@ from berth.oci.reference import Reference
 from berth.registry.client.challenge import Credentials
 
 _DEFAULT_NAME = "Dockerfile"
-_LIMITS = {
-    "memory": "Memory", "memswap": "MemorySwap", "cpushares": "CpuShares", "cpuperiod": "CpuPeriod", "cpuquota": "CpuQuota",
-    "cpusetcpus": "CpusetCpus", "cpusetmems": "CpusetMems", "shmsize": "ShmSize", "cgroupparent": "CgroupParent",
+_NUMBERS = {
+    "memory": "Memory", "memswap": "MemorySwap", "cpushares": "CpuShares", "cpuperiod": "CpuPeriod", "cpuquota": "CpuQuota", "shmsize": "ShmSize",
 }  # fmt: skip
+_TEXTS = {"cpusetcpus": "CpusetCpus", "cpusetmems": "CpusetMems", "cgroupparent": "CgroupParent"}
 
 
 class Build:
@@ -209,7 +209,6 @@ def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
     arguments = {key: value for key, value in _map(exchange, "buildargs").items() if value is not None}
     for tag in exchange.query_lists.get("t", []):
         reference.parse(tag)
-    limits = {field: query[key] for key, field in _LIMITS.items() if query.get(key, "") not in ("", "0")}
     epoch = arguments.get("SOURCE_DATE_EPOCH", "")
     wanted = query.get("platform", "")
     if query.get("version", "1") not in ("", "1"):
@@ -218,7 +217,7 @@ def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
         build_platform=str(platforms.host()), platforms=tuple(str(platforms.parse(text)) for text in wanted.split(",") if text),
         target=query.get("target", ""), build_args=arguments, labels={key: value or "" for key, value in _map(exchange, "labels").items()},
         hosts=tuple(host for text in exchange.query_lists.get("extrahosts", []) for host in text.split(",") if host),
-        network="" if query.get("networkmode", "") == "default" else query.get("networkmode", ""), limits=tuple(limits.items()),
+        network="" if query.get("networkmode", "") == "default" else query.get("networkmode", ""), limits=tuple(_limits(exchange)),
         epoch=int(epoch) if epoch.isdecimal() else None, no_cache=exchange.flag("nocache"),
         slot=f"{query.get('dockerfile', '')}|{query.get('t', '')}|{query.get('target', '')}",
     )  # fmt: skip
@@ -226,6 +225,18 @@ def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
         options=options, tags=tuple(exchange.query_lists.get("t", [])), pull=exchange.flag("pull"), squash=exchange.flag("squash"),
         outputs=_outputs(exchange), cache_from=_caches(exchange),
     )  # fmt: skip
+
+
+def _limits(exchange: Exchange) -> Iterator[tuple[str, str]]:
+    """A number 0 is what Docker's client sends where nothing is asked for; processor 0 is a processor."""
+    for key, field in _NUMBERS.items():
+        if number := exchange.number(key):
+            yield field, str(number)
+    for key, field in _TEXTS.items():
+        if text := exchange.query.get(key, ""):
+            yield field, text
+    if ulimits := _json(exchange, "ulimits", list):
+        yield "Ulimits", json.dumps(ulimits)
 
 
 def _caches(exchange: Exchange) -> tuple[dict[str, str], ...]:

@@ -1,5 +1,6 @@
 """A build's events as the stream that Docker's clients read: steps one after the other, though they are not made so. Pure."""
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from berth.build import progress
 from berth.build.progress import Event
 
 _SHORT = 12
+_MOST_LEFT_OUT = 10_000
 
 
 class _Step:
@@ -19,10 +21,14 @@ class _Step:
 
 
 class BuildStream:
-    """Of one build. Only the first step that has not ended speaks; what others say waits for its turn."""
+    """Of one build. Only the first step that has not ended speaks; what others say waits for its turn.
+
+    quiet: nothing is said but the image's id, unless the build fails: then all that was left out, or the last of it.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        self._left_out: deque[dict[str, Any]] = deque(maxlen=_MOST_LEFT_OUT)
         self._steps: dict[int, _Step] = {}
         self._total = 0
         self._current = 0  # index into the steps
@@ -68,8 +74,10 @@ class BuildStream:
             self._current += 1
 
     def _tell(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if not self._quiet:
-            self.began = True
+        self.began = True
+        if self._quiet:
+            self._left_out.append(message)
+        else:
             yield message
 
     def _rest(self) -> Iterator[dict[str, Any]]:
@@ -81,6 +89,7 @@ class BuildStream:
     def failure(self, error: errors.BerthError) -> Iterator[dict[str, Any]]:
         """The last message of a build that failed, after all that steps have said."""
         yield from self._rest()
+        yield from self._left_out
         code = getattr(error, "exit_code", 0)
         detail = {"code": code, "message": str(error)} if code else {"message": str(error)}
         yield {"errorDetail": detail, "error": str(error)}

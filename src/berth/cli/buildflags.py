@@ -267,7 +267,7 @@ def _limits(parsed: Parsed) -> "dict[str, str]":
             value = str(size_bytes(value, f"--{flag}"))
         if value and flag in _NUMBERS and not value.lstrip("-").isdigit():
             raise _wrong(f"--{flag}", value, "it is not a number")
-        if value not in ("", "0"):
+        if value and (value != "0" or flag not in (*_BYTES, *_NUMBERS)):
             found[key] = value
     if items := parsed.list("ulimit"):
         from berth.cli.runconfig import ulimit

@@ -18,6 +18,7 @@ from berth import errors
 from berth.build import cacheformat, planning, progress, provenance
 from berth.build import images as image_documents
 from berth.build.cache import Cache
+from berth.build.dockerfile import scopes
 from berth.build.files.checksum import ChecksumCache
 from berth.build.graph import Target
 from berth.build.planning import BaseImage, Options, Planner
@@ -25,7 +26,7 @@ from berth.build.progress import Event, Report
 from berth.build.solver import Shared, Solver
 from berth.build.worker import Layers
 from berth.engine import buildcache as pruning
-from berth.engine import buildexports, buildoutputs
+from berth.engine import buildexports, buildlimits, buildoutputs
 from berth.engine.buildassembly import Made
 from berth.engine.buildbases import Bases
 from berth.engine.buildexports import Exports
@@ -180,6 +181,7 @@ class BuildService:
         request = filled(request)
         buildoutputs.wanted(request)
         buildexports.check(request)
+        buildlimits.host_config(request.options.limits)
         started_ns = time.time_ns()
         data, called = await client.dockerfile()
         dockerfile = await asyncio.to_thread(planning.read, data, called)
@@ -193,6 +195,8 @@ class BuildService:
             bases |= found
         for warning in planning.checked(dockerfile, options, bases):
             report(Event(progress.WARNING, text=f"{warning.code}: {warning.message} (line {warning.place.line})", line=warning.place.line))
+        if unused := scopes.unconsumed(dockerfile, options.build_args, planning.NEED_NO_ARG):
+            report(Event(progress.WARNING, text=f"One or more build-args [{' '.join(unused)}] were not consumed"))
         vertices = [target.vertex for target in targets]
         if request.cache_from:
             await imports.open(request, client, self._distribution, report, worker.new_directory)

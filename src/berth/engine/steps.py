@@ -4,7 +4,6 @@ It has what every container has, and no more rights; it differs in what it is ma
 """
 
 import contextlib
-import json
 import os
 import posixpath
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from dataclasses import replace
 from berth import errors
 from berth.build import graph
 from berth.build.worker import Finished, Given, Layers, Output, Tree
-from berth.engine import idmaps
+from berth.engine import buildlimits, idmaps
 from berth.engine.buildmounts import CacheMounts, Fill, Secrets
 from berth.engine.changes import hidden_places
 from berth.engine.commit import Commits
@@ -141,20 +140,16 @@ def _script(op: graph.Run, scratch: str) -> str:
 
 
 def _config(op: graph.Run) -> dict:
+    named = {} if op.network == "host" or op.network.startswith("container:") else {"Hostname": "berth-build"}
     return {
         "Cmd": list(op.words), "Env": [f"{key}={value}" for key, value in (*op.environment, *op.hidden)], "WorkingDir": op.directory,
-        "User": op.user, "Hostname": "berth-build", "AttachStdout": True, "AttachStderr": True,
+        "User": op.user, "AttachStdout": True, "AttachStderr": True, **named,
     }  # fmt: skip
 
 
 def _host(op: graph.Run) -> dict:
-    limits = dict(op.limits)
     return {
         "NetworkMode": op.network or "default", "LogConfig": {"Type": "none", "Config": {}}, "ExtraHosts": list(op.hosts),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "Privileged": op.security == "insecure",
-        "PidsLimit": _MOST_PROCESSES, **{key: _limit(key, value) for key, value in limits.items()},
+        "PidsLimit": _MOST_PROCESSES, **buildlimits.host_config(op.limits),
     }  # fmt: skip
-
-
-def _limit(key: str, value: str) -> object:
-    return value if key in ("CpusetCpus", "CpusetMems", "CgroupParent") else json.loads(value) if key == "Ulimits" else int(value)

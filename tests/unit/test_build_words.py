@@ -1,0 +1,83 @@
+"""Builds: what a client says of limits and arguments, what a quiet build says, archives that end early."""
+
+import io
+import tarfile
+
+import pytest
+
+from berth import errors
+from berth.api.buildstream import BuildStream
+from berth.build import planning, progress
+from berth.build.dockerfile import scopes
+from berth.build.progress import Event
+from berth.engine import buildlimits
+from berth.store.compression import ExactReader
+from berth.store.tar import read_entries, skip_padding
+
+
+def test_limits_become_fields_of_a_host_config():
+    found = buildlimits.host_config([("Memory", "1024"), ("MemorySwap", "-1"), ("CpusetCpus", "0"), ("Ulimits", '[{"Name": "core", "Soft": 0, "Hard": 0}]')])
+    assert found == {"Memory": 1024, "MemorySwap": -1, "CpusetCpus": "0", "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("Privileged", "1"), ("Binds", "/:/host"), ("Memory", "lots"), ("Memory", "1_0"), ("Memory", "٣"), ("Memory", ""), ("Ulimits", "{}"), ("Ulimits", "[1]"), ("Ulimits", "[" * 100_000)]
+)
+def test_what_is_no_limit_is_refused(name, text):
+    with pytest.raises(errors.InvalidParameter) as caught:
+        buildlimits.host_config([(name, text)])
+    assert len(str(caught.value)) < 400
+
+
+def test_arguments_that_nothing_consumes():
+    dockerfile = planning.read(b"ARG EARLY\nFROM scratch AS one\nARG A=1\nFROM one\nARG B\nENV C=2\n", "Dockerfile")
+    given = dict.fromkeys(("EARLY", "A", "B", "C", "Z", "HTTP_PROXY", "SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE", "TARGETARCH", "BUILD_DATE"), "x")
+    assert scopes.unconsumed(dockerfile, given, planning.NEED_NO_ARG) == ["BUILD_DATE", "C", "Z"]
+
+
+def _told(stream: BuildStream) -> list[dict]:
+    found = []
+    for event in (Event(progress.PLANNED, 1, instruction="RUN x"), Event(progress.STARTED, 1), Event(progress.LOG, 1, text="said\n")):
+        found += stream.messages(event)
+    return found
+
+
+def test_a_quiet_build_says_its_steps_only_when_it_fails():
+    well = BuildStream(quiet=True)
+    assert _told(well) == []
+    assert list(well.success("sha256:" + "a" * 64, ["t:1"])) == [{"stream": "sha256:" + "a" * 64 + "\n"}]
+    failed = BuildStream(quiet=True)
+    assert _told(failed) == []
+    *before, last = failed.failure(errors.InvalidParameter("no"))
+    assert {"stream": "said\n"} in before
+    assert last["error"] == "no"
+
+
+@pytest.mark.parametrize(("cut", "fits"), [(0, True), (1024, True), (1024 + 465, True), (1024 + 466, False), (1024 + 100, False), (512, True), (100, False)])
+def test_an_archive_may_end_where_its_last_file_does(cut, fits):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        info = tarfile.TarInfo("f")
+        info.size = 47
+        tar.addfile(info, io.BytesIO(b"x" * 47))
+    data = out.getvalue()[: 512 + 512 + 1024]
+    reader = ExactReader(io.BytesIO(data[: len(data) - cut]), open_end=True)
+
+    def read() -> list[tuple[str, bytes]]:
+        found = []
+        for entry in read_entries(reader):
+            found.append((entry.name, reader.read_exactly(entry.size_bytes)))
+            skip_padding(reader, entry.size_bytes)
+        return found
+
+    if fits:
+        assert read() == [("f", b"x" * 47)]
+    else:
+        with pytest.raises(errors.DataLoss):
+            read()
+    if cut:
+        strict = ExactReader(io.BytesIO(data[: len(data) - max(cut, 1024)]))
+        with pytest.raises(errors.DataLoss):
+            for entry in read_entries(strict):
+                strict.read_exactly(entry.size_bytes)
+                skip_padding(strict, entry.size_bytes)
