@@ -214,6 +214,19 @@ def test_apparmor_denies(findings: dict[str, Any]) -> None:
     assert found["kill_self"] == "sent"
 
 
+def test_a_step_of_a_build_has_a_container_s_walls(findings: dict[str, Any]) -> None:
+    found = _of(findings, "build_step")
+    step, container = found["step"], found["container"]
+    assert step.startswith("@status\n"), found["said"]
+    assert step == container
+    assert "@label\nberth-default (enforce)\n" in step
+    assert "CapEff:\t00000000a80425fb\n" in step
+    assert "Seccomp:\t2\n" in step
+    assert "@cgroup\n0::/\n67108864\n" in step
+    assert step.count("ermission denied") + step.count("not permitted") >= 4
+    assert found["groups_left"] == []
+
+
 def test_security_modules_that_are_not_there(findings: dict[str, Any]) -> None:
     found = _of(findings, "apparmor")
     assert found["unknown"]["status"] == 400

@@ -358,6 +358,40 @@ def apparmor(engine: Engine) -> dict:
     return found
 
 
+LOOK = r"""
+echo @status; grep -E '^(Cap|Seccomp|NoNewPrivs|Uid|Groups)' /proc/self/status
+echo @label; cat /proc/self/attr/current
+echo @mounts; awk '{ dash = 0; for (i = 7; i <= NF; i++) if ($i == "-") dash = i; print $5, $6, $(dash + 1) }' /proc/self/mountinfo | sort
+echo @refused; mount -t tmpfs none /tmp 2>&1; echo x 2>&1 >/proc/sys/kernel/core_pattern; head -c 1 /proc/kcore 2>&1; mknod /tmp/d b DISK && head -c 1 /tmp/d 2>&1; rm -f /tmp/d; unshare -m true 2>&1
+echo @cgroup; cat /proc/self/cgroup /sys/fs/cgroup/memory.max; echo max 2>&1 >/sys/fs/cgroup/pids.max
+echo @links; ip -o link | cut -d: -f2
+echo @end
+"""
+
+
+def build_step(engine: Engine) -> dict:
+    """What a step sees of itself, and a container of the same image; and what is left of it."""
+    _, major, minor = disk()
+    look = LOOK.replace("DISK", f"{major} {minor}")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, text in (("Dockerfile", "FROM busybox\nCOPY look /look\nRUN sh /look 2>&1\n"), ("look", look)):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    groups_before = set(os.listdir("/sys/fs/cgroup/berth"))
+    status, data = engine.raw("POST", f"/build?t=looked&memory={64 * MEBI}&networkmode=none", buffer.getvalue())
+    said = "".join(json.loads(line).get("stream", "") for line in data.splitlines())
+    identity = engine.call("POST", "/containers/create", {"Image": "looked", "Cmd": ["sh", "/look"], "HostConfig": {"Memory": 64 * MEBI, "NetworkMode": "none"}})["Id"]
+    engine.call("POST", f"/containers/{identity}/start")
+    engine.call("POST", f"/containers/{identity}/wait")
+    text = plain(engine.raw("GET", f"/containers/{identity}/logs?stdout=1&stderr=1")[1])
+    engine.call("DELETE", f"/containers/{identity}?force=1")
+    eventually(group(identity), there=False)
+    parts = [each[each.find("@status") : each.find("@end")] for each in (said, text)]
+    return {"status": status, "step": parts[0], "container": parts[1], "groups_left": sorted(set(os.listdir("/sys/fs/cgroup/berth")) - groups_before), "said": said[-2000:]}
+
+
 def refused(engine: Engine, **host: object) -> dict:
     """The answer to a create or start that must fail."""
     body = {"Image": "busybox", "Cmd": SLEEP, "HostConfig": host}
@@ -532,7 +566,7 @@ def tty_run(engine: Engine) -> str:
 
 FEATURES: tuple[Callable[[Engine], dict], ...] = (
     info, hello, limits, fork_bomb, devices, cgroup_namespace, freezer, out_of_memory, out_of_memory_in_child, killed, usage,
-    update, apparmor, isolation, executed, engine_killed, monitor_killed, user_namespace,
+    update, apparmor, build_step, isolation, executed, engine_killed, monitor_killed, user_namespace,
     volume_limits,
 )  # fmt: skip
 
