@@ -143,6 +143,12 @@ def group(identity: str) -> str:
     return f"/sys/fs/cgroup/berth/{identity}"
 
 
+def groups() -> set[str]:
+    """Of containers."""
+    names = os.listdir("/sys/fs/cgroup/berth") if os.path.isdir("/sys/fs/cgroup/berth") else []
+    return {name for name in names if len(name) == 64}
+
+
 def eventually(path: str, *, there: bool, timeout_s: float = 60) -> bool:
     """Waits until `path` exists (or does not); whether it then exists."""
     end = time.monotonic() + timeout_s
@@ -379,7 +385,7 @@ def build_step(engine: Engine) -> dict:
             member = tarfile.TarInfo(name)
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text.encode()))
-    groups_before = set(os.listdir("/sys/fs/cgroup/berth"))
+    groups_before = groups()
     status, data = engine.raw("POST", f"/build?t=looked&memory={64 * MEBI}&networkmode=none", buffer.getvalue())
     said = "".join(json.loads(line).get("stream", "") for line in data.splitlines())
     identity = engine.call("POST", "/containers/create", {"Image": "looked", "Cmd": ["sh", "/look"], "HostConfig": {"Memory": 64 * MEBI, "NetworkMode": "none"}})["Id"]
@@ -389,7 +395,7 @@ def build_step(engine: Engine) -> dict:
     engine.call("DELETE", f"/containers/{identity}?force=1")
     eventually(group(identity), there=False)
     parts = [each[each.find("@status") : each.find("@end")] for each in (said, text)]
-    return {"status": status, "step": parts[0], "container": parts[1], "groups_left": sorted(set(os.listdir("/sys/fs/cgroup/berth")) - groups_before), "said": said[-2000:]}
+    return {"status": status, "step": parts[0], "container": parts[1], "groups_left": sorted(groups() - groups_before), "said": said[-2000:]}
 
 
 def refused(engine: Engine, **host: object) -> dict:
@@ -586,8 +592,7 @@ def main(shared: str, chosen: list[str]) -> None:
         findings["seconds"][feature.__name__] = round(time.monotonic() - began, 1)
     engine.process.terminate()
     findings["engine_exit"] = engine.process.wait(60)
-    findings["groups_left"] = sorted(os.listdir("/sys/fs/cgroup/berth")) if os.path.isdir("/sys/fs/cgroup/berth") else []
-    findings["groups_left"] = [name for name in findings["groups_left"] if len(name) == 64]
+    findings["groups_left"] = sorted(groups())
     findings["log"] = read(LOG)
     print(json.dumps(findings))
 
