@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -303,20 +304,67 @@ def test_secrets_stay_nowhere(engine: Engine, berth: Berth, tmp_path: Path) -> N
     assert "secret s: not found; give it with --secret id=s,src=FILE" in berth("build", ".", code=1).stderr
 
 
+def with_libraries(program: str, top: Path) -> None:
+    """Copies a program of this host, and what it is linked with, to where it is here."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for path in [program, *re.findall(r"(/\S+) \(0x", listed)]:
+        target = top / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
 @pytest.mark.skipif(not shutil.which("ssh-agent"), reason="needs ssh-agent")
 def test_an_ssh_agent(engine: Engine, berth: Berth, tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "the test's key", "-f", keys / "id"], check=True)
-    # busybox has no ssh-add: the request for identities is five bytes, and the answer has the key's comment.
-    dockerfile(tmp_path, "FROM bb\nRUN --mount=type=ssh printf '\\000\\000\\000\\001\\013' | nc -w 2 local:$SSH_AUTH_SOCK >/answer; true\n")
-    done = berth("build", "--no-cache", "--ssh", "default=keys/id", "-t", "cli:ssh", ".", code=None)
-    if done.returncode == 0 and b"the test's key" not in engine_bytes(engine, "cli:ssh", "/answer"):
-        pytest.skip("busybox's nc speaks to no unix socket")
+    with_libraries(str(shutil.which("ssh-add")), tmp_path / "programs")
+    (tmp_path / "programs" / "etc").mkdir()
+    (tmp_path / "programs" / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nu:x:1000:1000::/:/bin/sh\n")
+    for name in ("one", "two"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"key {name}", "-f", tmp_path / name], check=True)
+    dockerfile(
+        tmp_path,
+        "FROM bb AS base\nCOPY programs /\nRUN mkdir -p /tmp && chmod 1777 /tmp\nRUN --mount=type=ssh ssh-add -l >/default\n"
+        "RUN --mount=type=ssh,id=other,required=true for i in 1 2 3; do ssh-add -L >/other.$i & done; wait; cat /other.* >/other\n"
+        "USER 1000\nRUN --mount=type=ssh,uid=1000 ssh-add -l >/tmp/mine\nRUN --mount=type=ssh ssh-add -l >/tmp/no; test $? = 2\n",
+    )  # fmt: skip
+    directory = Path(tempfile.mkdtemp(prefix="berth-test-agent-", dir="/var/tmp"))
+    with subprocess.Popen(["ssh-agent", "-D", "-a", directory / "s"], stdout=subprocess.DEVNULL) as agent:
+        try:
+            wait_until((directory / "s").exists, "no agent")
+            env = {"SSH_AUTH_SOCK": str(directory / "s")}
+            subprocess.run(["ssh-add", "-q", tmp_path / "one"], env={**os.environ, **env}, check=True)
+            berth("build", "-t", "cli:ssh", "--ssh", "default", "--ssh", "other=two", ".", env=env)
+        finally:
+            agent.terminate()
+    shutil.rmtree(directory)
+    said = engine.docker("run", "--rm", "cli:ssh", "cat", "/default", "/tmp/mine", "/other").stdout
+    assert said.count("key one (ED25519)") == 2
+    assert said.count((tmp_path / "two.pub").read_text()) == 3
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and "berth-ssh-" in command_line(pid)]
+    dockerfile(tmp_path, "FROM bb\nRUN --mount=type=ssh,id=other,required=true true\n")
+    assert "no ssh agent 'other': give one with --ssh other" in berth("build", ".", code=1).stderr
 
 
-def engine_bytes(engine: Engine, image: str, path: str) -> bytes:
-    return subprocess.run(["docker", "run", "--rm", image, "cat", path], env=engine.env, capture_output=True, check=True).stdout
+def command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_terminal(engine: Engine, tmp_path: Path) -> None:
+    dockerfile(tmp_path, "FROM bb\nRUN printf '\\033[2Jclear \\007bell\\n'; sleep 0.5; echo last words\nRUN true\n")
+    words = " ".join([*BERTH, "build", "--no-cache", "-t", "cli:terminal", "."])
+    done = subprocess.run(
+        ["script", "-qec", f"stty rows 20 cols 70; {words}", "/dev/null"], env={**engine.env, "TERM": "xterm", "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "\x1b[2J" not in done.stdout
+    assert "\x07" not in done.stdout
+    assert "│ clear bell" in done.stdout
+    last = done.stdout[done.stdout.rindex("[+] Building") :]
+    assert re.match(r"\[\+\] Building \d+\.\ds \((\d+)/\1\) FINISHED", last)
+    assert "cli:terminal sha256:" in last
 
 
 # -- the end ------------------------------------------------------------------------------------------------------

@@ -61,10 +61,11 @@ def test_df_lines() -> None:
     ]  # fmt: skip
     containers = [{"SizeRw": 10, "State": "running"}, {"SizeRw": 30, "State": "exited"}]
     volumes = [{"UsageData": {"RefCount": 2, "Size": 100}}, {"UsageData": {"RefCount": 0, "Size": 300}}]
-    lines = df.summary(1100, images, containers, volumes)
+    built = [{"Size": 5, "Shared": False, "InUse": True}, {"Size": 40, "Shared": False, "InUse": False}, {"Size": 7, "Shared": True, "InUse": False}]
+    lines = df.summary(1100, images, containers, volumes, built)
     assert [(line["Type"], line["TotalCount"], line["Active"], line["Size"], line["Reclaimable"]) for line in lines] == [
         ("Images", "2", "1", "1.1kB", "700B (63%)"), ("Containers", "2", "1", "40B", "30B (75%)"),
-        ("Local Volumes", "2", "1", "400B", "300B (75%)"), ("Build Cache", "0", "0", "0B", "0B"),
+        ("Local Volumes", "2", "1", "400B", "300B (75%)"), ("Build Cache", "3", "1", "45B", "40B"),
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@
                  {"kind": "tar"}: asked for by `tar`; {"kind": "remote", "url"}: the engine fetches it; {"kind": "none"}
     contexts     {name: {"kind": "local", "name"} or {"kind": "other", "url"}}: --build-context
     target, build_args, labels, hosts, network, limits, platforms, no_cache, no_cache_stages, epoch, slot     see planning.Options
-    tags, pull, squash, outputs, cache_from, cache_to, attests, annotations                               see engine.BuildRequest
+    tags, pull, squash, outputs, cache_from, cache_to, attests, annotations, allow                        see engine.BuildRequest
     secrets, ssh     ids of those that the client has
     call             "build", "check", "outline" or "targets"
     extra            anything else, by name
@@ -86,6 +86,7 @@ class Words:
             options=options, tags=tags, pull=self._of("pull", bool, False), squash=self._of("squash", bool, False),
             outputs=self._maps("outputs"), cache_from=self._maps("cache_from"), cache_to=self._maps("cache_to"),
             attests={each.pop("type", ""): each for each in self._maps("attests")}, annotations=self._strings("annotations"),
+            allow=self._strings("allow"),
             check_only=self.call == "check", extra=self._of("extra", dict, {}),
         )  # fmt: skip
 

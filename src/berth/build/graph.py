@@ -208,9 +208,9 @@ def context_paths(vertices: Iterable[Vertex]) -> dict[str, tuple[str, ...] | Non
 
 
 def _sources(op: Op, number: int) -> Iterable[str]:
-    """Paths in the input of this number that an operation reads; '/' for all."""
-    if isinstance(op, Copy):
+    """Paths in the input of this number that an operation reads; '/' for all, as of what it starts from."""
+    if isinstance(op, Copy) and number:
         return op.sources
-    if isinstance(op, Run):
+    if isinstance(op, Run) and number:
         return [mount.source or "/" for mount in op.mounts if mount.input == number]
     return ["/"]

@@ -5,7 +5,7 @@ from berth.cli.command import parse_command
 from berth.cli.flags import Flag, Misuse, Syntax
 from berth.cli.prune import confirmed
 from berth.cli.ps import parse_filters
-from berth.cli.table import age, binary_size, print_rows, render, size
+from berth.cli.table import ago, binary_size, print_rows, render, size
 from berth.models.units import human_size
 
 TYPE_CHECKING = False
@@ -153,7 +153,7 @@ def _entries(call: "Invocation") -> "list[dict[str, Any]]":
 def _row(entry: "dict[str, Any]") -> "dict[str, str]":
     return {
         "ID": entry["ID"] + ("*" if entry["InUse"] else ""), "Reclaimable": str(not entry["InUse"]).lower(),
-        "Size": size(entry["Size"]) + ("*" if entry["Shared"] else ""), "LastAccessed": _ago(entry["LastUsedAt"]),
+        "Size": size(entry["Size"]) + ("*" if entry["Shared"] else ""), "LastAccessed": ago(entry["LastUsedAt"]),
     }  # fmt: skip
 
 
@@ -162,17 +162,7 @@ def _details(entry: "dict[str, Any]") -> "list[tuple[str, str]]":
     found = [("ID", entry["ID"]), *([("Parents", ", ".join(parents))] if parents else [])]
     found += [("Created at", entry["CreatedAt"]), ("Mutable", "false"), ("Reclaimable", str(not entry["InUse"]).lower())]
     found += [("Shared", str(entry["Shared"]).lower()), ("Size", binary_size(entry["Size"])), ("Description", entry["Description"])]
-    return [*found, ("Usage count", str(entry["UsageCount"])), ("Last used", _ago(entry["LastUsedAt"])), ("Type", entry["Type"])]
-
-
-def _ago(text: "str | None") -> str:
-    """`2026-01-02T03:04:05.6Z` -> `3 hours ago`."""
-    if not text or text.startswith("0001"):
-        return ""
-    from calendar import timegm
-    from time import strptime
-
-    return age(timegm(strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
+    return [*found, ("Usage count", str(entry["UsageCount"])), ("Last used", ago(entry["LastUsedAt"])), ("Type", entry["Type"])]
 
 
 def _fits(entry: "dict[str, Any]", filters: "list[str]") -> bool:

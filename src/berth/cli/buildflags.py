@@ -92,7 +92,7 @@ def request(parsed: Parsed) -> "dict[str, Any]":
         "no_cache_stages": _pieces(parsed.list("no-cache-filter")), "epoch": _epoch(parsed), "tags": parsed.list("tag"),
         "pull": parsed.flag("pull"), "squash": parsed.flag("squash"), "call": method(parsed),
         "cache_from": [cache(item) for item in parsed.list("cache-from")], "cache_to": [cache(item) for item in parsed.list("cache-to")],
-        "attests": attestations(parsed), "annotations": parsed.list("annotation"), "extra": {"allow": parsed.list("allow")},
+        "attests": attestations(parsed), "annotations": parsed.list("annotation"), "allow": _pieces(parsed.list("allow")),
     }  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def attestations(parsed: Parsed) -> "list[dict[str, str]]":
         found[given["type"]] = given
     for kind in ("sbom", "provenance"):
         if text := parsed.text(kind):
-            given = fields(text, f"--{kind}") if "=" in text else {"disabled": str(text.lower() in ("false", "0")).lower()}
+            given = fields(text, f"--{kind}") if "=" in text else {"disabled": "true"} if text.lower() in ("false", "0") else {}
             found[kind] = {"type": kind, **given}
     return [each for each in found.values() if each.get("disabled") != "true"]
 

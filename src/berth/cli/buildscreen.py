@@ -110,7 +110,7 @@ def _line(step: Step, now_s: float, columns: int, marks: Marks, *, still: bool) 
     time = "cached" if step.state == kinds.CACHED else seconds(step.took_s(now_s))
     left = columns - 3 - _TIME_COLUMNS
     if left < 8:  # no room for times
-        return f" {marks.paint(mark, _COLOURS.get(step.state, ''))} {cut(step.label, columns - 3, marks.more)}"[:columns + 20]
+        return cut(f" {mark} {step.label}", columns, marks.more)
     label = cut(step.label, left, marks.more)
     padded = label + " " * (left - width(label))
     return f" {marks.paint(mark, _COLOURS.get(step.state, ''))} {padded}{marks.paint(time.rjust(_TIME_COLUMNS), _FAINT)}"

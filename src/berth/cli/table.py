@@ -45,6 +45,16 @@ def age(created_s: float) -> str:
     return f"{duration(time.time() - created_s)} ago"
 
 
+def ago(text: "str | None") -> str:
+    """`2026-01-02T03:04:05.6Z` -> `3 hours ago`; '' for no time."""
+    if not text or text.startswith("0001"):
+        return ""
+    from calendar import timegm
+    from time import strptime
+
+    return age(timegm(strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
+
+
 def natural(text: str) -> "list[tuple[int, int, str]]":
     """A key that sorts names as people count: web2 before web10."""
     pieces: list[tuple[int, int, str]] = []
