@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from harness import Engine
+from harness import REPOSITORY, Engine
 from netlab import FAR, Lab
 
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -215,3 +215,12 @@ def docker(
     text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
     assert code is None or text.returncode == code, f"docker {words}: exit {text.returncode}\n{text.stdout[-6000:]}\n{text.stderr[-3000:]}"
     return text
+
+
+def berth_build(engine: Engine, where: Path, *options: str, timeout: float = 300) -> str:
+    """`berth build` of a directory -> what it printed."""
+    words = [f"{REPOSITORY}/berth", "build", "--progress", "plain", *options, str(where)]
+    environment = {**engine.env, "BERTH_HOST": engine.env["DOCKER_HOST"]}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done.stdout + done.stderr

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buildparts import CERTIFICATES, Proxy, apt_options, debian_base, docker_build, node_parts
+from buildparts import CERTIFICATES, Proxy, apt_options, berth_build, debian_base, docker_build, node_parts
 from harness import Engine, wait_until
 from netlab import Lab
 
@@ -54,9 +54,15 @@ class Builder:
         self._options = [word for name, value in proxy.variables().items() for word in ("--build-arg", f"{name}={value}")]
 
     def __call__(self, dockerfile: str, *options: str, files: dict[str, str] | None = None) -> str:
-        """-> what the client printed."""
+        """By `docker build` -> what it printed."""
         done = docker_build(self.engine, self.where, dockerfile, *self._options, *options, files={"apt.conf": apt_options(), **(files or {})})
         return done.stdout
+
+    def by_berth(self, dockerfile: str, *options: str, files: dict[str, str]) -> str:
+        """The same by `berth build`."""
+        for name, text in {"Dockerfile": dockerfile, "apt.conf": apt_options(), **files}.items():
+            (self.where / name).write_text(text)
+        return berth_build(self.engine, self.where, *self._options, *options)
 
 
 @pytest.fixture
@@ -226,7 +232,7 @@ CMD ["postgres", "-c", "listen_addresses=*"]
 
 def test_database_that_is_initialised_in_a_build(net: Engine, build: Builder) -> None:
     schema = "create table planets (name text primary key, moons int);\ninsert into planets values ('Earth', 1), ('Mars', 2);\nselect sum(moons) from planets;\n"
-    said = build(DATABASE_DOCKERFILE, "-t", "planets", files={"schema.sql": schema})
+    said = build.by_berth(DATABASE_DOCKERFILE, "-t", "planets", files={"schema.sql": schema})
     assert "server stopped" in said
     assert not [line for line in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines() if "/srv/database" in line]
     net.docker("network", "create", "stars")
@@ -242,3 +248,27 @@ def test_database_that_is_initialised_in_a_build(net: Engine, build: Builder) ->
     finally:
         net.docker("rm", "-f", "db")
         net.docker("network", "rm", "stars")
+
+
+@pytest.fixture
+def remapped(lab: Lab, tmp_path: Path) -> Iterator[Engine]:
+    """One with user namespaces."""
+    ids = tmp_path / "ids"
+    ids.write_text("remapped:200000:65536\n")
+    script = 'mount --bind "$0" /etc/subuid && mount --bind "$0" /etc/subgid && exec "$@"'
+    running = Engine(("--userns-remap", "remapped"), (*lab.enter("host"), "unshare", "-m", "--propagation", "slave", "sh", "-c", script, str(ids)), bridge=True)
+    running.docker("import", debian_base(), "debian")
+    yield running
+    running.finish()
+
+
+def test_debian_packages_in_a_user_namespace(remapped: Engine, proxy: Proxy, tmp_path: Path) -> None:
+    """apt gives up root for fetching, packages make groups and programs of theirs: all below the engine's own ids."""
+    build = Builder(remapped, proxy, tmp_path / "context")
+    said = build(f"FROM debian\n{APT} cron\nRUN cat /proc/self/uid_map && id -u && useradd -m -u 1234 new && touch /by-root\n", "-t", "with-cron")
+    assert re.search(r"^ +0 +200000 +65536\n0$", said, re.M), said
+    seen = remapped.docker("run", "--rm", "with-cron", "stat", "-c", "%n %U:%G %a", "/usr/bin/crontab", "/var/spool/cron/crontabs", "/by-root").stdout
+    assert seen == "/usr/bin/crontab root:crontab 2755\n/var/spool/cron/crontabs root:crontab 1730\n/by-root root:root 644\n"
+    assert remapped.docker("run", "--rm", "-u", "new", "with-cron", "sh", "-c", "touch ~/f && stat -c %u:%U ~/f").stdout == "1234:new\n"
+    kept = list(Path(f"{remapped.data}/build/mounts").rglob("cron_*.deb"))
+    assert [path.stat().st_uid for path in kept] == [0]  # on disk: of use for an engine without user namespaces
