@@ -73,3 +73,10 @@ def test_a_working_directory_is_the_users() -> None:
     target = plan("FROM bb\nUSER alice\nWORKDIR /w\n")
     assert isinstance(target.vertex.op, graph.MakeDirectory)
     assert target.vertex.op.owner == "alice"
+
+
+def test_arguments_that_nobody_declares() -> None:
+    dockerfile = planning.read(b"ARG A\nFROM bb\nARG B=1\n", "Dockerfile")
+    given = dict.fromkeys(("A", "B", "C", "D", "HTTP_PROXY", "SOURCE_DATE_EPOCH", "BUILDKIT_X"), "1")
+    assert planning.unused_arguments(dockerfile, given, {}) == ["C", "D"]
+    assert planning.unused_arguments(dockerfile, given, {("bb", ""): BaseImage("", {"config": {"OnBuild": ["ARG C=2", "RUN x"]}})}) == ["D"]

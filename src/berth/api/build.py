@@ -207,7 +207,8 @@ def receive_remote(remote: str, into: str, environment: Mapping[str, str], stop:
 def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
     query = exchange.query
     arguments = {key: value for key, value in _map(exchange, "buildargs").items() if value is not None}
-    for tag in exchange.query_lists.get("t", []):
+    tags = tuple(tag for tag in exchange.query_lists.get("t", []) if tag)
+    for tag in tags:
         reference.parse(tag)
     epoch = arguments.get("SOURCE_DATE_EPOCH", "")
     wanted = query.get("platform", "")
@@ -222,7 +223,7 @@ def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
         slot=f"{query.get('dockerfile', '')}|{query.get('t', '')}|{query.get('target', '')}",
     )  # fmt: skip
     return BuildRequest(
-        options=options, tags=tuple(exchange.query_lists.get("t", [])), pull=exchange.flag("pull"), squash=exchange.flag("squash"),
+        options=options, tags=tags, pull=exchange.flag("pull"), squash=exchange.flag("squash"),
         outputs=_outputs(exchange), cache_from=_caches(exchange),
     )  # fmt: skip
 

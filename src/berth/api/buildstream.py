@@ -42,7 +42,7 @@ class BuildStream:
                 self._steps[event.vertex] = _Step(self._total, event.instruction)
             return
         if event.kind == progress.WARNING:
-            yield from self._tell({"stream": f" ---> [Warning] {event.text}\n"})
+            yield from self._tell({"stream": f"[Warning] {event.text}\n"})
             return
         if event.kind == progress.STATUS:
             yield from self._tell({"stream": event.text})

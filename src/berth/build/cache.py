@@ -7,6 +7,7 @@ A record names a layer by its chain id; the image store keeps the layers that ar
 What has been used least recently goes first.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, identity TEXT NOT NULL, digest TEXT NOT NULL
 );
 """
+_ALL = "SELECT key, chain, parent, description, kind, created_ns, used_ns, uses FROM records"
 _MOST_SLOTS = 20_000
 
 
@@ -58,14 +60,12 @@ class Cache:
         self._path = f"{directory}/cache.db"
         self._lock = threading.RLock()
         self._database = self._open()
-        self._records = {row[0]: Record(*row) for row in self._database.execute(
-            "SELECT key, chain, parent, description, kind, created_ns, used_ns, uses FROM records"
-        )}  # fmt: skip
+        self._records = {row[0]: Record(*row) for row in self._database.execute(_ALL)}
 
     def _open(self) -> sqlite3.Connection:
         try:
             return self._connect()
-        except sqlite3.DatabaseError:  # damaged: what it knew is built again
+        except sqlite3.DatabaseError:  # damaged, or an earlier version's: what it knew is built again
             for suffix in ("", "-wal", "-shm"):
                 if os.path.exists(self._path + suffix):
                     os.unlink(self._path + suffix)
@@ -77,7 +77,8 @@ class Cache:
             found.execute("PRAGMA journal_mode = WAL")
             found.execute("PRAGMA synchronous = OFF")
             found.executescript(_SCHEMA)
-            found.execute("SELECT count(*) FROM records").fetchone()
+            found.execute(_ALL).fetchall()
+            found.execute("SELECT slot, inputs, used_ns FROM slots LIMIT 1").fetchone()
         except BaseException:
             found.close()
             raise
@@ -87,6 +88,11 @@ class Cache:
         with self._lock:
             self._database.close()
 
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        """What cannot be written is known for as long as the engine runs: a full disk fails no build here."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute(statement, values)
+
     # -- results --------------------------------------------------------------------------------------
 
     def find(self, key: str) -> Record | None:
@@ -95,7 +101,7 @@ class Cache:
             record = self._records.get(key)
             if record:
                 record.used_ns, record.uses = time.time_ns(), record.uses + 1
-                self._database.execute("UPDATE records SET used_ns = ?, uses = ? WHERE key = ?", (record.used_ns, record.uses, key))
+                self._write("UPDATE records SET used_ns = ?, uses = ? WHERE key = ?", (record.used_ns, record.uses, key))
         return record
 
     def put(self, key: str, chain: str, parent: str, description: str, kind: str, created_ns: int = 0) -> Record:
@@ -104,7 +110,7 @@ class Cache:
         record = Record(key, chain, parent, description, kind, created_ns or now_ns, now_ns, 0)
         with self._lock:
             self._records[key] = record
-            self._database.execute(
+            self._write(
                 "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')",
                 (key, chain, parent, description, kind, record.created_ns, now_ns, 0),
             )
@@ -114,7 +120,7 @@ class Cache:
         with self._lock:
             for key in keys:
                 self._records.pop(key, None)
-                self._database.execute("DELETE FROM records WHERE key = ?", (key,))
+                self._write("DELETE FROM records WHERE key = ?", (key,))
 
     def all(self) -> list[Record]:
         """Least recently used first."""
@@ -132,17 +138,22 @@ class Cache:
         """What the same step of an earlier build depended on; None if there was none."""
         with self._lock:
             row = self._database.execute("SELECT inputs FROM slots WHERE slot = ?", (slot,)).fetchone()
-        return json.loads(row[0]) if row else None
+        try:
+            found = json.loads(row[0]) if row else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
 
     def note_inputs(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
         """What the steps of a build have depended on."""
         now_ns = time.time_ns()
-        with self._lock:
+        rows = [(slot, json.dumps(inputs), now_ns) for slot, inputs in slots.items()]
+        with self._lock, contextlib.suppress(sqlite3.Error):
             self._database.execute("BEGIN")
-            self._database.executemany(
-                "INSERT OR REPLACE INTO slots VALUES (?, ?, ?)", [(slot, json.dumps(inputs), now_ns) for slot, inputs in slots.items()]
-            )
-            self._database.execute(
-                "DELETE FROM slots WHERE slot NOT IN (SELECT slot FROM slots ORDER BY used_ns DESC LIMIT ?)", (_MOST_SLOTS,)
-            )
-            self._database.execute("COMMIT")
+            try:
+                self._database.executemany("INSERT OR REPLACE INTO slots VALUES (?, ?, ?)", rows)
+                self._database.execute(
+                    "DELETE FROM slots WHERE slot NOT IN (SELECT slot FROM slots ORDER BY used_ns DESC LIMIT ?)", (_MOST_SLOTS,)
+                )
+            finally:
+                self._database.execute("COMMIT")

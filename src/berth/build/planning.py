@@ -24,6 +24,7 @@ from berth.errors import InvalidParameter
 from berth.oci import platforms
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_EPOCH, _OF_BUILDKIT = "SOURCE_DATE_EPOCH", "BUILDKIT_"
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 # Arguments that need no ARG, and make no other result: https://docs.docker.com/reference/dockerfile/#predefined-args
 PROXIES = frozenset(
@@ -483,6 +484,15 @@ def _emulator(platform: str, build_platform: str) -> dict[str, str]:
     """Variables for qemu: pointer authentication as Arm's own algorithm has it takes nine tenths of an emulated program's time."""
     wanted, have = platforms.parse(platform).architecture, platforms.parse(build_platform).architecture
     return {"QEMU_CPU": "max,pauth-impdef=on"} if wanted == "arm64" != have else {}
+
+
+def unused_arguments(dockerfile: words.Dockerfile, given: Mapping[str, str], bases: Bases) -> list[str]:
+    """Build arguments that no ARG declares, of an image's triggers neither, and that mean nothing by themselves."""
+    triggers = (text.split() for base in bases.values() for text in (base.config.get("config") or {}).get("OnBuild") or [])
+    stages = (each for stage in dockerfile.stages for each in stage.instructions if isinstance(each, words.Arg))
+    declared = {name for each in (*dockerfile.global_args, *stages) for name, _ in each.pairs}
+    declared |= {word.partition("=")[0] for trigger in triggers if trigger[:1] == ["ARG"] for word in trigger[1:]}
+    return sorted(name for name in given if name not in declared | PROXIES | {_EPOCH} and not name.startswith(_OF_BUILDKIT))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -129,6 +129,8 @@ class BuildService:
         )  # fmt: skip
         try:
             return await self._build_with(request, client, report, worker, imports)
+        except OSError as error:
+            raise errors.SystemFailure(f"the build cannot go on: {error.strerror or error}") from error
         finally:
             after = self._afterwards[client] = asyncio.create_task(self._after(worker, imports, [directory, scratch]))
             if not worker.shared():
@@ -204,6 +206,8 @@ class BuildService:
         solver = Solver(worker, self._shared, report, imports.find)
         worker.shared = lambda: solver.under_way
         results = await solver.solve(vertices)
+        if unused := planning.unused_arguments(dockerfile, options.build_args, bases):
+            report(Event(progress.WARNING, at_ns=time.time_ns(), text=f"One or more build-args [{' '.join(unused)}] were not consumed"))
         for result in results:
             await worker.bring(result.chain)
         facts = provenance.Facts(

@@ -79,6 +79,16 @@ def host_devices() -> list[dict]:
     return found
 
 
+def empty_directory(path: str) -> None:
+    """Removes all that is in it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(fd):
+            remove_tree(fd, name)
+    finally:
+        os.close(fd)
+
+
 def remove_directories(paths: list[str]) -> None:
     """Removes trees without following a link in them."""
     for path in paths:

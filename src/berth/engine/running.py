@@ -430,8 +430,17 @@ class Running(Preparing):
         """Takes a container out of database and memory; its files go when its monitor has gone. with_volumes: anonymous ones, too."""
         record = container.record
         self._removed.append(record.remnant())
+        before = record.status
         record.move(state.REMOVING)
-        left = await self._delete(container, with_volumes=with_volumes)
+        try:
+            left = await self._delete(container, with_volumes=with_volumes)
+        except errors.SystemFailure:  # a disk that is full, maybe of its files: those go in any case, and make room for the record of that
+            try:
+                await asyncio.to_thread(hostfiles.empty_directory, f"{self.directory(container)}/upper")
+                left = await self._delete(container, with_volumes=with_volumes)
+            except (errors.SystemFailure, OSError):
+                record.status = before
+                raise
         self._by_id.pop(record.id, None)
         if self._by_name.get(record.name) is container:
             del self._by_name[record.name]

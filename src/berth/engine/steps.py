@@ -27,6 +27,7 @@ from berth.store.images import ImageStore
 from berth.store.layering import make_layer
 
 _SCRIPT_PLACE = "/dev/pipes"
+_LEAST_BYTES = 1 << 20
 _MOST_PROCESSES = 8_192  # of one step, where nobody says otherwise: a fork bomb must not take the host along
 
 
@@ -50,7 +51,8 @@ class Steps:
             try:
                 code = await self._run(container, output)
                 if code:
-                    return Finished(code, None, "it ran out of memory" if container.record.oom_killed else container.record.error)
+                    full = "" if container.record.error else _full(self._containers.directory(container))
+                    return Finished(code, None, "it ran out of memory" if container.record.oom_killed else container.record.error or full)
                 await container.monitor_gone.wait()
                 chain = await self._layer(container, op, base, keep)
                 return Finished(0, Layers(chain, self._diffs(chain)))
@@ -117,6 +119,13 @@ class Steps:
         """One whose files have the ids on disk that a step sees, whatever user namespace it is in: a cache stays of use with another."""
         remap = self._containers.host.remap
         return replace(point, idmap=idmaps.unchanged(remap)) if remap and op.security != "insecure" else point
+
+
+def _full(directory: str) -> str:
+    """Words for a disk that has no room any more: programs that fail of it do not always say so."""
+    found = os.statvfs(directory)
+    is_full = found.f_bavail * found.f_frsize < _LEAST_BYTES or (found.f_files and not found.f_favail)
+    return "no space is left on the engine's disk" if is_full else ""
 
 
 def _shown(mount: graph.Mount, result: Layers | Tree) -> MountPoint:

@@ -168,7 +168,7 @@ class Unpacker:
         if _room_bytes(self._root_fd) < self._limits.reserve_bytes:
             self._make_room()
         if _room_bytes(self._root_fd) < self._limits.reserve_bytes:
-            raise OSError(errno.ENOSPC, f"less than {self._limits.reserve_bytes >> 20} MiB would stay free on the disk")
+            raise OSError(errno.ENOSPC, f"no space left on device: less than {self._limits.reserve_bytes >> 20} MiB would stay free")
 
     def _set_directory_times(self) -> None:
         """Last, because every entry made in a directory changes its time."""
