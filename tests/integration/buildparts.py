@@ -19,6 +19,7 @@ import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from harness import REPOSITORY, Engine
@@ -193,11 +194,17 @@ def _listening(lab: Lab) -> socket.socket:
     return socket.socket(fileno=fds[0])
 
 
+class Environment(Protocol):
+    """An engine, or a dockerd: what it takes to reach one."""
+
+    env: dict[str, str]
+
+
 # -- builds ---------------------------------------------------------------------------------------------------
 
 
 def docker_build(
-    engine: Engine, where: Path, dockerfile: str, *options: str, files: dict[str, str] | None = None, code: int | None = 0, timeout: float = 300
+    engine: Environment, where: Path, dockerfile: str, *options: str, files: dict[str, str] | None = None, code: int | None = 0, timeout: float = 300
 ) -> "subprocess.CompletedProcess[str]":
     """`docker build` by the old protocol in a directory with these files."""
     for name, text in {"Dockerfile": dockerfile, **(files or {})}.items():
@@ -207,7 +214,7 @@ def docker_build(
 
 
 def docker(
-    engine: Engine, *words: str, code: int | None = 0, timeout: float = 120, input: bytes | None = None, cwd: str | None = None
+    engine: Environment, *words: str, code: int | None = 0, timeout: float = 120, input: bytes | None = None, cwd: str | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Docker's CLI without buildx."""
     given = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}

@@ -1,4 +1,4 @@
-"""Every flag of `docker build`, and docker-py's `images.build`: what a step sees and what the image is."""
+"""Every flag of `docker build`, and docker-py's `images.build`, on berth and on dockerd: what a step sees and what the image is."""
 
 import contextlib
 import gc
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from buildparts import docker, docker_build
+from dockerd import HAVE_DOCKERD, Dockerd
 from harness import GROUPS, Engine, read, wait_until
 
 dockerpy = pytest.importorskip("docker")
@@ -25,29 +26,47 @@ from docker import errors as failures  # noqa: E402
 pytestmark = [pytest.mark.root, pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")]
 
 
-def config(engine: Engine, image: str) -> dict:
-    return dict(json.loads(engine.docker("image", "inspect", image).stdout)[0]["Config"])
+class _Dockerd:
+    """Debian's dockerd, as far as tests here use an engine."""
+
+    def __init__(self, daemon: Dockerd) -> None:
+        self.docker, self.env = daemon, daemon.env
+
+    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return self.docker("run", "--rm", "--network", "none", *words)
 
 
-def said_by(engine: Engine, where: Path, script: str, *options: str) -> str:
+Side = Engine | _Dockerd
+
+
+@pytest.fixture(params=["berth", pytest.param("dockerd", marks=pytest.mark.skipif(not HAVE_DOCKERD, reason="needs docker.io"))])
+def side(request: pytest.FixtureRequest) -> Side:
+    return request.getfixturevalue("engine") if request.param == "berth" else _Dockerd(request.getfixturevalue("real"))
+
+
+def config(side: Side, image: str) -> dict:
+    return dict(json.loads(side.docker("image", "inspect", image).stdout)[0]["Config"])
+
+
+def said_by(side: Side, where: Path, script: str, *options: str) -> str:
     """What a step prints."""
-    return docker_build(engine, where, f"FROM bb\nRUN {script}\n", "--no-cache", *options).stdout
+    return docker_build(side, where, f"FROM bb\nRUN {script}\n", "--no-cache", *options).stdout
 
 
 # -- docker build -------------------------------------------------------------------------------------------
 
 
-def test_resources(engine: Engine, tmp_path: Path) -> None:
+def test_resources(side: Side, tmp_path: Path) -> None:
     group = "cat /sys/fs/cgroup"
-    assert "\n67108864\n" in said_by(engine, tmp_path, f"{group}/memory/memory.limit_in_bytes", "--memory", "64m")
-    assert "\n83886080\n" in said_by(engine, tmp_path, f"{group}/memory/memory.memsw.limit_in_bytes", "--memory", "64m", "--memory-swap", "80m")
-    assert "\n300\n" in said_by(engine, tmp_path, f"{group}/cpu/cpu.shares", "--cpu-shares", "300")
-    text = said_by(engine, tmp_path, f"{group}/cpu/cpu.cfs_quota_us {GROUPS}/cpu/cpu.cfs_period_us", "--cpu-quota", "30000", "--cpu-period", "60000")
+    assert "\n67108864\n" in said_by(side, tmp_path, f"{group}/memory/memory.limit_in_bytes", "--memory", "64m")
+    assert "\n83886080\n" in said_by(side, tmp_path, f"{group}/memory/memory.memsw.limit_in_bytes", "--memory", "64m", "--memory-swap", "80m")
+    assert "\n300\n" in said_by(side, tmp_path, f"{group}/cpu/cpu.shares", "--cpu-shares", "300")
+    text = said_by(side, tmp_path, f"{group}/cpu/cpu.cfs_quota_us {GROUPS}/cpu/cpu.cfs_period_us", "--cpu-quota", "30000", "--cpu-period", "60000")
     assert "\n30000\n60000\n" in text
-    text = said_by(engine, tmp_path, "grep _allowed_list /proc/self/status", "--cpuset-cpus", "0", "--cpuset-mems", "0")
+    text = said_by(side, tmp_path, "grep _allowed_list /proc/self/status", "--cpuset-cpus", "0", "--cpuset-mems", "0")
     assert re.search(r"Cpus_allowed_list:\t0\nMems_allowed_list:\t0\n", text), text
-    assert "\n8192\n" in said_by(engine, tmp_path, "df -k /dev/shm | awk 'NR == 2 { print $2 }'", "--shm-size", "8m")
-    text = said_by(engine, tmp_path, "ulimit -n; ulimit -Hn; ulimit -c", "--ulimit", "nofile=123:456", "--ulimit", "core=0")
+    assert "\n8192\n" in said_by(side, tmp_path, "df -k /dev/shm | awk 'NR == 2 { print $2 }'", "--shm-size", "8m")
+    text = said_by(side, tmp_path, "ulimit -n; ulimit -Hn; ulimit -c", "--ulimit", "nofile=123:456", "--ulimit", "core=0")
     assert "\n123\n456\n0\n" in text
 
 
@@ -57,11 +76,11 @@ def test_out_of_memory(engine: Engine, tmp_path: Path) -> None:
     assert "memory" in done.stderr
 
 
-def test_cgroup_parent(engine: Engine, tmp_path: Path) -> None:
+def test_cgroup_parent(side: Side, tmp_path: Path) -> None:
     name = f"berth-test-{uuid.uuid4().hex[:8]}"
     (tmp_path / "Dockerfile").write_text("FROM bb\nRUN echo in; sleep 1000\n")
     with subprocess.Popen(
-        ["docker", "build", "--cgroup-parent", f"/{name}", str(tmp_path)], env={**engine.env, "DOCKER_BUILDKIT": "0"}, stdout=subprocess.PIPE,
+        ["docker", "build", "--cgroup-parent", f"/{name}", str(tmp_path)], env={**side.env, "DOCKER_BUILDKIT": "0"}, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     ) as client:  # fmt: skip
         assert client.stdout
@@ -94,22 +113,22 @@ def test_network_and_hosts(engine: Engine, tmp_path: Path) -> None:
     assert "192.0.2.77" not in engine.run("hosts", "cat", "/etc/hosts").stdout
 
 
-def test_names_labels_targets_and_arguments(engine: Engine, tmp_path: Path) -> None:
+def test_names_labels_targets_and_arguments(side: Side, tmp_path: Path) -> None:
     text = "FROM bb AS one\nARG A=default\nARG B\nRUN echo got:$A:$B\nLABEL a=1 b=2\nFROM one AS two\nRUN echo not wanted\n"
     options = ("-t", "flags:1", "-t", "example.com/flags:2", "--target", "one", "--label", "b=3", "--label", "c", "--build-arg", "A=given", "--build-arg", "B")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "Other").write_text(text)
     (tmp_path / "Dockerfile").write_text("FROM nowhere.invalid/x\n")
-    environment = {**engine.env, "B": "from-environment", "DOCKER_BUILDKIT": "0"}
+    environment = {**side.env, "B": "from-environment", "DOCKER_BUILDKIT": "0"}
     words = ["docker", "build", *options, "--file", str(tmp_path / "sub/Other"), "--iidfile", str(tmp_path / "id"), "--quiet", str(tmp_path)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    identity = json.loads(engine.docker("image", "inspect", "flags:1").stdout)[0]["Id"]
+    identity = json.loads(side.docker("image", "inspect", "flags:1").stdout)[0]["Id"]
     assert done.stdout == f"{identity}\n"
     assert (tmp_path / "id").read_text().strip() == identity
-    assert json.loads(engine.docker("image", "inspect", "example.com/flags:2").stdout)[0]["Id"] == identity
-    assert config(engine, "flags:1")["Labels"] == {"a": "1", "b": "3", "c": ""}
-    history = engine.docker("history", "--no-trunc", "flags:1").stdout
+    assert json.loads(side.docker("image", "inspect", "example.com/flags:2").stdout)[0]["Id"] == identity
+    assert config(side, "flags:1")["Labels"] == {"a": "1", "b": "3", "c": ""}
+    history = side.docker("history", "--no-trunc", "flags:1").stdout
     assert "got:$A:$B" in history
     assert "not wanted" not in history
     again = subprocess.run([word for word in words if word != "--quiet"], env=environment, capture_output=True, text=True, timeout=60)
@@ -118,11 +137,11 @@ def test_names_labels_targets_and_arguments(engine: Engine, tmp_path: Path) -> N
     again = subprocess.run([*(word for word in words if word != "--quiet"), "--no-cache"], env=environment, capture_output=True, text=True, timeout=60)
     assert "Using cache" not in again.stdout
     assert "\ngot:given:from-environment\n" in again.stdout
-    unused = docker_build(engine, tmp_path, "FROM bb\n", "--build-arg", "NOBODY=1")
+    unused = docker_build(side, tmp_path, "FROM bb\n", "--build-arg", "NOBODY=1")
     assert "[Warning] One or more build-args [NOBODY] were not consumed" in unused.stdout + unused.stderr
-    wrong = docker_build(engine, tmp_path, "FROM bb AS stage\n", "--target", "stagr", code=1)
+    wrong = docker_build(side, tmp_path, "FROM bb AS stage\n", "--target", "stagr", code=1)
     assert "stagr" in wrong.stderr
-    assert "Successfully built" in docker_build(engine, tmp_path, "FROM bb\nRUN true\n", "--rm=false", "--force-rm", "--platform", "linux/amd64" if os.uname().machine == "x86_64" else "linux/arm64").stdout
+    assert "Successfully built" in docker_build(side, tmp_path, "FROM bb\nRUN true\n", "--rm=false", "--force-rm", "--platform", "linux/amd64" if os.uname().machine == "x86_64" else "linux/arm64").stdout
 
 
 def archive(files: dict[str, str], compress: bool = False) -> bytes:
@@ -135,22 +154,22 @@ def archive(files: dict[str, str], compress: bool = False) -> bytes:
     return gzip.compress(out.getvalue()) if compress else out.getvalue()
 
 
-def test_contexts_on_standard_input(engine: Engine, tmp_path: Path) -> None:
-    done = docker(engine, "build", "-", input=b"FROM bb\nRUN echo from-input\n")
+def test_contexts_on_standard_input(side: Side, tmp_path: Path) -> None:
+    done = docker(side, "build", "-", input=b"FROM bb\nRUN echo from-input\n")
     assert "from-input\n" in done.stdout
     files = {"Dockerfile": "FROM bb\nCOPY a /\nRUN cat /a\n", "a": "of-the-archive\n", "sub/Other": "FROM bb\nCOPY sub /s\nRUN cat /s/Other | wc -l\n"}
     for compress in (False, True):
-        assert "of-the-archive\n" in docker(engine, "build", "--no-cache", "-", input=archive(files, compress)).stdout
-    assert "\n3\n" in docker(engine, "build", "-f", "sub/Other", "-", input=archive(files)).stdout
+        assert "of-the-archive\n" in docker(side, "build", "--no-cache", "-", input=archive(files, compress)).stdout
+    assert "\n3\n" in docker(side, "build", "-f", "sub/Other", "-", input=archive(files)).stdout
     (tmp_path / "a").write_text("of-the-directory\n")
-    assert "of-the-directory\n" in docker(engine, "build", "-f", "-", str(tmp_path), input=b"FROM bb\nCOPY a /\nRUN cat /a\n").stdout
-    assert "of-the-directory\n" in docker(engine, "build", "--compress", "--no-cache", "-f", "-", str(tmp_path), input=b"FROM bb\nCOPY a /\nRUN cat /a\n").stdout
+    assert "of-the-directory\n" in docker(side, "build", "-f", "-", str(tmp_path), input=b"FROM bb\nCOPY a /\nRUN cat /a\n").stdout
+    assert "of-the-directory\n" in docker(side, "build", "--compress", "--no-cache", "-f", "-", str(tmp_path), input=b"FROM bb\nCOPY a /\nRUN cat /a\n").stdout
     (tmp_path / ".dockerignore").write_text("a\n")
-    refused = docker(engine, "build", "-f", "-", str(tmp_path), input=b"FROM bb\nCOPY a /\nRUN cat /a\n", code=1)
+    refused = docker(side, "build", "-f", "-", str(tmp_path), input=b"FROM bb\nCOPY a /\nRUN cat /a\n", code=1)
     assert "not found" in refused.stderr
 
 
-def test_context_of_a_repository(engine: Engine, tmp_path: Path) -> None:
+def test_context_of_a_repository(side: Side, tmp_path: Path) -> None:
     """The client clones it with the machine's git."""
     source = tmp_path / "source"
     source.mkdir()
@@ -172,11 +191,11 @@ def test_context_of_a_repository(engine: Engine, tmp_path: Path) -> None:
     git("clone", "-q", "--bare", str(source), str(tmp_path / "bare.git"))
     subprocess.run(["git", "update-server-info"], cwd=tmp_path / "bare.git", check=True)
     with serving(tmp_path) as address:
-        assert "of-master\n" in docker(engine, "build", f"{address}/bare.git").stdout
-        assert "of-the-branch\n" in docker(engine, "build", f"{address}/bare.git#other:deep").stdout
+        assert "of-master\n" in docker(side, "build", f"{address}/bare.git").stdout
+        assert "of-the-branch\n" in docker(side, "build", f"{address}/bare.git#other:deep").stdout
         (tmp_path / "context.tar").write_bytes(archive({"Dockerfile": "FROM bb\nCOPY g /\nRUN cat /g\n", "g": "of-the-web\n"}))
-        assert "of-the-web\n" in docker(engine, "build", f"{address}/context.tar").stdout
-        client = dockerpy.DockerClient(base_url=engine.env["DOCKER_HOST"], timeout=60)
+        assert "of-the-web\n" in docker(side, "build", f"{address}/context.tar").stdout
+        client = dockerpy.DockerClient(base_url=side.env["DOCKER_HOST"], timeout=60)
         _, log = client.images.build(path=f"{address}/bare.git#other:deep", nocache=True)  # which the engine clones
         assert "of-the-branch\n" in [each.get("stream") for each in log]
         client.close()
@@ -204,20 +223,20 @@ def serving(directory: Path) -> Iterator[str]:
         server.server_close()
 
 
-def test_pull(engine: Engine, tmp_path: Path) -> None:
+def test_pull(side: Side, tmp_path: Path) -> None:
     """--pull asks the registry although the image is here."""
-    failed = docker_build(engine, tmp_path, "FROM 127.0.0.1:9/none/bb\n", "--pull", code=1)
+    failed = docker_build(side, tmp_path, "FROM 127.0.0.1:9/none/bb\n", "--pull", code=1)
     assert "127.0.0.1:9" in failed.stderr
-    engine.docker("tag", "bb", "127.0.0.1:9/none/bb")
-    assert "Successfully built" in docker_build(engine, tmp_path, "FROM 127.0.0.1:9/none/bb\n").stdout
-    assert "127.0.0.1:9" in docker_build(engine, tmp_path, "FROM 127.0.0.1:9/none/bb\n", "--pull", code=1).stderr
-    engine.docker("rmi", "127.0.0.1:9/none/bb")
+    side.docker("tag", "bb", "127.0.0.1:9/none/bb")
+    assert "Successfully built" in docker_build(side, tmp_path, "FROM 127.0.0.1:9/none/bb\n").stdout
+    assert "127.0.0.1:9" in docker_build(side, tmp_path, "FROM 127.0.0.1:9/none/bb\n", "--pull", code=1).stderr
+    side.docker("rmi", "127.0.0.1:9/none/bb")
 
 
-def test_a_failure_writes_no_id(engine: Engine, tmp_path: Path) -> None:
-    docker_build(engine, tmp_path, "FROM bb\nRUN false\n", "--iidfile", str(tmp_path / "id"), code=1)
+def test_a_failure_writes_no_id(side: Side, tmp_path: Path) -> None:
+    docker_build(side, tmp_path, "FROM bb\nRUN false\n", "--iidfile", str(tmp_path / "id"), code=1)
     assert not (tmp_path / "id").exists()
-    quiet = docker_build(engine, tmp_path, "FROM bb\nRUN echo why-it-failed; exit 9\n", "--quiet", code=9)
+    quiet = docker_build(side, tmp_path, "FROM bb\nRUN echo why-it-failed; exit 9\n", "--quiet", code=9)
     assert "returned a non-zero code: 9" in quiet.stderr
     assert "why-it-failed\n" in quiet.stderr
     assert quiet.stdout == ""
@@ -226,12 +245,25 @@ def test_a_failure_writes_no_id(engine: Engine, tmp_path: Path) -> None:
 # -- docker-py ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def client(engine: Engine) -> Iterator["dockerpy.DockerClient"]:
-    made = dockerpy.DockerClient(base_url=engine.env["DOCKER_HOST"], timeout=60)
+@contextlib.contextmanager
+def connected(side: Side) -> Iterator["dockerpy.DockerClient"]:
+    made = dockerpy.DockerClient(base_url=side.env["DOCKER_HOST"], timeout=60)
     yield made
     made.close()
     gc.collect()  # docker-py leaves the sockets of streams to it
+
+
+@pytest.fixture
+def client(side: Side) -> Iterator["dockerpy.DockerClient"]:
+    with connected(side) as made:
+        yield made
+
+
+@pytest.fixture
+def own_client(engine: Engine) -> Iterator["dockerpy.DockerClient"]:
+    """Where dockerd does less: it squashes nothing, takes limits that are none, and knows no nearest word."""
+    with connected(engine) as made:
+        yield made
 
 
 def text_of(log: object) -> str:
@@ -275,18 +307,18 @@ def test_docker_py_builds_a_file_and_an_archive(client: "dockerpy.DockerClient")
     assert re.fullmatch(rb'\{"stream":\s?"sha256:[0-9a-f]{64}\\n"\}\s*', b"".join(raw))
 
 
-def test_docker_py_squashes(client: "dockerpy.DockerClient", engine: Engine) -> None:
+def test_docker_py_squashes(own_client: "dockerpy.DockerClient", engine: Engine) -> None:
     """Docker's command line asks only a daemon with experimental features for that."""
     text = b"FROM bb\nRUN echo 1 >/one && echo 2 >/two\nRUN rm /one && echo 3 >/three\nENV A=b\n"
-    image, _ = client.images.build(fileobj=io.BytesIO(text), squash=True, tag="squashed")
-    below = client.images.get("bb").attrs["RootFS"]["Layers"]
+    image, _ = own_client.images.build(fileobj=io.BytesIO(text), squash=True, tag="squashed")
+    below = own_client.images.get("bb").attrs["RootFS"]["Layers"]
     assert image.attrs["RootFS"]["Layers"][:-1] == below
     assert engine.run("squashed", "sh", "-c", "ls /one; cat /two /three; echo $A").stdout == "2\n3\nb\n"
 
 
-def test_limits_that_are_none(client: "dockerpy.DockerClient") -> None:
+def test_limits_that_are_none(own_client: "dockerpy.DockerClient") -> None:
     def answer(**parameters: str) -> str:
-        made = client.api._post(client.api._url("/build"), params=parameters, data=archive({"Dockerfile": "FROM bb\nRUN true\n"}), headers={"Content-Type": "application/x-tar"})
+        made = own_client.api._post(own_client.api._url("/build"), params=parameters, data=archive({"Dockerfile": "FROM bb\nRUN true\n"}), headers={"Content-Type": "application/x-tar"})
         assert made.status_code == 400 or "errorDetail" in made.text, made.text
         return str(made.text)
 
@@ -297,17 +329,17 @@ def test_limits_that_are_none(client: "dockerpy.DockerClient") -> None:
     assert "9999" in answer(cpusetcpus="9999", nocache="1")
 
 
-def test_docker_py_says_what_failed(client: "dockerpy.DockerClient") -> None:
+def test_docker_py_says_what_failed(own_client: "dockerpy.DockerClient") -> None:
     with pytest.raises(failures.BuildError) as caught:
-        client.images.build(fileobj=io.BytesIO(b"FROM bb\nRUN echo before; exit 4\n"))
+        own_client.images.build(fileobj=io.BytesIO(b"FROM bb\nRUN echo before; exit 4\n"))
     assert "returned a non-zero code: 4" in str(caught.value)
     assert "before\n" in text_of(caught.value.build_log)
     with pytest.raises((failures.BuildError, failures.APIError)) as wrong:
-        client.images.build(fileobj=io.BytesIO(b"FROM bb\nRUNN x\n"))
+        own_client.images.build(fileobj=io.BytesIO(b"FROM bb\nRUNN x\n"))
     assert "RUN?" in str(wrong.value)
     with pytest.raises(failures.APIError) as empty:
-        client.images.build(fileobj=io.BytesIO(b""), custom_context=True, dockerfile="nowhere")
+        own_client.images.build(fileobj=io.BytesIO(b""), custom_context=True, dockerfile="nowhere")
     assert empty.value.response.status_code in (400, 500)
     with pytest.raises((failures.BuildError, failures.APIError)) as unknown:
-        client.images.build(fileobj=io.BytesIO(b"FROM bb\n"), target="stage")
+        own_client.images.build(fileobj=io.BytesIO(b"FROM bb\n"), target="stage")
     assert "stage" in str(unknown.value)
