@@ -1,4 +1,4 @@
-"""Builds: what a client says of limits and arguments, what a quiet build says, archives that end early."""
+"""Builds: what a client says of limits, what a quiet build says, archives that end early."""
 
 import io
 import tarfile
@@ -7,8 +7,7 @@ import pytest
 
 from berth import errors
 from berth.api.buildstream import BuildStream
-from berth.build import planning, progress
-from berth.build.dockerfile import scopes
+from berth.build import progress
 from berth.build.progress import Event
 from berth.engine import buildlimits
 from berth.store.compression import ExactReader
@@ -27,12 +26,6 @@ def test_what_is_no_limit_is_refused(name, text):
     with pytest.raises(errors.InvalidParameter) as caught:
         buildlimits.host_config([(name, text)])
     assert len(str(caught.value)) < 400
-
-
-def test_arguments_that_nothing_consumes():
-    dockerfile = planning.read(b"ARG EARLY\nFROM scratch AS one\nARG A=1\nFROM one\nARG B\nENV C=2\n", "Dockerfile")
-    given = dict.fromkeys(("EARLY", "A", "B", "C", "Z", "HTTP_PROXY", "SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE", "TARGETARCH", "BUILD_DATE"), "x")
-    assert scopes.unconsumed(dockerfile, given, planning.NEED_NO_ARG) == ["BUILD_DATE", "C", "Z"]
 
 
 def _told(stream: BuildStream) -> list[dict]:

@@ -30,7 +30,6 @@ _DEFAULT_SHELL = ("/bin/sh", "-c")
 PROXIES = frozenset(
     name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper())
 )
-NEED_NO_ARG = PROXIES | {"SOURCE_DATE_EPOCH"}
 
 
 @dataclass(frozen=True, slots=True)

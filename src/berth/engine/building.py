@@ -18,7 +18,6 @@ from berth import errors
 from berth.build import cacheformat, planning, progress, provenance
 from berth.build import images as image_documents
 from berth.build.cache import Cache
-from berth.build.dockerfile import scopes
 from berth.build.files.checksum import ChecksumCache
 from berth.build.graph import Target
 from berth.build.planning import BaseImage, Options, Planner
@@ -197,8 +196,6 @@ class BuildService:
             bases |= found
         for warning in planning.checked(dockerfile, options, bases):
             report(Event(progress.WARNING, text=f"{warning.code}: {warning.message} (line {warning.place.line})", line=warning.place.line))
-        if unused := scopes.unconsumed(dockerfile, options.build_args, planning.NEED_NO_ARG):
-            report(Event(progress.WARNING, text=f"One or more build-args [{' '.join(unused)}] were not consumed"))
         vertices = [target.vertex for target in targets]
         if request.cache_from:
             await imports.open(request, client, self._distribution, report, worker.new_directory)

@@ -1,12 +1,11 @@
 """Which variables are set where: the arguments of the platform, those before the first FROM, those of a stage. Pure."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from berth.build.dockerfile.expanding import expand_instruction
 from berth.build.dockerfile.instructions import Arg, Dockerfile, Env, Instruction
 from berth.oci.platforms import Platform
 
-_OF_PLATFORMS = frozenset(f"{prefix}{word}" for prefix in ("BUILD", "TARGET") for word in ("PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"))
 NOT_IN_ENVIRONMENT = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
 
 
@@ -66,10 +65,3 @@ class Scope:
                 if value is not None and name not in NOT_IN_ENVIRONMENT:
                     self.variables[name] = value
         return expanded, undefined
-
-
-def unconsumed(dockerfile: Dockerfile, build_args: Mapping[str, str], known: Container[str]) -> list[str]:
-    """Names of arguments that no ARG anywhere declares; known: those that count without one."""
-    everywhere = (*dockerfile.global_args, *(each for stage in dockerfile.stages for each in stage.instructions if isinstance(each, Arg)))
-    declared = _OF_PLATFORMS.union(name for each in everywhere for name, _ in each.pairs)
-    return sorted(name for name in build_args if name not in declared and name not in known and not name.startswith("BUILDKIT_"))
