@@ -126,10 +126,13 @@ class Wanted:
 def prune(cache: Cache, mounts: CacheMounts, contexts: Mirrors, images: ImageStore, wanted: Wanted) -> tuple[list[str], int]:
     """Those used least recently first -> their ids, and the bytes that this freed. Blocks."""
     layers = _Layers(images)
-    left_bytes = sum(each["Size"] for each in usage(cache, mounts, contexts, images)) if wanted.most_bytes else 0
+    found = usage(cache, mounts, contexts, images) if wanted.most_bytes else []
+    left_bytes = sum(each["Size"] for each in found if wanted.everything or not each["Shared"])
     removed: list[str] = []
     reclaimed = 0
-    order: list[tuple[float, Record | _Directory]] = [(record.used_ns / 1e9, record) for record in cache.all()]
+    records = cache.all()
+    used_ns = {record.chain: record.used_ns for record in records}  # the latest: a result may have two keys
+    order: list[tuple[float, Record | _Directory]] = [(used_ns[record.chain] / 1e9, record) for record in records]
     order += [(each.used_s, each) for each in _directories(mounts, contexts)]
     for used_s, each in sorted(order, key=lambda entry: entry[0]):
         if wanted.is_enough(left_bytes - reclaimed, images):

@@ -285,7 +285,9 @@ class BuildService:
         """Removes records, those used least recently first, and what only they kept -> their ids, and bytes."""
         most_bytes = min(keep_bytes or most_bytes, most_bytes or keep_bytes)
         wanted = pruning.Wanted(filters, everything=everything, most_bytes=most_bytes, least_free_bytes=least_free_bytes)
-        return await asyncio.to_thread(pruning.prune, self.cache, self.mounts, self.contexts, self._images, wanted)
+        removed, reclaimed = await asyncio.to_thread(pruning.prune, self.cache, self.mounts, self.contexts, self._images, wanted)
+        self._events.publish("builder", "prune", "", {"reclaimed": str(reclaimed)})
+        return removed, reclaimed
 
     def usage(self) -> list[dict]:
         """The entries of `system df`'s build cache. Blocks."""
