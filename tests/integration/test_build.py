@@ -152,7 +152,7 @@ def test_a_cache_begins_with_what_from_names(build: Build) -> None:
 
 def test_a_cache_is_the_step_s_own_in_a_user_namespace(userns_engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(
-        "FROM bb\nRUN --mount=type=cache,target=/c echo mine >/c/f && stat -c '%u:%g' /c /c/f && echo layer >/l && chown 7:8 /l\n"
+        "FROM bb\nRUN --mount=type=cache,target=/c echo mine >/c/own && stat -c '%u:%g' /c /c/own && echo layer >/l && chown 7:8 /l\n"
     )
     done = subprocess.run(
         ["docker", "build", "-t", "remapped", str(tmp_path)], env={**userns_engine.env, "DOCKER_BUILDKIT": "0"}, capture_output=True, text=True, timeout=120

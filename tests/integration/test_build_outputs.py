@@ -307,11 +307,11 @@ def test_base_images_of_several_platforms(rootfs_tar: str, tmp_path: Path) -> No
                 found = other.build(dockerfile, context=str(context), platforms=pair, tags=[name], outputs=[{"type": "registry"}])
                 for arch in ("amd64", "arm64"):
                     seen = json.loads(skopeo("inspect", "--config", "--tls-verify=false", "--override-arch", arch, f"docker://{name}"))
-                    assert (seen["architecture"], seen["config"]["Env"]) == (arch, [f"MADE_FOR={arch}"])
+                    assert (seen["architecture"], seen["config"]["Env"][-1]) == (arch, f"MADE_FOR={arch}")
                 assert not kinds(found, "failed")
             own = "amd64" if os.uname().machine == "x86_64" else "arm64"
             (alone,) = other.run({"dockerfile": f"FROM {base}\n", "outputs": [{"type": "oci", "dest": str(tmp_path / "o")}]})
-            assert raw(f"oci-archive:{tmp_path}/o", "--config")["config"]["Env"] == [f"MADE_FOR={own}"]
+            assert raw(f"oci-archive:{tmp_path}/o", "--config")["config"]["Env"][-1] == f"MADE_FOR={own}"
             assert "error" not in alone
         asked = registry.log().count('"GET /v2/base/manifests/1 HTTP')
         assert asked == 2, asked  # once for each platform

@@ -85,6 +85,8 @@ def shown(event: dict) -> str:
 
 @pytest.fixture
 def both(engine: Engine, real: Dockerd, tmp_path: Path) -> Iterator[Callable[..., tuple[list[str], list[str]]]]:
+    for env in (real.env, engine.env):  # images without a name that other tests have left would be in a prune's events
+        subprocess.run(["docker", "image", "prune", "-f"], env=env, capture_output=True, check=True)
     sides = [Seen(real.env, tmp_path / "real"), Seen(engine.env, tmp_path / "berth")]
 
     def deed(last: str, *words: str) -> None:

@@ -46,7 +46,7 @@ def df(call: "Invocation") -> int:
     print(f"Build cache usage: {human_size(sum(each['Size'] for each in built if not each['Shared']))}\n")
     rows = [built_line(each) for each in built]
     heads = ["CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED"]
-    print(render([heads, *([row[field] for field in "ID CacheType Size CreatedSince LastUsedSince UsageCount Shared".split()] for row in rows)]))
+    print(render([heads, *([row[field] for field in "ID CacheType Size CreatedSince LastUsedSince UsageCount Shared".split()] for row in rows)]), end="")
     return 0
 
 
