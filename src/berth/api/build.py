@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from berth import errors
@@ -65,19 +65,20 @@ class Build:
         work.add_done_callback(lambda _: events.put_nowait(None))
         stream = BuildStream(quiet=exchange.flag("q"))
         try:
-            while (event := await events.get()) is not None:
-                for message in stream.messages(event):
-                    await _say(exchange, message)
+            told: list[Event | None] = []
+            while None not in told:
+                told = [await events.get()]
+                while not events.empty():  # what is known by now goes in one piece
+                    told.append(events.get_nowait())
+                await _say(exchange, [message for event in told if event for message in stream.messages(event)])
             try:
                 built = work.result()
             except errors.BerthError as error:
                 if not exchange.streaming and not stream.began:
                     raise
-                for message in stream.failure(error):
-                    await _say(exchange, message)
+                await _say(exchange, stream.failure(error))
             else:
-                for message in stream.success(built.image, [reference.parse(tag).familiar for tag in request.tags]):
-                    await _say(exchange, message)
+                await _say(exchange, stream.success(built.image, [reference.parse(tag).familiar for tag in request.tags]))
         finally:
             if not work.done():
                 work.cancel()
@@ -101,10 +102,11 @@ class Build:
         exchange.respond(204)
 
 
-async def _say(exchange: Exchange, message: dict[str, Any]) -> None:
-    if not exchange.streaming:
+async def _say(exchange: Exchange, messages: Iterable[dict[str, Any]]) -> None:
+    data = b"".join(json.dumps(message).encode() + b"\r\n" for message in messages)
+    if data and not exchange.streaming:
         exchange.start_stream("application/json")
-    await exchange.send_json(message)
+    await exchange.send(data)
 
 
 async def pull(engine: Engine, name: Reference, platform: str, credentials: Credentials, tell: Callable[[str], None]) -> None:

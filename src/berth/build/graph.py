@@ -10,7 +10,7 @@ What a vertex does is its `op`, whose `definition` goes into the cache key with 
 
 import posixpath
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 CACHE, BIND, TMPFS, SECRET, SSH = "cache", "bind", "tmpfs", "secret", "ssh"
@@ -24,8 +24,15 @@ class Op:
 
     def definition(self) -> dict[str, Any]:
         """All that decides on the result, beside the inputs."""
-        fields = {key: value for key, value in asdict(self).items() if key not in self.uncached}  # type: ignore[call-overload]
-        return {"op": type(self).__name__, **fields}
+        names = [each.name for each in fields(self) if each.name not in self.uncached]  # type: ignore[arg-type]
+        return {"op": type(self).__name__, **{name: _plain(getattr(self, name)) for name in names}}
+
+
+def _plain(value: Any) -> Any:
+    """As asdict has it, which copies every word."""
+    if isinstance(value, tuple):
+        return tuple(asdict(each) if isinstance(each, Mount) else each for each in value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
