@@ -1,6 +1,8 @@
 """The layers of docs/design: a package imports only from packages further down."""
 
 import ast
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +81,13 @@ def test_the_launcher_and_the_command_line_need_only_the_standard_library(path: 
     # `python -I -S` has no site-packages.
     allowed = {*sys.stdlib_module_names, "berth"}
     assert [(name, line) for name, line in imports(path) if name.split(".")[0] not in allowed] == []
+
+
+def test_an_engine_that_starts_imports_no_builder() -> None:
+    """The first build pays for it."""
+    code = "import sys, berth.api.server; print(*sorted(name for name in sys.modules if name.startswith('berth.build')))"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT.parent)}, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 def test_nothing_below_the_command_line_ends_the_process() -> None:

@@ -26,7 +26,6 @@ from berth.engine.service import Engine
 from berth.engine.tasks import stoppable, to_its_end, whole
 from berth.http.body import Disconnected
 from berth.http.exchange import Exchange
-from berth.http.routing import Route
 from berth.oci import platforms, reference
 from berth.oci.reference import Reference
 from berth.registry.client.challenge import Credentials
@@ -43,9 +42,6 @@ class Build:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    def routes(self) -> list[Route]:
-        return [("POST", "/build", self.build), ("POST", "/build/prune", self.prune), ("POST", "/build/cancel", self.cancel)]
 
     async def build(self, exchange: Exchange) -> None:
         request = _request(exchange, self._engine)

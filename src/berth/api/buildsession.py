@@ -27,7 +27,6 @@ from berth.engine.buildsync import Mirror, key_of
 from berth.engine.service import Engine
 from berth.engine.tasks import stoppable, to_its_end
 from berth.http.exchange import Exchange
-from berth.http.routing import Route
 from berth.models.jsonlite import loads
 from berth.models.units import human_size
 from berth.oci.reference import Reference
@@ -48,9 +47,6 @@ class BuildSessions:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    def routes(self) -> list[Route]:
-        return [("POST", "/berth/build", self.session)]
 
     async def session(self, exchange: Exchange) -> None:
         if exchange.headers.get("upgrade", "").lower() != wire.UPGRADE:

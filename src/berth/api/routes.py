@@ -11,8 +11,7 @@ import time
 from urllib.parse import quote
 
 from berth import API_VERSION, MIN_API_VERSION, errors
-from berth.api.build import Build
-from berth.api.buildsession import BuildSessions
+from berth.api.builds import Builds
 from berth.api.containers import Containers
 from berth.api.execs import Execs
 from berth.api.files import Files
@@ -54,7 +53,7 @@ class Api:
             (method, pattern.strip("/").split("/"), handler)
             for group in (
                 System(engine), Containers(engine), Execs(engine), Images(engine), Networks(engine), Files(engine), UsageEndpoints(engine),
-                Volumes(engine), Build(engine), BuildSessions(engine), Why(engine), Stubs(),
+                Volumes(engine), Builds(engine), Why(engine), Stubs(),
             )
             for method, pattern, handler in group.routes()
         ]

@@ -7,7 +7,6 @@
 """
 
 import asyncio
-import contextlib
 import os
 import secrets
 import time
@@ -133,7 +132,7 @@ class BuildService:
         finally:
             after = self._afterwards[client] = asyncio.create_task(self._after(worker, imports, [directory, scratch]))
             if not worker.shared():
-                await whole(_awaited(after))
+                await whole(after)
 
     async def _after(self, worker: BuildWorker, imports: Imports, directories: list[str]) -> None:
         """What a build leaves goes; a step that another build waits for still needs it."""
@@ -292,16 +291,6 @@ class BuildService:
     def usage(self) -> list[dict]:
         """The entries of `system df`'s build cache. Blocks."""
         return pruning.usage(self.cache, self.mounts, self.contexts, self._images)
-
-    def empty_work(self) -> None:
-        """At start-up: what an engine that was killed had unpacked."""
-        for top in (f"{self._directory}/work", self._scratch):
-            with contextlib.suppress(FileNotFoundError):
-                remove_directories([f"{top}/{name}" for name in os.listdir(top)])
-
-
-async def _awaited(task: "asyncio.Task[None]") -> None:
-    await task
 
 
 __all__ = ["BuildService", "Options"]

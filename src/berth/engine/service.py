@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
-from berth.engine import logconfig, netstore, times
+from berth.engine import hostfiles, logconfig, netstore, times
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
@@ -127,6 +127,11 @@ class Engine:
     def _has_built(self) -> bool:
         return os.path.exists(f"{self.options.data_root}/build/cache.db")
 
+    def _left_by_builds(self) -> list[str]:
+        """What those of an engine that was killed had unpacked (building.py), found without making the service for it."""
+        tops = [top for top in (f"{self.options.data_root}/build/work", f"{self.options.exec_root}/build") if os.path.isdir(top)]
+        return [f"{top}/{name}" for top in tops for name in os.listdir(top)]
+
     async def bring_up(self) -> None:
         """Makes disk, database and what runs agree."""
         mended = [*self.database.mended, *await asyncio.to_thread(self.images.reconcile)]
@@ -136,8 +141,7 @@ class Engine:
         mended += await self.containers.restore()
         await self.container_names.restored()
         mended += await self.networks.restore()
-        if self._has_built():
-            await asyncio.to_thread(self.builds.empty_work)
+        await asyncio.to_thread(hostfiles.remove_directories, self._left_by_builds())
         if self.options.network.bridge != "none":
             self.namespaces.warm_up()
         await self.volumes.settle()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 log = logging.getLogger("berth.engine")
@@ -31,7 +31,7 @@ class Tasks:
         asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
 
-async def whole(work: Coroutine[object, object, _T]) -> _T:
+async def whole(work: Awaitable[_T]) -> _T:
     """Awaits `work`, which is not cancelled with its caller but goes on to its end first: half of it would be left to nobody."""
     task = asyncio.ensure_future(work)
     try:
