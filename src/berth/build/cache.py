@@ -24,9 +24,6 @@ CREATE TABLE IF NOT EXISTS records (
     created_ns INTEGER NOT NULL, used_ns INTEGER NOT NULL, uses INTEGER NOT NULL, inputs TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS slots (slot TEXT PRIMARY KEY, inputs TEXT NOT NULL, used_ns INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, identity TEXT NOT NULL, digest TEXT NOT NULL
-);
 """
 _ALL = "SELECT key, chain, parent, description, kind, created_ns, used_ns, uses FROM records"
 _MOST_SLOTS = 20_000

@@ -11,6 +11,7 @@ from typing import Any
 from berth.build.graph import Target, Vertex
 from berth.build.planning import Options
 from berth.build.worker import Layers, Result
+from berth.models.times import moment
 from berth.oci import platforms
 
 COMMENT = "berth.dockerfile.v0"
@@ -33,11 +34,11 @@ def configuration(
         if isinstance(made, Layers):
             below = made.chain
             if made.created_ns:
-                when = rfc3339(made.created_ns)
-        shown = options.epoch is not None and rfc3339(options.epoch * 10**9)
+                when = moment(made.created_ns)
+        shown = options.epoch is not None and moment(options.epoch * 10**9)
         entry: dict[str, Any] = {"created": shown or when, "created_by": step.created_by, "comment": COMMENT}
         history.append({key: value for key, value in entry.items() if value} | ({} if layer else {"empty_layer": True}))
-    created = rfc3339(options.epoch * 10**9) if options.epoch is not None else when or rfc3339(time.time_ns())
+    created = moment(options.epoch * 10**9) if options.epoch is not None else when or moment(time.time_ns())
     platform = platforms.parse(target.platform)
     config = {key: target.config[key] for key in _FIELD_ORDER if target.config.get(key) not in (None, {}, "")}
     document = {
@@ -51,10 +52,3 @@ def configuration(
 def _chain_of(results: Mapping[Vertex, Result], vertex: Vertex) -> str:
     found = results.get(vertex)
     return found.chain if isinstance(found, Layers) else ""
-
-
-def rfc3339(at_ns: int) -> str:
-    """With nanoseconds, as Docker writes times."""
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ns // 10**9))
-    rest = at_ns % 10**9
-    return f"{text}.{rest:09d}".rstrip("0") + "Z" if rest else f"{text}Z"

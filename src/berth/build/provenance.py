@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 from berth.build import graph
 from berth.build.graph import Vertex
-from berth.build.images import rfc3339
 from berth.build.planning import Options
 from berth.build.worker import Layers, Result, Tree
 from berth.errors import InvalidParameter
+from berth.models.times import moment
 from berth.oci import reference
 
 V02, V1 = "https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1"
@@ -76,7 +76,7 @@ def predicate(wanted: Wanted, facts: Facts, target: Vertex, platform: str) -> di
     if wanted.version == V1:
         return _v1(wanted, facts, unique, parameters, steps, platform)
     times = {} if facts.options.epoch is not None else {
-        "buildInvocationID": facts.invocation, "buildStartedOn": rfc3339(facts.started_ns), "buildFinishedOn": rfc3339(facts.finished_ns),
+        "buildInvocationID": facts.invocation, "buildStartedOn": moment(facts.started_ns), "buildFinishedOn": moment(facts.finished_ns),
     }  # fmt: skip
     return {
         "builder": {"id": wanted.builder}, "buildType": BUILD_TYPE, "materials": unique,
@@ -95,7 +95,7 @@ def _v1(
     wanted: Wanted, facts: Facts, materials: list[dict], parameters: dict[str, Any], steps: dict[str, Any] | None, platform: str
 ) -> dict[str, Any]:
     times = {} if facts.options.epoch is not None else {
-        "invocationID": facts.invocation, "startedOn": rfc3339(facts.started_ns), "finishedOn": rfc3339(facts.finished_ns),
+        "invocationID": facts.invocation, "startedOn": moment(facts.started_ns), "finishedOn": moment(facts.finished_ns),
     }  # fmt: skip
     return {
         "buildDefinition": {

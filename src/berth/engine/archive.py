@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from typing import IO
 
 from berth import errors
-from berth.engine import times
 from berth.engine.mountpoints import of_record
 from berth.engine.registry import Container
 from berth.engine.rootview import Maps, RootViews
 from berth.linux import libc
+from berth.models import times
 from berth.oci import users
 from berth.store import rootfiles
 from berth.store.compression import open_stream

@@ -6,10 +6,10 @@ from functools import partial
 
 from berth import errors
 from berth.build.cache import Cache, Record
-from berth.engine import times
 from berth.engine.buildmounts import CacheMounts
 from berth.engine.buildsync import Mirrors
 from berth.engine.prune import tree_bytes, until
+from berth.models import times
 from berth.store.images import ImageStore
 
 _FILTERS = ("until", "id", "parent", "type", "description", "inuse", "shared", "private", "unused-for", "label", "label!")

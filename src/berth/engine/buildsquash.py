@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from berth.build.imagedocuments import Document
-from berth.build.images import rfc3339
 from berth.build.worker import Layers
 from berth.engine import changes
 from berth.engine.buildassembly import Made
 from berth.engine.buildworker import BuildWorker
+from berth.models.times import moment
 from berth.store.images import ImageStore
 from berth.store.tarwriter import TarWriter
 
@@ -45,7 +45,7 @@ def _configuration(made: Made, result: Layers) -> bytes:
             if layers > base:
                 entry["empty_layer"] = True
     merged: dict[str, Any] = {
-        "created": document.get("created") or rfc3339(0), "comment": f"merge {Document('', made.raw).digest} over {made.base.chain or 'nothing'}",
+        "created": document.get("created") or moment(0), "comment": f"merge {Document('', made.raw).digest} over {made.base.chain or 'nothing'}",
     }  # fmt: skip
     if len(result.diffs) == base:
         merged["empty_layer"] = True

@@ -9,8 +9,8 @@ from berth.engine import netrecords, patterns
 from berth.engine.endpointnames import endpoints_of, mode_of
 from berth.engine.netrecords import NetworkRecord
 from berth.engine.state import Record
-from berth.engine.times import rfc3339
 from berth.errors import InvalidParameter
+from berth.models.times import rfc3339
 
 
 def payload(network: NetworkRecord, records: Iterable[Record]) -> dict[str, Any]:

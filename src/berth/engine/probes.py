@@ -4,12 +4,12 @@ import asyncio
 import time
 
 from berth import errors
-from berth.engine import health, state, times
+from berth.engine import health, state
 from berth.engine.execs import Exec, ExecService
 from berth.engine.registry import Container
 from berth.engine.running import Running
 from berth.engine.tasks import Tasks
-from berth.models import durations
+from berth.models import durations, times
 
 _SAVED_EVERY = 5  # results that change nothing
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
-from berth.engine import hostfiles, logconfig, netstore, times
+from berth.engine import hostfiles, logconfig, netstore
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
@@ -35,6 +35,7 @@ from berth.engine.stats import Usage
 from berth.engine.tasks import Tasks
 from berth.engine.volumes import Volumes
 from berth.engine.why_facts import WhyService
+from berth.models import times
 from berth.network import model
 from berth.store.database import Database
 from berth.store.images import ImageStore

@@ -12,11 +12,12 @@ import time
 from collections.abc import AsyncIterator
 
 from berth import errors
-from berth.engine import state, times
+from berth.engine import state
 from berth.engine.containers import ContainerService
 from berth.engine.registry import Container
 from berth.engine.state import RESTARTING_TEXT
 from berth.linux import cgroup_stats
+from berth.models import times
 
 _INTERVAL_S = 1.0
 _PS_TIMEOUT_S = 10

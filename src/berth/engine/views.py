@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from berth.engine import defaults, events, health, logconfig, mountpoints, netviews, portmaps, state
 from berth.engine.state import Record
-from berth.engine.times import ZERO_TIME, rfc3339
 from berth.errors import InvalidParameter
+from berth.models.times import ZERO_TIME, rfc3339
 from berth.models.units import duration
 
 # Docker shows every field of HostConfig; these are its values when nobody set them.

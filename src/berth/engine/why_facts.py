@@ -5,13 +5,14 @@ import json
 import time
 
 from berth import errors
-from berth.engine import bundle, health, logconfig, state, times, views, why, why_host, why_program, why_words
+from berth.engine import bundle, health, logconfig, state, views, why, why_host, why_program, why_words
 from berth.engine.containers import ContainerService
 from berth.engine.logs import Wanted
 from berth.engine.registry import Container
 from berth.engine.rootview import RootViews
 from berth.engine.state import Record
 from berth.engine.why_model import Facts, ProgramFile
+from berth.models import times
 
 _TAIL_LINES, _LINE_CHARACTERS, _COMMAND_WORDS = 40, 1000, 64
 

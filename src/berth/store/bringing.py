@@ -14,13 +14,12 @@ from berth.oci import platforms
 from berth.store import archive, archiveimages, archivewriter, hello
 from berth.store.compression import open_stream
 from berth.store.layers import Loose
-from berth.store.naming import chain_id, checked_config, tag_name
+from berth.store.naming import EMPTY_TAR, chain_id, checked_config, tag_name
 
 if TYPE_CHECKING:
     from berth.oci.platforms import Platform
     from berth.store.images import Image, ImageStore, Layer
 
-_EMPTY_TAR = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # of 1024 zero bytes
 
 
 class Loaded:
@@ -82,7 +81,7 @@ def add_layer(
     finally:
         os.unlink(path)
     try:
-        empty = loose.diff == _EMPTY_TAR
+        empty = loose.diff == EMPTY_TAR
         created = now()
         entry = {"created": created, "created_by": created_by, "author": author, "comment": comment}
         diffs = list(parent.config["rootfs"]["diff_ids"])

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import IO
 
 from berth.store.images import ImageStore
-from berth.store.naming import chain_id
+from berth.store.naming import EMPTY_TAR, chain_id
 
-_EMPTY_TAR = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # of 1024 zero bytes
 _PIPE_BYTES = 1 << 20
 
 
@@ -41,7 +40,7 @@ def make_layer(images: ImageStore, parent: str, write: Callable[[IO[bytes]], Non
     try:
         if failures:
             raise failures[0]
-        if loose.diff == _EMPTY_TAR:
+        if loose.diff == EMPTY_TAR:
             return parent
         chain = chain_id(parent, loose.diff)
         keep(chain)

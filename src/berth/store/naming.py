@@ -8,6 +8,7 @@ from berth.errors import DataLoss, InvalidParameter
 from berth.models.shapes import CONFIG, Shape, shaped
 from berth.oci import digest, reference
 
+EMPTY_TAR = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # the diff id of no files: 1024 zero bytes
 _HISTORY = {"created": str, "created_by": str, "author": str, "comment": str, "empty_layer": bool}
 _CONFIGURATION: Shape = {  # OCI image specification, config.md, and what Docker adds
     "architecture": str, "os": str, "variant": str, "os.version": str, "os.features": [str], "created": str, "author": str, "comment": str,
