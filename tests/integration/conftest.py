@@ -4,9 +4,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 
+import netlab
 import pytest
 from dockerd import HAVE_DOCKERD, Dockerd
 from harness import BUSYBOX, Engine, make_rootfs_tar
+from netlab import Lab
 from oci import Oci
 
 
@@ -98,3 +100,36 @@ def runc() -> Iterator[Oci]:
     runtime = Oci("runc")
     yield runtime
     runtime.finish()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Several hosts, each a network namespace; `host` is the one that an engine has."""
+    hosts = Lab()
+    yield hosts
+    hosts.close()
+
+
+@pytest.fixture(scope="module")
+def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
+    """An engine with a bridge, which leaves no interface and no rule."""
+    links, rules = lab.links(), lab.rules()
+    running = netlab.engine_in(lab, rootfs_tar)
+    yield running
+    running.finish()
+    assert lab.links() == links
+    assert lab.rules() == rules
+
+
+@pytest.fixture
+def start(net: Engine) -> Iterator[Callable[..., str]]:
+    """Starts containers of `net` that are removed after the test."""
+    with netlab.containers(net) as run:
+        yield run
+
+
+@pytest.fixture
+def network(net: Engine) -> Iterator[Callable[..., str]]:
+    """The same of networks."""
+    with netlab.networks(net) as create:
+        yield create

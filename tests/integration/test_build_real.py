@@ -24,13 +24,6 @@ APT = (
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
 def proxy(lab: Lab) -> Iterator[Proxy]:
     running = Proxy(lab)
     yield running

@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import netlab
@@ -61,20 +60,6 @@ if not COMPOSE:
 
 # Of images it reads what dockerd has not told newer clients since version 25 (ContainerConfig).
 VERSION = {"COMPOSE_API_VERSION": "1.41"}
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
-def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
-    running = netlab.engine_in(lab, rootfs_tar)
-    yield running
-    running.finish()
 
 
 def test_up_scale_down(net: Engine, lab: Lab, tmp_path: Path) -> None:

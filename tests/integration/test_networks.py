@@ -15,23 +15,6 @@ pytestmark = pytest.mark.root
 Up = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
-def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
-    links, rules = lab.links(), lab.rules()
-    running = netlab.engine_in(lab, rootfs_tar)
-    yield running
-    running.finish()
-    assert lab.links() == links
-    assert lab.rules() == rules
-
-
 @pytest.fixture
 def start(net: Engine) -> Iterator[Up]:
     """Starts a container of `bb`; it is removed after the test."""

@@ -20,13 +20,6 @@ PORT = 18200
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
 def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
     """With a network `n` of two containers: `web`, which is published, and `asks`."""
     before = lab.links(), lab.rules()

@@ -15,29 +15,6 @@ Up = Callable[..., str]
 BRIDGE = "com.docker.network.bridge"
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
-def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
-    links, rules = lab.links(), lab.rules()
-    running = netlab.engine_in(lab, rootfs_tar)
-    yield running
-    running.finish()
-    assert lab.links() == links
-    assert lab.rules() == rules
-
-
-@pytest.fixture
-def network(net: Engine) -> Iterator[Up]:
-    with netlab.networks(net) as create:
-        yield create
-
-
 @pytest.fixture
 def start(net: Engine, network: Up) -> Iterator[Up]:
     """After `network`, so that containers go first."""

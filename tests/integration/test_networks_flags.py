@@ -5,7 +5,7 @@ Options of network drivers are in test_networks_drivers.py.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import netlab
 import pytest
@@ -15,35 +15,6 @@ from netlab import HTTP, Lab
 pytestmark = pytest.mark.root
 
 Up = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
-def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
-    links, rules = lab.links(), lab.rules()
-    running = netlab.engine_in(lab, rootfs_tar)
-    yield running
-    running.finish()
-    assert lab.links() == links
-    assert lab.rules() == rules
-
-
-@pytest.fixture
-def start(net: Engine) -> Iterator[Up]:
-    with netlab.containers(net) as run:
-        yield run
-
-
-@pytest.fixture
-def network(net: Engine) -> Iterator[Up]:
-    with netlab.networks(net) as create:
-        yield create
 
 
 # -- the flags of `run` -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Each refusal has Docker's status and words, and leaves everything as it was. See
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,34 +18,6 @@ from parity import Peer
 
 pytestmark = pytest.mark.root
 Up = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
-def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
-    before = lab.links(), lab.rules()
-    running = netlab.engine_in(lab, rootfs_tar)
-    yield running
-    running.finish()
-    assert (lab.links(), lab.rules()) == before
-
-
-@pytest.fixture
-def start(net: Engine) -> Iterator[Up]:
-    with netlab.containers(net) as run:
-        yield run
-
-
-@pytest.fixture
-def network(net: Engine) -> Iterator[Up]:
-    with netlab.networks(net) as create:
-        yield create
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Fifty containers on one network: each finds and reaches each other by its name; and nothing of them stays. Asked by their own wget, and by dig."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import netlab
@@ -14,22 +13,6 @@ COUNT = 50
 NAMES = [f"many{number}" for number in range(COUNT)]
 _SERVE = "mkdir /w && hostname > /w/index.html && exec httpd -f -p 80 -h /w"
 _ASK_ALL = f"i=0; while [ $i -lt {COUNT} ]; do wget -qO- http://many$i/; i=$((i+1)); done"
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture
-def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
-    before = lab.links(), lab.rules()
-    running = netlab.engine_in(lab, rootfs_tar)
-    yield running
-    running.finish()
-    assert (lab.links(), lab.rules()) == before
 
 
 def test_each_reaches_each_other(net: Engine, lab: Lab) -> None:

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import netlab
 import pytest
 from harness import Engine, namespace, read, wait_until
 from netlab import CLIENT, FAR, HOST, HOST6, HTTP, Lab, gets, inside, interfaces
@@ -25,13 +24,6 @@ while True:
     _, peer = server.recvfrom(1000)
     server.sendto(peer[0].encode(), peer)
 """
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +52,6 @@ def net(kind: str, lab: Lab, rootfs_tar: str, subids: str) -> Iterator[Engine]:
     yield running
     running.finish()
     assert (lab.links(), lab.rules()) == before
-
-
-@pytest.fixture
-def start(net: Engine) -> Iterator[Up]:
-    with netlab.containers(net) as run:
-        yield run
-
-
-@pytest.fixture
-def network(net: Engine) -> Iterator[Up]:
-    with netlab.networks(net) as create:
-        yield create
 
 
 def inspect(net: Engine, identity: str) -> dict[str, Any]:

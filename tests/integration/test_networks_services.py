@@ -16,13 +16,6 @@ NGINX = ("nginx", "-c", "/etc/nginx.conf")
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
 def net(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """With a database, two web servers, and a network of them all."""
     running = Engine((), lab.enter("host"), bridge=True)

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import netlab
 import pytest
 from harness import REPOSITORY, Engine, group_file, wait_until
 from netlab import CLIENT, HOST, HOST6, HTTP, Lab, inside
@@ -18,34 +17,6 @@ from parity import Peer
 pytestmark = pytest.mark.root
 BERTH = [sys.executable, "-IS", f"{REPOSITORY}/src/berth/cli/__main__.py"]
 Up = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    hosts = Lab()
-    yield hosts
-    hosts.close()
-
-
-@pytest.fixture(scope="module")
-def net(lab: Lab, rootfs_tar: str) -> Iterator[Engine]:
-    before = lab.links(), lab.rules()
-    running = netlab.engine_in(lab, rootfs_tar)
-    yield running
-    running.finish()
-    assert (lab.links(), lab.rules()) == before
-
-
-@pytest.fixture
-def start(net: Engine) -> Iterator[Up]:
-    with netlab.containers(net) as run:
-        yield run
-
-
-@pytest.fixture
-def network(net: Engine) -> Iterator[Up]:
-    with netlab.networks(net) as create:
-        yield create
 
 
 def update(net: Engine, identity: str, *words: str, code: int = 0) -> str:
