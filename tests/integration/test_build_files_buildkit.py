@@ -1,14 +1,12 @@
 """Layers of COPY and ADD beside what the real BuildKit makes of the same Dockerfile: the one that is in dockerd."""
 
 import gzip
-import http.server
 import io
 import json
 import os
 import stat
 import subprocess
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 from dockerd import HAVE_DOCKERD, Dockerd
+from served import Served
 
 from berth.build.files import owners
 from berth.build.files.context import Directory, receive_tar
@@ -117,35 +116,17 @@ class Asked:
 
     def __init__(self, daemon: Dockerd) -> None:
         self._daemon = daemon
-        self._context = b""
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(outer._context)))
-                self.send_header("Content-Type", "application/x-tar")
-                self.end_headers()
-                self.wfile.write(outer._context)
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02))
-        self._thread.start()
+        self._served = Served()
         self._count = 0
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._served.close()
 
     def build(self, data: bytes) -> tuple[str, str]:
         """The image's id, or the error."""
-        self._context = data
+        self._served.data = data
         self._count += 1
-        remote = quote(f"http://127.0.0.1:{self._server.server_port}/{self._count}.tar", safe="")
+        remote = quote(self._served.address(self._count), safe="")
         command = ["curl", "-s", "--unix-socket", self._daemon.host.removeprefix("unix://"), "-X", "POST", f"http://d/build?version=2&remote={remote}&buildid=b{self._count}"]
         lines = [json.loads(line) for line in subprocess.run(command, capture_output=True, check=True, timeout=110).stdout.splitlines() if line]
         image = next((line["aux"]["ID"] for line in lines if line.get("id") == "moby.image.id"), "")

@@ -4,13 +4,11 @@ What is compared: the configuration of the image, its files (all but times), its
 """
 
 import gzip
-import http.server
 import io
 import json
 import re
 import subprocess
 import tarfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 from dockerd import HAVE_DOCKERD, Dockerd
 from harness import Engine
 from parity import Unix
+from served import Served
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not HAVE_DOCKERD, reason="needs dockerd")]
 CONFIG = (
@@ -161,37 +160,6 @@ def add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644, owner: 
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.uid, info.mtime = len(data), mode, owner, 1_000_000_000
     tar.addfile(info, io.BytesIO(data))
-
-
-class Served:
-    """A web server that has one archive: dockerd's BuildKit takes its context from there."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(outer.data)))
-                self.send_header("Content-Type", "application/x-tar")
-                self.end_headers()
-                self.wfile.write(outer.data)
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02))
-        self._thread.start()
-
-    def address(self, number: int) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/{number}.tar"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 class Side:
