@@ -284,7 +284,8 @@ def check_box(engine: Engine, box: Box, inspected: dict[str, dict]) -> None:
     if host["Memory"] and state["Status"] in ("running", "paused"):
         assert int(group_file(identity, "memory", "memory.limit_in_bytes")) == host["Memory"] or box.open, f"{box.names}: its cgroup"
     _check_log(engine, box, identity, state["Status"])
-    if box.kind == "retrier" and state["Status"] == "exited":
+    interrupted = box.open and "created" not in box.states  # its removal was under way, and ended its restarts
+    if box.kind == "retrier" and state["Status"] == "exited" and not interrupted:
         assert settled[0]["RestartCount"] == 3, f"{box.names}: {settled[0]['RestartCount']} restarts"
     _check_execs(engine, box, identity, state["Status"])
 
@@ -358,4 +359,12 @@ def check_readers(worker: Worker) -> None:
         for before, after in itertools.pairwise(numbers):
             assert after in (before + 1, 1), f"{path}: {after} after {before}"
         os.unlink(path)
+    worker.readers.clear()
+
+
+def end_readers(worker: Worker) -> None:
+    """Those that a failure left behind."""
+    for _, _, process in worker.readers:
+        process.kill()
+        process.wait()
     worker.readers.clear()

@@ -13,7 +13,7 @@ import time
 
 import pytest
 from harness import Engine, all_pids, comm, group_names, parent, read, wait_until
-from killload import Worker, check_box, check_readers, count_runs, log_text
+from killload import Worker, check_box, check_readers, count_runs, end_readers, log_text
 
 _ROUNDS = int(os.environ.get("BERTH_KILL_ROUNDS", "16"))
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120 + 10 * _ROUNDS)]
@@ -145,6 +145,8 @@ def test_killed_at_random_moments(own_engine: Engine) -> None:
         except BaseException as error:
             if hasattr(error, "add_note"):
                 error.add_note(f"seed {seed}, round {round_}\n{engine.log()[-2000:]}")
+            for worker in workers:
+                end_readers(worker)
             raise
     print({name: sum(worker.done.get(name, 0) for worker in workers) for worker in workers for name in worker.done})
     assert "Traceback" not in engine.log(), engine.log()[-3000:]

@@ -109,8 +109,11 @@ class LayerStore:
         """
         with suppress(FileNotFoundError):
             os.unlink(self._layout.unwritten_marker(chain))
+        layer, recipe = self._layout.layer(chain), self._layout.recipe(chain)
+        if not os.path.lexists(layer) and not os.path.lexists(recipe):
+            return
         doomed = self._layout.new_directory()
-        for there, then in ((self._layout.layer(chain), doomed), (self._layout.recipe(chain), f"{doomed}.recipe")):
+        for there, then in ((layer, doomed), (recipe, f"{doomed}.recipe")):
             with suppress(FileNotFoundError):
                 os.rename(there, then)
         self._eraser.soon(doomed)
