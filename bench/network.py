@@ -2,13 +2,14 @@
 
     .venv/bin/python bench/network.py [--rounds 20] [--containers 200] [--only run,host,between,many]
 
-berth and dockerd in turn, both in one network namespace that the bench makes for itself, with bridges and rules of their own. Docker's
-CLI drives both. Needs root, docker.io, iptables, nginx, iperf3, wrk and busybox-static; the image is made of the host's own programs.
+berth and dockerd in turn, each in a network namespace that the bench makes for it: in one, every packet of either would also pass the
+other's rules. Docker's CLI drives both. Needs root, docker.io, iptables, nginx, iperf3, wrk and busybox-static; the image is made of the host's own programs.
 Prints medians and ratios, and writes nothing else.
 """
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -34,6 +35,23 @@ events { worker_connections 1024; }
 http { access_log off; keepalive_requests 1000000; server { listen 80; location / { return 200 "hello"; } } }
 """
 _SECONDS = 4
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def new_host() -> int:
+    """This process goes into a network namespace like a host's, with a way out -> its descriptor."""
+    if _libc.unshare(_CLONE_NEWNET):
+        sys.exit(f"unshare: {os.strerror(ctypes.get_errno())}")
+    for words in (("link", "set", "lo", "up"), ("link", "add", "out", "type", "bridge"), ("address", "add", "10.66.0.1/24", "dev", "out"),
+                  ("link", "set", "out", "up"), ("route", "add", "default", "via", "10.66.0.254")):  # fmt: skip
+        subprocess.run(["ip", *words], check=True)
+    return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter(host: int) -> None:
+    if _libc.setns(host, _CLONE_NEWNET):
+        sys.exit(f"setns: {os.strerror(ctypes.get_errno())}")
 
 
 def docker(environment: Environment, *words: str) -> str:
@@ -89,11 +107,13 @@ def dockerd(base: Path) -> Iterator[Environment]:
         daemon.wait()
 
 
-def compare(what: str, unit: str, cases: dict[str, Callable[[], float]], rounds: int, aim: str) -> None:
+def compare(what: str, unit: str, cases: dict[str, Callable[[], float]], hosts: dict[str, int], rounds: int, aim: str) -> None:
+    """By turns, each on its engine's host, who was second is first the next time."""
     samples: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            samples[name].append(case())
+    for number in range(rounds):
+        for name in sorted(cases, reverse=number % 2 == 1):
+            enter(hosts[name])
+            samples[name].append(cases[name]())
     print(f"{what}:")
     for name, values in samples.items():
         print(f"  {name:10} median {statistics.median(values):10.1f} {unit}   ({min(values):.1f} to {max(values):.1f})")
@@ -141,7 +161,7 @@ def run(engines: dict[str, Environment], rounds: int) -> None:
           f"{medians[cli] / medians['dockerd, bridge']:.3f} (aim: at most 0.15)" if (cli := "berth's own CLI, bridge") else "", flush=True)  # fmt: skip
 
 
-def host(engines: dict[str, Environment], rounds: int) -> None:
+def host(engines: dict[str, Environment], hosts: dict[str, int], rounds: int) -> None:
     """From the host to published ports."""
     ports = {"berth": (18080, 18201), "dockerd": (18081, 18202)}
     made = []
@@ -149,19 +169,20 @@ def host(engines: dict[str, Environment], rounds: int) -> None:
         web, speed = ports[name]
         made.append((environment, docker(environment, "run", "-d", "-p", f"{web}:80", IMAGE, "nginx", "-c", "/etc/nginx.conf")))
         made.append((environment, docker(environment, "run", "-d", "-p", f"{speed}:5201", IMAGE, "iperf3", "-s")))
+        enter(hosts[name])
         until_served(f"http://10.66.0.1:{web}/")
     address = "10.66.0.1"
     compare("TCP from the host to a published port", "Mbit/s",
-            {name: lambda port=ports[name][1]: iperf("iperf3", "-c", address, "-p", str(port)) for name in engines}, rounds, "at least 1")  # type: ignore[misc]  # fmt: skip
+            {name: lambda port=ports[name][1]: iperf("iperf3", "-c", address, "-p", str(port)) for name in engines}, hosts, rounds, "at least 1")  # type: ignore[misc]  # fmt: skip
     compare("requests to a published port, connections kept", "/s",
-            {name: lambda port=ports[name][0]: requests(f"http://{address}:{port}/") for name in engines}, rounds, "at least 1")  # type: ignore[misc]  # fmt: skip
+            {name: lambda port=ports[name][0]: requests(f"http://{address}:{port}/") for name in engines}, hosts, rounds, "at least 1")  # type: ignore[misc]  # fmt: skip
     compare("requests to a published port, one a connection", "/s",
-            {name: lambda port=ports[name][0]: connections(f"http://{address}:{port}/") for name in engines}, rounds, "at least 1")  # type: ignore[misc]  # fmt: skip
+            {name: lambda port=ports[name][0]: connections(f"http://{address}:{port}/") for name in engines}, hosts, rounds, "at least 1")  # type: ignore[misc]  # fmt: skip
     for environment, identity in made:
         docker(environment, "rm", "-f", identity)
 
 
-def between(engines: dict[str, Environment], rounds: int) -> None:
+def between(engines: dict[str, Environment], hosts: dict[str, int], rounds: int) -> None:
     """Two containers of one network."""
     for environment in engines.values():
         docker(environment, "network", "create", "bench")
@@ -172,7 +193,8 @@ def between(engines: dict[str, Environment], rounds: int) -> None:
         done = docker(environment, "exec", "asks", "iperf3", "-c", "speed", "-t", str(_SECONDS), "-J")
         return float(json.loads(done)["end"]["sum_received"]["bits_per_second"]) / 1e6
 
-    compare("TCP between two containers", "Mbit/s", {name: lambda env=env: one(env) for name, env in engines.items()}, rounds, "at least 1")  # type: ignore[misc]
+    cases = {name: lambda env=env: one(env) for name, env in engines.items()}  # type: ignore[misc]
+    compare("TCP between two containers", "Mbit/s", cases, hosts, rounds, "at least 1")
     for environment in engines.values():
         docker(environment, "rm", "-f", "speed", "asks")
         docker(environment, "network", "rm", "bench")
@@ -211,13 +233,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--containers", type=int, default=200)
     parser.add_argument("--only", default=",".join(_PARTS))
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not arguments.inside:  # a network namespace of its own
-        os.execvp("unshare", ["unshare", "-n", sys.executable, *sys.argv, "--inside"])
-    for words in (("link", "set", "lo", "up"), ("link", "add", "out", "type", "bridge"), ("address", "add", "10.66.0.1/24", "dev", "out"),
-                  ("link", "set", "out", "up"), ("route", "add", "default", "via", "10.66.0.254")):  # fmt: skip
-        subprocess.run(["ip", *words], check=True)
     wanted = arguments.only.split(",")
     print(f"load {' '.join(Path('/proc/loadavg').read_text().split()[:3])}, {os.cpu_count()} processors", flush=True)
     with contextlib.ExitStack() as stack:
@@ -226,17 +242,20 @@ def main() -> None:
             (top / name).mkdir()
         image(top / "image.tar")
         engines: dict[str, Environment] = {}
+        hosts: dict[str, int] = {}
         for name, start in (("berth", berth_engine(top / "berth")), ("dockerd", dockerd(top / "docker"))):
+            hosts[name] = new_host()
             engines[name] = stack.enter_context(start)
             docker(engines[name], "import", str(top / "image.tar"), IMAGE)
-            docker(engines[name], "run", "--rm", IMAGE, "true")  # the other one sees by its route that a subnet is taken
+            docker(engines[name], "run", "--rm", IMAGE, "true")
         if "run" in wanted:
             run(engines, arguments.rounds)
         if "host" in wanted:
-            host(engines, max(3, arguments.rounds // 5))
+            host(engines, hosts, max(3, arguments.rounds // 5))
         if "between" in wanted:
-            between(engines, max(3, arguments.rounds // 5))
+            between(engines, hosts, max(3, arguments.rounds // 5))
         if "many" in wanted:
+            enter(hosts["berth"])
             many(engines["berth"], arguments.containers)
         print(f"load {' '.join(Path('/proc/loadavg').read_text().split()[:3])}")
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,25 +89,17 @@ def test_an_engine_that_stops_ends_its_builds(own_engine: Engine, tmp_path: Path
 
 def test_two_builds_of_the_same_do_the_work_once(engine: Engine, tmp_path: Path) -> None:
     text = "FROM bb\nRUN --mount=type=cache,target=/c echo ran >>/c/log && while [ ! -e /c/go ]; do :; done && cp /c/log /log\n"
-    said: list[str] = []
-
-    def one(name: str) -> None:
-        with building(engine, tmp_path / name, text, "-t", name) as client:
-            said.append(client.communicate(timeout=60)[0])
-
-    threads = [threading.Thread(target=one, args=(name,)) for name in ("once-a", "once-b")]
-    for thread in threads:
-        thread.start()
     mounts = Path(engine.data, "build/mounts")
 
     def logs() -> list[Path]:
         return [path for path in mounts.glob("*/log") if "ran" in path.read_text()] if mounts.exists() else []
 
-    wait_until(lambda: bool(logs()), "the step has not begun")
-    wait_until(lambda: len(list(Path(engine.data, "build/work").iterdir())) >= 4, "the second build has not begun")
-    (logs()[0].parent / "go").write_text("")
-    for thread in threads:
-        thread.join()
+    with building(engine, tmp_path / "a", text, "-t", "once-a") as first, building(engine, tmp_path / "b", text, "-t", "once-b") as second:
+        for client in (first, second):
+            begun(client, "Step 2/2")
+        wait_until(lambda: bool(logs()), "the step has not begun")
+        (logs()[0].parent / "go").write_text("")
+        assert ["Successfully tagged" in client.communicate(timeout=60)[0] for client in (first, second)] == [True, True]
     assert engine.docker("run", "--rm", "once-a", "cat", "/log").stdout == "ran\n"
     assert engine.docker("image", "inspect", "-f", "{{.Id}}", "once-a").stdout == engine.docker("image", "inspect", "-f", "{{.Id}}", "once-b").stdout
 

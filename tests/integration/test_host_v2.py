@@ -338,4 +338,5 @@ def test_a_volume_has_no_more_than_its_size(findings: dict[str, Any]) -> None:
 def test_nothing_is_left(findings: dict[str, Any]) -> None:
     assert findings["engine_exit"] == 0
     assert findings["groups_left"] == []
+    assert not findings["parent_group_left"]
     assert "Traceback" not in findings["log"]

@@ -593,6 +593,7 @@ def main(shared: str, chosen: list[str]) -> None:
     engine.process.terminate()
     findings["engine_exit"] = engine.process.wait(60)
     findings["groups_left"] = sorted(groups())
+    findings["parent_group_left"] = os.path.isdir("/sys/fs/cgroup/berth")
     findings["log"] = read(LOG)
     print(json.dumps(findings))
 

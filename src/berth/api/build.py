@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from typing import IO, Any
 from berth import errors
 from berth.api.buildstream import BuildStream
 from berth.api.request import parse_filters
-from berth.api.threads import in_thread_with_body
+from berth.api.threads import Incoming, in_thread_with_body
 from berth.build import outputs, planning
 from berth.build.files import context as contexts
 from berth.build.files import git
@@ -30,7 +31,8 @@ from berth.oci import platforms, reference
 from berth.oci.reference import Reference
 from berth.registry.client.challenge import Credentials
 
-_DEFAULT_NAME = "Dockerfile"
+_DEFAULT_NAME, _JSON = "Dockerfile", "application/json"
+_SMALL_BYTES = 64 << 10
 _NUMBERS = {
     "memory": "Memory", "memswap": "MemorySwap", "cpushares": "CpuShares", "cpuperiod": "CpuPeriod", "cpuquota": "CpuQuota", "shmsize": "ShmSize",
 }  # fmt: skip
@@ -72,15 +74,17 @@ class Build:
             except errors.BerthError as error:
                 if not exchange.streaming and not stream.began:
                     raise
-                await _say(exchange, stream.failure(error))
+                last = _lines(stream.failure(error))
             else:
-                await _say(exchange, stream.success(built.image, [reference.parse(tag).familiar for tag in request.tags]))
+                last = _lines(stream.success(built.image, [reference.parse(tag).familiar for tag in request.tags]))
         finally:
             if not work.done():
                 work.cancel()
                 with contextlib.suppress(asyncio.CancelledError, errors.BerthError, Disconnected):
                     await work
-        exchange.end_stream()
+        if not exchange.streaming:
+            exchange.start_stream(_JSON)
+        exchange.end_stream(last)
 
     async def prune(self, exchange: Exchange) -> None:
         filters = parse_filters(exchange.query.get("filters", ""))
@@ -99,10 +103,15 @@ class Build:
 
 
 async def _say(exchange: Exchange, messages: Iterable[dict[str, Any]]) -> None:
-    data = b"".join(json.dumps(message).encode() + b"\r\n" for message in messages)
+    data = _lines(messages)
     if data and not exchange.streaming:
-        exchange.start_stream("application/json")
-    await exchange.send(data)
+        exchange.start_stream(_JSON, first=data)
+    else:
+        await exchange.send(data)
+
+
+def _lines(messages: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(message).encode() + b"\r\n" for message in messages)
 
 
 async def pull(engine: Engine, name: Reference, platform: str, credentials: Credentials, tell: Callable[[str], None]) -> None:
@@ -135,7 +144,11 @@ class ArchiveClient:
         if self._exchange.headers.get("content-length") == "0":
             raise errors.InvalidParameter("the build context is empty: send a tar archive, or name one with the parameter remote")
         into = self._directory
-        await in_thread_with_body(self._exchange.body, lambda stream: contexts.receive_tar(stream, into))
+        small = Beginning(self._exchange.body)
+        if await small.whole():
+            await to_its_end(lambda: contexts.receive_tar(io.BytesIO(small.data), into))
+        else:
+            await in_thread_with_body(small, lambda stream: contexts.receive_tar(stream, into))
 
     async def close(self) -> None:
         if self._fd >= 0:
@@ -183,6 +196,26 @@ class ArchiveClient:
 
     def proxies(self) -> Mapping[str, str]:
         return self._engine.options.proxies()
+
+
+class Beginning:
+    """A body whose first bytes may be all: those need no thread that waits for a client."""
+
+    def __init__(self, body: Incoming) -> None:
+        self._body = body
+        self.data = b""
+
+    async def whole(self) -> bool:
+        """Whether `data` is all of it; else `read` begins with that."""
+        while len(self.data) <= _SMALL_BYTES:
+            if not (more := await self._body.read()):
+                return True
+            self.data += more
+        return False
+
+    async def read(self) -> bytes:
+        data, self.data = self.data, b""
+        return data or await self._body.read()
 
 
 def _left_out(text: bytes, names: tuple[str, ...]) -> Ignore | None:

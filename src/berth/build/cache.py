@@ -4,7 +4,8 @@
     DATA_ROOT/build/mounts/     the directories of `RUN --mount=type=cache`
 
 A record names a layer by its chain id; the image store keeps the layers that are named here, with all below them, for as long as they are.
-What has been used least recently goes first.
+What has been used least recently goes first. That something was used is written down by `flush`, after a build: an engine that is killed before
+forgets no more than that.
 """
 
 import contextlib
@@ -58,6 +59,7 @@ class Cache:
         self._lock = threading.RLock()
         self._database = self._open()
         self._records = {row[0]: Record(*row) for row in self._database.execute(_ALL)}
+        self._used: set[str] = set()  # keys of what was found since `flush`
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -83,7 +85,23 @@ class Cache:
 
     def close(self) -> None:
         with self._lock:
+            self.flush()
             self._database.close()
+
+    def flush(self) -> None:
+        """Writes down what has been used."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            found = [self._records[key] for key in self._used if key in self._records]
+            self._used.clear()
+            if not found:
+                return
+            self._database.execute("BEGIN")
+            try:
+                self._database.executemany(
+                    "UPDATE records SET used_ns = ?, uses = ? WHERE key = ?", [(each.used_ns, each.uses, each.key) for each in found]
+                )
+            finally:
+                self._database.execute("COMMIT")
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         """What cannot be written is known for as long as the engine runs: a full disk fails no build here."""
@@ -98,7 +116,7 @@ class Cache:
             record = self._records.get(key)
             if record:
                 record.used_ns, record.uses = time.time_ns(), record.uses + 1
-                self._write("UPDATE records SET used_ns = ?, uses = ? WHERE key = ?", (record.used_ns, record.uses, key))
+                self._used.add(key)
         return record
 
     def put(self, key: str, chain: str, parent: str, description: str, kind: str, created_ns: int = 0) -> Record:
@@ -143,6 +161,8 @@ class Cache:
 
     def note_inputs(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
         """What the steps of a build have depended on."""
+        if not slots:
+            return
         now_ns = time.time_ns()
         rows = [(slot, json.dumps(inputs), now_ns) for slot, inputs in slots.items()]
         with self._lock, contextlib.suppress(sqlite3.Error):

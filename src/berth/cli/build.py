@@ -4,7 +4,7 @@ import os
 import sys
 
 from berth.build import wire
-from berth.cli import buildflags, buildoutput
+from berth.cli import buildflags, buildoutput, names
 from berth.cli.buildfiles import Context, read_dockerfile, read_ignore
 from berth.cli.buildmodel import failure
 from berth.cli.buildprogress import display_of
@@ -35,9 +35,10 @@ def build(call: "Invocation") -> int:
         raise Misuse(f"ERROR: {wrong}")
     request["outputs"] = outputs
     for tag in request["tags"]:
-        from berth.cli.pull import parse_name
+        if not names.is_plain(tag):
+            from berth.cli.pull import parse_name
 
-        parse_name(tag)
+            parse_name(tag)
     secrets, given_agents = buildflags.secrets(parsed.list("secret")), buildflags.agents(parsed.list("ssh"))
     request["secrets"], request["ssh"] = sorted(secrets), sorted(given_agents)
     contexts, archive = _contexts(parsed, request)
@@ -61,8 +62,8 @@ def _run(call: "Invocation", parsed: Parsed, request: "dict[str, Any]", sources:
             result = talk.run(request, interrupts.times)
         finally:
             talk.close()
-            names = [] if result.get("error") else request["tags"]
-            display.finish(failed="error" in result, names=names, image=str(result.get("image", "")))
+            named = [] if result.get("error") else request["tags"]
+            display.finish(failed="error" in result, names=named, image=str(result.get("image", "")))
     if "called" in result:
         sys.stdout.write(result["called"]["text"])
         return int(result["called"]["exit_code"])

@@ -1,7 +1,6 @@
 """The layers of a build's results as blobs: compressed, each once, into files that go with the build."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -35,14 +34,14 @@ class Blob:
 
 
 class Blobs:
-    """Of one build. directory: made when first needed, on the store's file system; the caller removes it.
+    """Of one build. new_directory: makes one with this in its name, on the store's file system; the caller removes it.
 
     portable: compressed so that every machine gets the same bytes.
     """
 
-    def __init__(self, images: ImageStore, directory: str, *, portable: bool) -> None:
+    def __init__(self, images: ImageStore, new_directory: Callable[[str], str], *, portable: bool) -> None:
         self._images = images
-        self._directory = directory
+        self._new_directory = new_directory
         self._portable = portable
         self._made: dict[tuple[str, Compression], asyncio.Task[Blob]] = {}
         self._gate = asyncio.Semaphore(_AT_A_TIME)
@@ -71,8 +70,7 @@ class Blobs:
             return await stoppable(lambda stop: self._pack(layer, compression, stop))
 
     def _pack(self, layer: Layer, compression: Compression, stop: threading.Event) -> Blob:
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        path = f"{self._directory}/{layer.diff.removeprefix('sha256:')}.{compression.kind}-{compression.level}"
+        path = f"{self._new_directory('blob')}/{layer.diff.removeprefix('sha256:')}.{compression.kind}-{compression.level}"
         stream = self._tar(layer)()
         try:
             with open(path, "wb") as out:

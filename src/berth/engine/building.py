@@ -49,6 +49,8 @@ from berth.store.images import Image, ImageStore
 if TYPE_CHECKING:
     from berth.engine.distribution import Distribution
 
+_SHORT_BYTES = 8 << 10  # a Dockerfile of these is read faster than a thread has begun
+
 
 class BuildService:
     """The builds of one engine. Made with the first one, or with the first question about its cache."""
@@ -118,8 +120,6 @@ class BuildService:
 
     async def _build(self, request: BuildRequest, client: Client, report: Report, name: str) -> Built:
         directory, scratch = f"{self._directory}/work/{name}", f"{self._scratch}/{name}"
-        for path in (directory, scratch):
-            os.makedirs(path, mode=0o700)
         imports = Imports(self._images)
         worker = BuildWorker(
             images=self._images, roots=self._roots, steps=self._steps, client=client, checksums=self.checksums, directory=directory,
@@ -141,7 +141,8 @@ class BuildService:
         imports.settle(self.cache)
         await imports.close()
         await worker.close()
-        await to_its_end(lambda: remove_directories(directories))
+        if there := _existing(directories):
+            await to_its_end(lambda: remove_directories(there))
         if self._cleaning is None or self._cleaning.done():
             self._cleaning = asyncio.create_task(asyncio.to_thread(self._keep_small))
 
@@ -167,7 +168,8 @@ class BuildService:
         return frozenset(found | ({"security.insecure"} & set(request.allow) if settings.insecure else set()))
 
     def _keep_small(self) -> None:
-        """After a build, while nobody waits: what the cache holds too much of goes. Blocks."""
+        """After a build, while nobody waits: what was used is written down, and what the cache holds too much of goes. Blocks."""
+        self.cache.flush()
         most = self._settings().cache_bytes
         if most is None:
             return
@@ -184,7 +186,7 @@ class BuildService:
         buildlimits.host_config(request.options.limits)
         started_ns = time.time_ns()
         data, called = await client.dockerfile()
-        dockerfile = await asyncio.to_thread(planning.read, data, called)
+        dockerfile = planning.read(data, called) if len(data) <= _SHORT_BYTES else await asyncio.to_thread(planning.read, data, called)
         options = request.options
         targets = []
         bases: dict[tuple[str, str], BaseImage] = {}
@@ -291,6 +293,10 @@ class BuildService:
     def usage(self) -> list[dict]:
         """The entries of `system df`'s build cache. Blocks."""
         return pruning.usage(self.cache, self.mounts, self.contexts, self._images)
+
+
+def _existing(paths: list[str]) -> list[str]:
+    return [path for path in paths if os.path.lexists(path)]
 
 
 __all__ = ["BuildService", "Options"]

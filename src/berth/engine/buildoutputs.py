@@ -80,7 +80,7 @@ class Delivery:
         self._facts = facts
         self._store = store
         self._epoch = request.options.epoch
-        self.blobs = Blobs(images, worker.new_directory("blobs"), portable=self._epoch is not None)
+        self.blobs = Blobs(images, worker.new_directory, portable=self._epoch is not None)
         self._names = tuple(reference.parse(tag).familiar for tag in request.tags)
         self._told = 0
         self._loop = asyncio.get_running_loop()

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from threading import Event
 from typing import IO, Any
 
@@ -30,7 +30,10 @@ from berth.store.tarwriter import TarWriter
 
 
 class BuildWorker:
-    """Of one build; an async context manager. directory: of its own on the store's file system; scratch: one in memory."""
+    """Of one build; an async context manager. directory: of its own on the store's file system; scratch: one in memory.
+
+    Both are made when something is put there, which in a build that is cached is never; their owner removes them.
+    """
 
     def __init__(
         self, *, images: ImageStore, roots: RootViews, steps: Steps, client: Client, checksums: ChecksumCache, directory: str, scratch: str,
@@ -75,7 +78,9 @@ class BuildWorker:
     def _new_directory(self, top: str, what: str) -> str:
         self._numbers += 1
         path = f"{top}/{what}-{self._numbers}"
-        os.makedirs(path, mode=0o700)
+        with suppress(FileExistsError):
+            os.mkdir(top, 0o700)
+        os.mkdir(path, 0o700)
         return path
 
     def new_directory(self, what: str) -> str:

@@ -87,6 +87,12 @@ class Restoring(Updating):
             if container and not container.record.active:
                 self._remove_group(container)
 
+    def remove_parent_group(self) -> None:
+        """The group above those of containers goes with the engine, unless there is something in it: of containers that go on, or of another engine."""
+        for directory in cgroup.open_cgroup("/berth", self.host.hosts).directories:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
     def _end_ns(self, container: Container) -> int:
         report = self._kept_report(container)
         return int(report["finished_ns"]) if report else time.time_ns()

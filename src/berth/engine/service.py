@@ -183,6 +183,7 @@ class Engine:
             self.distribution.close()
         self.images.close()
         self.database.close()
+        self.containers.remove_parent_group()
         os.close(self._lock)
 
     # -- what it says of itself -----------------------------------------------------------------------

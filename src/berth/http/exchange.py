@@ -155,26 +155,30 @@ class Exchange:
         """The same from an open file, by the kernel where there is no TLS. Disconnected if the file is shorter or the client gone."""
         await self._protocol.send_file(descriptor, offset, size)
 
-    def start_stream(self, content_type: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        """Begins a chunked response; `send` and `end_stream` follow."""
+    def start_stream(self, content_type: str, status: int = 200, headers: dict[str, str] | None = None, first: bytes = b"") -> None:
+        """Begins a chunked response, with a first chunk where that is known; `send` and `end_stream` follow."""
         self.streaming = True
-        self._head(status, {"Content-Type": content_type, **({"Transfer-Encoding": "chunked"} if self._chunked else {}), **(headers or {})})
+        chunked = {"Transfer-Encoding": "chunked"} if self._chunked else {}
+        self._head(status, {"Content-Type": content_type, **chunked, **(headers or {})}, self._chunk(first))
         if self.method == "HEAD":
             raise HeadAnswered
 
     async def send(self, data: bytes) -> None:
         """One chunk; waits while the client is behind. Disconnected once it is gone."""
         if data:
-            self._protocol.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            self._protocol.write(self._chunk(data))
             await self._protocol.drain()
+
+    def _chunk(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if data and self._chunked else data
 
     async def send_json(self, value: object) -> None:
         """One JSON line of a stream."""
         await self.send(json.dumps(value).encode() + b"\r\n")
 
-    def end_stream(self) -> None:
-        if self._chunked:
-            self._protocol.write(b"0\r\n\r\n")
+    def end_stream(self, last: bytes = b"") -> None:
+        """last: one more chunk."""
+        self._protocol.write(self._chunk(last) + (b"0\r\n\r\n" if self._chunked else b""))
 
     def _head(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         """Sends the head, and a body where that is known: one write is one system call for both, and for the client too."""

@@ -272,11 +272,17 @@ class CgroupV2(Cgroup):
 
     def create(self) -> None:
         try:
-            self._enable_controllers()
+            try:
+                self._enable_controllers()
+            except FileNotFoundError:
+                pass  # see `_make`
             self.live = not self._make(self.directory)
         except OSError as error:
             raise self._cannot_make(error) from error
         self._refuse_frozen()
+
+    def _made_above(self, directory: str) -> None:
+        self._enable_controllers()
 
     def _enable_controllers(self) -> None:
         """Switches every controller on from the root down to the group's parent.

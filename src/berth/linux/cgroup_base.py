@@ -242,17 +242,23 @@ class Cgroup:
     def exists(self) -> bool:
         return any(os.path.isdir(directory) for directory in self.directories)
 
-    def _make(self, directory: str) -> bool:
+    def _make(self, directory: str, tries: int = 5) -> bool:
         """mkdir, also of what is above; whether it was not there before."""
         try:
             os.mkdir(directory, 0o755)
         except FileExistsError:
             return False
         except FileNotFoundError:
+            if not tries:
+                raise
             above = os.path.dirname(directory)
-            os.makedirs(above, 0o755, exist_ok=True)
-            self._made_above(above)
-            return self._make(directory)
+            try:
+                os.makedirs(above, 0o755, exist_ok=True)
+                self._made_above(above)
+            except OSError as error:  # an engine that ended just now has removed it again, as nothing was in it
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise
+            return self._make(directory, tries - 1)
         return True
 
     def _made_above(self, directory: str) -> None:
