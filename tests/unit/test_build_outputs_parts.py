@@ -16,8 +16,8 @@ from berth.build.graph import ContextSource, Copy, GitSource, ImageSource, Run, 
 from berth.build.imagedocuments import Document, attestation_manifest, index, manifest
 from berth.build.planning import Options
 from berth.build.worker import Layers
-from berth.engine import emulation
-from berth.engine.buildrequest import BuildRequest, filled
+from berth.engine.builds import emulation
+from berth.engine.builds.request import BuildRequest, filled
 from berth.errors import Cancelled, InvalidParameter
 from berth.oci.platforms import Platform
 from berth.store.packing import pack

@@ -2,7 +2,7 @@
 
 import pytest
 
-from berth.engine.buildsettings import BuildSettings, settings
+from berth.engine.builds.settings import BuildSettings, settings
 from berth.engine.config_values import Mistake
 
 

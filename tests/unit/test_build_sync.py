@@ -10,8 +10,8 @@ from berth import errors
 from berth.api.buildsession import ranges
 from berth.build import listing, wire
 from berth.cli.buildfiles import Context, Unreadable
-from berth.engine import buildsync
-from berth.engine.buildsync import Mirrors, key_of
+from berth.engine.builds import mirrors as mirrors_module
+from berth.engine.builds.mirrors import Mirrors, key_of
 
 REGULAR, DIRECTORY, LINK = 0o100644, 0o040755, 0o120777
 
@@ -151,7 +151,7 @@ def test_a_mirror_that_was_left_in_the_middle_is_emptied(source, tmp_path, monke
 def test_an_index_of_another_boot_says_nothing(source, tmp_path, monkeypatch):
     mirrors, context = Mirrors(str(tmp_path / "m")), aged(Context(str(source)), monkeypatch)
     sync(mirrors, context)
-    monkeypatch.setattr(buildsync, "boot_id", lambda: "another")
+    monkeypatch.setattr(mirrors_module, "boot_id", lambda: "another")
     assert len(sync(mirrors, context)[0]) == 4
 
 

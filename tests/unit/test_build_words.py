@@ -9,13 +9,13 @@ from berth import errors
 from berth.api.buildstream import BuildStream
 from berth.build import progress
 from berth.build.progress import Event
-from berth.engine import buildlimits
+from berth.engine.builds import limits
 from berth.store.compression import ExactReader
 from berth.store.tar import read_entries, skip_padding
 
 
 def test_limits_become_fields_of_a_host_config():
-    found = buildlimits.host_config([("Memory", "1024"), ("MemorySwap", "-1"), ("CpusetCpus", "0"), ("Ulimits", '[{"Name": "core", "Soft": 0, "Hard": 0}]')])
+    found = limits.host_config([("Memory", "1024"), ("MemorySwap", "-1"), ("CpusetCpus", "0"), ("Ulimits", '[{"Name": "core", "Soft": 0, "Hard": 0}]')])
     assert found == {"Memory": 1024, "MemorySwap": -1, "CpusetCpus": "0", "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}]}
 
 
@@ -24,7 +24,7 @@ def test_limits_become_fields_of_a_host_config():
 )
 def test_what_is_no_limit_is_refused(name, text):
     with pytest.raises(errors.InvalidParameter) as caught:
-        buildlimits.host_config([(name, text)])
+        limits.host_config([(name, text)])
     assert len(str(caught.value)) < 400
 
 

@@ -22,7 +22,7 @@ from berth.build.files.reading import read_file
 from berth.build.progress import Event
 from berth.build.worker import Output, Tree
 from berth.engine import registryauth
-from berth.engine.buildrequest import BuildRequest
+from berth.engine.builds.request import BuildRequest
 from berth.engine.service import Engine
 from berth.engine.tasks import stoppable, to_its_end, whole
 from berth.http.body import Disconnected

@@ -22,8 +22,8 @@ from berth.build.files.reading import read_file
 from berth.build.progress import Event
 from berth.build.worker import Output, Tree
 from berth.engine import registryauth
-from berth.engine.buildrequest import CACHE_CONTEXT
-from berth.engine.buildsync import Mirror, key_of
+from berth.engine.builds.mirrors import Mirror, key_of
+from berth.engine.builds.request import CACHE_CONTEXT
 from berth.engine.service import Engine
 from berth.engine.tasks import stoppable, to_its_end
 from berth.http.exchange import Exchange
@@ -109,7 +109,7 @@ def _failure(error: errors.BerthError) -> dict[str, Any]:
 
 
 class SessionClient:
-    """The build's client (engine/buildrequest.py), who is asked over the connection. Close it when the build has ended."""
+    """The build's client (engine/builds/request.py), who is asked over the connection. Close it when the build has ended."""
 
     def __init__(self, engine: Engine, link: Link, words: Words) -> None:
         self._engine = engine

@@ -18,7 +18,7 @@ from typing import Any
 
 from berth import errors
 from berth.build import planning
-from berth.engine.buildrequest import BuildRequest
+from berth.engine.builds.request import BuildRequest
 from berth.oci import platforms, reference
 
 LOCAL, TAR, REMOTE, NONE, OTHER = "local", "tar", "remote", "none", "other"

@@ -7,8 +7,9 @@ an error, as it is for dockerd: nobody could say which counts.
 import json
 from typing import Any
 
-from berth.engine import buildsettings, logconfig, netsettings
 from berth.engine import config_values as check
+from berth.engine import logconfig, netsettings
+from berth.engine.builds import settings
 from berth.engine.config_other import CHECKS
 from berth.engine.config_values import Check, Mistake
 from berth.errors import InvalidParameter
@@ -142,7 +143,7 @@ KEYS: dict[str, Check] = {
     **dict.fromkeys(("bip", "bip6", "fixed-cidr", "fixed-cidr-v6"), check.subnet),
     **dict.fromkeys(("default-gateway", "default-gateway-v6", "ip"), check.address), "host-gateway-ip": check.address, "host-gateway-ips": check.addresses,
     "mtu": check.whole_number, "default-address-pools": netsettings.address_pools, "default-network-opts": netsettings.network_options,
-    "builder": buildsettings.settings, "published-ports": check.one_of("checked", "direct"),
+    "builder": settings.settings, "published-ports": check.one_of("checked", "direct"),
 }  # fmt: skip
 _CHECKS: dict[str, Check] = KEYS | CHECKS
 

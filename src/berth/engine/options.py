@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 from berth.engine import apparmor, bundle, config, netsettings
-from berth.engine.buildsettings import BuildSettings
+from berth.engine.builds.settings import BuildSettings
 from berth.engine.containers import Host
 from berth.engine.netsettings import NetworkSettings
 from berth.errors import InvalidParameter, SystemFailure

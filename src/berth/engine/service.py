@@ -42,7 +42,7 @@ from berth.store.images import ImageStore
 from berth.store.layout import Layout
 
 if TYPE_CHECKING:
-    from berth.engine.building import BuildService
+    from berth.engine.builds.service import BuildService
     from berth.engine.distribution import Distribution
 
 log = logging.getLogger("berth.engine")
@@ -114,7 +114,7 @@ class Engine:
     @cached_property
     def builds(self) -> "BuildService":
         """Made when the first image is built, for the same reason."""
-        from berth.engine.building import BuildService
+        from berth.engine.builds.service import BuildService
 
         return BuildService(
             data_root=self.options.data_root, exec_root=self.options.exec_root, containers=self.containers, roots=self.roots,

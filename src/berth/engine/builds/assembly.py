@@ -14,7 +14,7 @@ from berth.build.imagedocuments import (
 )
 from berth.build.outputs import ZSTD, Annotation, Output
 from berth.build.worker import Layers
-from berth.engine.buildblobs import gathered
+from berth.engine.builds.blobs import gathered
 from berth.oci import platforms
 from berth.store.images import Layer
 

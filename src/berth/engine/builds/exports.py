@@ -16,12 +16,12 @@ from berth.build.graph import Vertex
 from berth.build.imagedocuments import OCI_MANIFEST, Document, document
 from berth.build.outputs import GZIP, Output
 from berth.build.progress import Event, Report
-from berth.engine.buildblobs import Blob, Blobs, gathered
-from berth.engine.buildimports import Imports
-from berth.engine.buildmounts import CacheMounts
-from berth.engine.buildpush import Uploads
-from berth.engine.buildrequest import BuildRequest, Client
-from berth.engine.buildworker import BuildWorker
+from berth.engine.builds.blobs import Blob, Blobs, gathered
+from berth.engine.builds.imports import Imports
+from berth.engine.builds.mounts import CacheMounts
+from berth.engine.builds.push import Uploads
+from berth.engine.builds.request import BuildRequest, Client
+from berth.engine.builds.worker import BuildWorker
 from berth.engine.hostfiles import remove_directories
 from berth.engine.tasks import stoppable
 from berth.oci import reference

@@ -6,8 +6,8 @@ from functools import partial
 
 from berth import errors
 from berth.build.cache import Cache, Record
-from berth.engine.buildmounts import CacheMounts
-from berth.engine.buildsync import Mirrors
+from berth.engine.builds.mirrors import Mirrors
+from berth.engine.builds.mounts import CacheMounts
 from berth.engine.prune import tree_bytes, until
 from berth.models import times
 from berth.store.images import ImageStore

@@ -17,8 +17,8 @@ from berth.build import cacheformat, progress
 from berth.build.cache import Cache, Record
 from berth.build.cacheformat import CachedMount, CacheLayer, Contents, Place
 from berth.build.progress import Event, Report
-from berth.engine.buildblobs import gathered
-from berth.engine.buildrequest import CACHE_CONTEXT, BuildRequest, Client
+from berth.engine.builds.blobs import gathered
+from berth.engine.builds.request import CACHE_CONTEXT, BuildRequest, Client
 from berth.engine.tasks import stoppable
 from berth.oci import digest as digests
 from berth.oci import reference

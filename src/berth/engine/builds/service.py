@@ -1,7 +1,7 @@
 """Builds, as the engine does them: a Dockerfile and a client's files become an image.
 
-    DATA_ROOT/build/cache.db, mounts/    see build/cache.py, buildmounts.py
-    DATA_ROOT/build/contexts/            see buildsync.py
+    DATA_ROOT/build/cache.db, mounts/    see build/cache.py, mounts.py
+    DATA_ROOT/build/contexts/            see mirrors.py
     DATA_ROOT/build/work/<build>/        what one build has unpacked and mounted; emptied at start-up
     EXEC_ROOT/build/<build>/             in memory: its secrets
 """
@@ -9,47 +9,37 @@
 import asyncio
 import os
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from berth import errors
-from berth.build import cacheformat, planning, progress, provenance
-from berth.build import images as image_documents
 from berth.build.cache import Cache
 from berth.build.files.checksum import ChecksumCache
-from berth.build.graph import Target
-from berth.build.planning import BaseImage, Options, Planner
-from berth.build.progress import Event, Report
-from berth.build.solver import Shared, Solver
-from berth.build.worker import Layers
-from berth.engine import buildcache as pruning
-from berth.engine import buildexports, buildlimits, buildoutputs
-from berth.engine.buildassembly import Made
-from berth.engine.buildbases import Bases
-from berth.engine.buildexports import Exports
-from berth.engine.buildimports import Imports
-from berth.engine.buildmounts import CacheMounts
-from berth.engine.buildrequest import BuildRequest, Built, Client, filled
-from berth.engine.buildsettings import SHARE_OF_DISK, BuildSettings
-from berth.engine.buildsquash import squashed
-from berth.engine.buildsync import Mirrors
-from berth.engine.buildworker import BuildWorker
+from berth.build.planning import Options
+from berth.build.progress import Report
+from berth.build.solver import Shared
+from berth.engine.builds import pruning
+from berth.engine.builds.bases import Bases
+from berth.engine.builds.imports import Imports
+from berth.engine.builds.job import BuildJob
+from berth.engine.builds.mirrors import Mirrors
+from berth.engine.builds.mounts import CacheMounts
+from berth.engine.builds.request import BuildRequest, Built, Client, filled
+from berth.engine.builds.settings import SHARE_OF_DISK, BuildSettings
+from berth.engine.builds.steps import Steps
+from berth.engine.builds.worker import BuildWorker
 from berth.engine.commit import Commits
 from berth.engine.containers import ContainerService
 from berth.engine.events import EventBus
 from berth.engine.hostfiles import remove_directories
 from berth.engine.images import publish
 from berth.engine.rootview import RootViews
-from berth.engine.steps import Steps
 from berth.engine.tasks import to_its_end, whole
-from berth.oci import reference
-from berth.store.images import Image, ImageStore
+from berth.store.images import ImageStore
 
 if TYPE_CHECKING:
     from berth.engine.distribution import Distribution
-
-_SHORT_BYTES = 8 << 10  # a Dockerfile of these is read faster than a thread has begun
 
 
 class BuildService:
@@ -126,7 +116,10 @@ class BuildService:
             scratch=scratch, pull=request.pull, bases=self._bases, imports=imports, allowed=self._allowed(request),
         )  # fmt: skip
         try:
-            return await self._build_with(request, client, report, worker, imports)
+            return await BuildJob(
+                request=filled(request), client=client, report=report, worker=worker, imports=imports, images=self._images, cache=self.cache,
+                mounts=self.mounts, shared=self._shared, distribution=self._distribution, publish=partial(publish, self._events),
+            ).run()  # fmt: skip
         except OSError as error:
             raise errors.SystemFailure(f"the build cannot go on: {error.strerror or error}") from error
         finally:
@@ -178,89 +171,6 @@ class BuildService:
             most = int(disk.f_blocks * disk.f_frsize * SHARE_OF_DISK)
         if pruning.may_exceed(self.cache, self.mounts, self._images, most):
             pruning.prune(self.cache, self.mounts, self.contexts, self._images, pruning.Wanted({}, everything=False, most_bytes=most, least_free_bytes=0))
-
-    async def _build_with(self, request: BuildRequest, client: Client, report: Report, worker: BuildWorker, imports: Imports) -> Built:
-        request = filled(request)
-        buildoutputs.wanted(request)
-        buildexports.check(request)
-        buildlimits.host_config(request.options.limits)
-        started_ns = time.time_ns()
-        data, called = await client.dockerfile()
-        dockerfile = planning.read(data, called) if len(data) <= _SHORT_BYTES else await asyncio.to_thread(planning.read, data, called)
-        options = request.options
-        targets = []
-        bases: dict[tuple[str, str], BaseImage] = {}
-        for platform in options.platforms or (options.build_platform,):
-            planner = Planner(dockerfile, options, platform)
-            found = await self._base_images(planner, worker, report)
-            targets.append(planner.plan(found))
-            bases |= found
-        for warning in planning.checked(dockerfile, options, bases):
-            report(Event(progress.WARNING, text=f"{warning.code}: {warning.message} (line {warning.place.line})", line=warning.place.line))
-        vertices = [target.vertex for target in targets]
-        if request.cache_from:
-            await imports.open(request, client, self._distribution, report, worker.new_directory)
-            await buildexports.import_mounts(imports, self.mounts, vertices, worker.new_directory, report)
-        solver = Solver(worker, self._shared, report, imports.find)
-        worker.shared = lambda: solver.under_way
-        results = await solver.solve(vertices)
-        if unused := planning.unused_arguments(dockerfile, options.build_args, bases):
-            report(Event(progress.WARNING, at_ns=time.time_ns(), text=f"One or more build-args [{' '.join(unused)}] were not consumed"))
-        for result in results:
-            await worker.bring(result.chain)
-        facts = provenance.Facts(
-            options, (called, data), self._digests(worker), solver.results, started_ns, time.time_ns(), secrets.token_hex(12)
-        )
-        delivery = buildoutputs.Delivery(
-            request=request, client=client, worker=worker, images=self._images, distribution=self._distribution, report=report, facts=facts,
-            store=self._store,
-        )  # fmt: skip
-        exports = Exports(
-            request=request, client=client, worker=worker, images=self._images, cache=self.cache, mounts=self.mounts, imports=imports,
-            distribution=self._distribution, report=report, used=solver.used, blobs=delivery.blobs,
-        )  # fmt: skip
-        made = [self._made(request, target, result, solver, exports) for target, result in zip(targets, results, strict=True)]
-        if request.squash:
-            made = [await squashed(worker, self._images, each, request.options.epoch) for each in made]
-        try:
-            metadata = await delivery.deliver(made, vertices)
-            await exports.run(vertices, [layer.chain for each in made for layer in each.layers], delivery.telling)
-        finally:
-            await delivery.close()
-        return Built(delivery.image, metadata)
-
-    async def _base_images(self, planner: Planner, worker: BuildWorker, report: Report) -> dict[tuple[str, str], BaseImage]:
-        def tell(stream: int, data: bytes) -> None:
-            report(Event(progress.STATUS, at_ns=time.time_ns(), text=data.decode(errors="replace")))
-
-        wanted = sorted(planner.needed_bases())
-        found = await asyncio.gather(*(worker.find_image(name, platform, tell) for name, platform in wanted))
-        return {key: BaseImage(image.id, image.config) for key, image in zip(wanted, found, strict=True)}
-
-    def _made(self, request: BuildRequest, target: Target, result: Layers, solver: Solver, exports: Exports) -> Made:
-        layers = self._images.layers_below(result.chain)
-        if layers is None:
-            raise errors.NotFound(f"layer {result.chain} of the result is not here any more")
-        records = [] if request.squash else exports.inline([layer.chain for layer in layers])
-        more = {cacheformat.INLINE: records} if records else {}
-        raw = image_documents.configuration(target, result, solver.results, request.options, more)
-        base = solver.results.get(target.base_vertex) if target.base_vertex else None
-        return Made(target.platform, result, raw, layers, base if isinstance(base, Layers) else Layers("", ()))
-
-    def _store(self, made: Made, names: Sequence[str]) -> Image:
-        image = self._images.add_image(made.raw, names=names)
-        for name in names:
-            publish(self._events, image, "tag", name)
-        return image
-
-    def _digests(self, worker: BuildWorker) -> dict[tuple[str, str], str]:
-        """Of the images that the build began with: as their registry names them, or their own ids."""
-        found = {}
-        for (name, platform), image in worker.found_images().items():
-            prefix = "" if reference.is_image_id(name) else f"{reference.parse(name).familiar_name}@"
-            known = [digest.removeprefix(prefix) for digest in self._images.digests_of(image.id) if prefix and digest.startswith(prefix)]
-            found[name, platform] = known[0] if known else image.id
-        return found
 
     # -- the cache ------------------------------------------------------------------------------------------
 

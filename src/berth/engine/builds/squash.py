@@ -8,8 +8,8 @@ from typing import Any
 from berth.build.imagedocuments import Document
 from berth.build.worker import Layers
 from berth.engine import changes
-from berth.engine.buildassembly import Made
-from berth.engine.buildworker import BuildWorker
+from berth.engine.builds.assembly import Made
+from berth.engine.builds.worker import BuildWorker
 from berth.models.times import moment
 from berth.store.images import ImageStore
 from berth.store.tarwriter import TarWriter

@@ -14,11 +14,11 @@ from berth.build.graph import Vertex
 from berth.build.imagedocuments import Document, annotations_for
 from berth.build.outputs import Annotation, Output
 from berth.build.progress import Event, Report
-from berth.engine.buildassembly import Assembly, Made, assemble, is_oci, unique
-from berth.engine.buildblobs import Blobs
-from berth.engine.buildpush import Uploads, push
-from berth.engine.buildrequest import BuildRequest, Client
-from berth.engine.buildworker import BuildWorker
+from berth.engine.builds.assembly import Assembly, Made, assemble, is_oci, unique
+from berth.engine.builds.blobs import Blobs
+from berth.engine.builds.push import Uploads, push
+from berth.engine.builds.request import BuildRequest, Client
+from berth.engine.builds.worker import BuildWorker
 from berth.engine.tasks import to_its_end
 from berth.oci import platforms, reference
 from berth.oci.reference import Reference

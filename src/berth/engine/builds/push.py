@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from berth.build.imagedocuments import Document
 from berth.build.outputs import ZSTD, Annotation, Output
-from berth.engine.buildassembly import Assembly, Made, assemble, is_oci, unique
-from berth.engine.buildblobs import Blob, Blobs, opened_at
+from berth.engine.builds.assembly import Assembly, Made, assemble, is_oci, unique
+from berth.engine.builds.blobs import Blob, Blobs, opened_at
 from berth.engine.tasks import stoppable
 from berth.errors import BerthError
 from berth.oci.reference import Reference

@@ -13,8 +13,9 @@ from dataclasses import replace
 from berth import errors
 from berth.build import graph
 from berth.build.worker import Finished, Given, Layers, Output, Tree
-from berth.engine import buildlimits, idmaps
-from berth.engine.buildmounts import CacheMounts, Fill, Secrets
+from berth.engine import idmaps
+from berth.engine.builds import limits
+from berth.engine.builds.mounts import CacheMounts, Fill, Secrets
 from berth.engine.changes import hidden_places
 from berth.engine.commit import Commits
 from berth.engine.containers import ContainerService
@@ -160,5 +161,5 @@ def _host(op: graph.Run) -> dict:
     return {
         "NetworkMode": op.network or "default", "LogConfig": {"Type": "none", "Config": {}}, "ExtraHosts": list(op.hosts),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "Privileged": op.security == "insecure",
-        "PidsLimit": _MOST_PROCESSES, **buildlimits.host_config(op.limits),
+        "PidsLimit": _MOST_PROCESSES, **limits.host_config(op.limits),
     }  # fmt: skip

@@ -14,13 +14,14 @@ from berth.build.files.checksum import ChecksumCache
 from berth.build.files.cloning import Git
 from berth.build.files.selection import Selected, select
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
-from berth.engine import copyup, emulation
-from berth.engine.buildbases import Bases
-from berth.engine.buildimports import Imports
-from berth.engine.buildmounts import Secrets
-from berth.engine.buildrequest import Client
+from berth.engine import copyup
+from berth.engine.builds import emulation
+from berth.engine.builds.bases import Bases
+from berth.engine.builds.imports import Imports
+from berth.engine.builds.mounts import Secrets
+from berth.engine.builds.request import Client
+from berth.engine.builds.steps import Steps
 from berth.engine.rootview import RootViews
-from berth.engine.steps import Steps
 from berth.engine.tasks import stoppable, to_its_end
 from berth.linux import copying as plain_copying
 from berth.oci import reference
