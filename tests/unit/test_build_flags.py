@@ -14,7 +14,7 @@ from berth.build.graph import ContextSource, Copy, Mount, Run, Scratch, Vertex, 
 from berth.build.planning import Options
 from berth.build.progress import Event
 from berth.cli import buildflags, buildoutput
-from berth.cli.buildoutput import Unwritable
+from berth.cli.buildfiles import Unwritable
 from berth.cli.flags import Misuse, UsageError, parse
 
 

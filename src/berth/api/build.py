@@ -32,7 +32,8 @@ from berth.oci.reference import Reference
 from berth.registry.client.challenge import Credentials
 
 _DEFAULT_NAME, _JSON = "Dockerfile", "application/json"
-_SMALL_BYTES = 64 << 10
+_SMALL_BYTES, _TINY_BYTES = 64 << 10, 16 << 10
+_MAGIC_AT = 257  # of an archive that is not compressed
 _NUMBERS = {
     "memory": "Memory", "memswap": "MemorySwap", "cpushares": "CpuShares", "cpuperiod": "CpuPeriod", "cpuquota": "CpuQuota", "shmsize": "ShmSize",
 }  # fmt: skip
@@ -145,7 +146,9 @@ class ArchiveClient:
             raise errors.InvalidParameter("the build context is empty: send a tar archive, or name one with the parameter remote")
         into = self._directory
         small = Beginning(self._exchange.body)
-        if await small.whole():
+        if await small.whole() and len(small.data) <= _TINY_BYTES and small.data[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar":
+            contexts.receive_tar(io.BytesIO(small.data), into)  # some thirty files at most: less than a thread's turn
+        elif small.ended:
             await to_its_end(lambda: contexts.receive_tar(io.BytesIO(small.data), into))
         else:
             await in_thread_with_body(small, lambda stream: contexts.receive_tar(stream, into))
@@ -204,11 +207,13 @@ class Beginning:
     def __init__(self, body: Incoming) -> None:
         self._body = body
         self.data = b""
+        self.ended = False
 
     async def whole(self) -> bool:
         """Whether `data` is all of it; else `read` begins with that."""
         while len(self.data) <= _SMALL_BYTES:
             if not (more := await self._body.read()):
+                self.ended = True
                 return True
             self.data += more
         return False

@@ -25,7 +25,7 @@ from berth.engine import registryauth
 from berth.engine.builds.mirrors import Mirror, key_of
 from berth.engine.builds.request import CACHE_CONTEXT
 from berth.engine.service import Engine
-from berth.engine.tasks import stoppable, to_its_end
+from berth.engine.tasks import stoppable, to_its_end, whole
 from berth.http.exchange import Exchange
 from berth.models.jsonlite import loads
 from berth.models.units import human_size
@@ -54,15 +54,14 @@ class BuildSessions:
         head = f"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: {wire.UPGRADE}\r\n\r\n"
         raw = exchange.hijack("", head=head)
         link = Link(raw)
-        try:
-            result = await self._served(link)
+        async with contextlib.AsyncExitStack() as leaving:  # what the client need not wait for
+            leaving.callback(raw.close)
+            result = await self._served(link, leaving)
             with contextlib.suppress(errors.Cancelled):
                 await link.write(wire.encode(wire.RESULT, result))
-        finally:
-            raw.close()
 
-    async def _served(self, link: Link) -> dict[str, Any]:
-        """The result for the client."""
+    async def _served(self, link: Link, leaving: contextlib.AsyncExitStack) -> dict[str, Any]:
+        """The result for the client. leaving: gets what is to be done once it has that."""
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 words = Words(await link.request())
@@ -72,6 +71,7 @@ class BuildSessions:
             return _failure(error)
         reading, sending = asyncio.ensure_future(link.run()), asyncio.ensure_future(link.send_events())
         client = SessionClient(self._engine, link, words)
+        leaving.push_async_callback(lambda: whole(self._engine.builds.let_go(client)))
         work = asyncio.ensure_future(client.build())
         try:
             await asyncio.wait({work, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,7 +87,6 @@ class BuildSessions:
             for task in (reading, sending):
                 task.cancel()
             await asyncio.gather(reading, sending, return_exceptions=True)
-            await self._engine.builds.let_go(client)
 
 
 async def _outcome(work: "asyncio.Task[dict[str, Any]]", client: "SessionClient") -> dict[str, Any]:

@@ -11,6 +11,7 @@ What a vertex does is its `op`, whose `definition` goes into the cache key with 
 import posixpath
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 CACHE, BIND, TMPFS, SECRET, SSH = "cache", "bind", "tmpfs", "secret", "ssh"
@@ -24,8 +25,12 @@ class Op:
 
     def definition(self) -> dict[str, Any]:
         """All that decides on the result, beside the inputs."""
-        names = [each.name for each in fields(self) if each.name not in self.uncached]  # type: ignore[arg-type]
-        return {"op": type(self).__name__, **{name: _plain(getattr(self, name)) for name in names}}
+        return {"op": type(self).__name__, **{name: _plain(getattr(self, name)) for name in _deciding(type(self))}}  # type: ignore[arg-type]
+
+
+@cache
+def _deciding(kind: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind) if each.name not in kind.uncached)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from berth.build import graph
@@ -434,8 +435,8 @@ class _Stage:
         given = {key: value for key, value in self._options.build_args.items() if key in PROXIES}
         either = {name: value for key, value in given.items() for name in (key.upper(), key.lower())}
         proxies = {key: value for key, value in {**either, **given}.items() if key not in found}
-        emulator = {key: value for key, value in _emulator(self._state.platform, self._options.build_platform).items() if key not in found}
-        return tuple(found.items()), (*proxies.items(), *emulator.items())
+        emulator = [(key, value) for key, value in _emulator(self._state.platform, self._options.build_platform) if key not in found]
+        return tuple(found.items()), (*proxies.items(), *emulator)
 
     def _copy(self, each: words.Copy) -> None:
         self._transfer(each, self._planner.files_of(each.from_, self._stage, each), each.sources, unpack=False)
@@ -479,10 +480,11 @@ def _count(instructions: Sequence[words.Instruction]) -> int:
     return sum(isinstance(each, _MAKING) for each in instructions)
 
 
-def _emulator(platform: str, build_platform: str) -> dict[str, str]:
+@lru_cache(maxsize=64)
+def _emulator(platform: str, build_platform: str) -> tuple[tuple[str, str], ...]:
     """Variables for qemu: pointer authentication as Arm's own algorithm has it takes nine tenths of an emulated program's time."""
     wanted, have = platforms.parse(platform).architecture, platforms.parse(build_platform).architecture
-    return {"QEMU_CPU": "max,pauth-impdef=on"} if wanted == "arm64" != have else {}
+    return (("QEMU_CPU", "max,pauth-impdef=on"),) if wanted == "arm64" != have else ()
 
 
 def unused_arguments(dockerfile: words.Dockerfile, given: Mapping[str, str], bases: Bases) -> list[str]:

@@ -4,7 +4,7 @@ import os
 import sys
 
 from berth.build import wire
-from berth.cli import buildflags, buildoutput, names
+from berth.cli import buildflags, names
 from berth.cli.buildfiles import Context, read_dockerfile, read_ignore
 from berth.cli.buildmodel import failure
 from berth.cli.buildprogress import display_of
@@ -31,8 +31,11 @@ def build(call: "Invocation") -> int:
     form = buildflags.form(parsed)
     request = buildflags.request(parsed)
     outputs = buildflags.outputs(parsed)
-    if wrong := buildoutput.check(outputs):
-        raise Misuse(f"ERROR: {wrong}")
+    if outputs:
+        from berth.cli import buildoutput
+
+        if wrong := buildoutput.check(outputs):
+            raise Misuse(f"ERROR: {wrong}")
     request["outputs"] = outputs
     for tag in request["tags"]:
         if not names.is_plain(tag):

@@ -32,6 +32,10 @@ class Unreadable(Exception):
     """Something of the context cannot be read; says what."""
 
 
+class Unwritable(Exception):
+    """What could not be written on this side, and why."""
+
+
 class Context:
     """One directory. ignore: None where nothing is left out."""
 

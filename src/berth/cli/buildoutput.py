@@ -2,6 +2,8 @@
 
 import os
 
+from berth.cli.buildfiles import Unwritable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
@@ -14,10 +16,6 @@ if TYPE_CHECKING:
         def finish(self) -> None: ...
 
         def abandon(self) -> None: ...
-
-
-class Unwritable(Exception):
-    """What could not be written, and why."""
 
 
 def opened(given: "dict[str, str]") -> "Output":

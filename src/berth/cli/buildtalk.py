@@ -7,8 +7,8 @@ import os
 import select
 
 from berth.build import wire
-from berth.cli import buildflags, buildoutput
-from berth.cli.buildfiles import Context, Unreadable
+from berth.cli import buildflags
+from berth.cli.buildfiles import Context, Unreadable, Unwritable
 from berth.cli.client import NoEngine
 
 try:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, Protocol
 
+    from berth.cli.buildoutput import Output
     from berth.cli.client import Response
 
     class Display(Protocol):
@@ -91,7 +92,7 @@ class Talk:
         self._answers: list[tuple[int, Iterator[bytes]]] = []  # by question
         self._agents: dict[int, _socket.socket] = {}
         self._stdin = -1  # the question that standard input answers
-        self._outputs: dict[int, buildoutput.Output] = {}
+        self._outputs: dict[int, Output] = {}
         self._result: dict[str, Any] | None = None
         self._cancelled = False
         self._poll = select.poll()
@@ -251,7 +252,7 @@ class Talk:
         elif question in self._outputs:
             try:
                 self._outputs[question].write(data)
-            except buildoutput.Unwritable as error:
+            except Unwritable as error:
                 self._outputs.pop(question).abandon()
                 self._send(_end(question, str(error)))
 
@@ -262,15 +263,17 @@ class Talk:
             try:
                 self._outputs.pop(question).finish()
                 self._send(_end(question))
-            except buildoutput.Unwritable as error:
+            except Unwritable as error:
                 self._send(_end(question, str(error)))
 
     def _open_output(self, question: int, number: int) -> None:
+        from berth.cli import buildoutput
+
         if not 0 <= number < len(self._sources.outputs) or not (given := self._sources.outputs[number]).get("dest"):
             raise Unreadable(f"there is no output {number}")
         try:
             self._outputs[question] = buildoutput.opened(given)
-        except buildoutput.Unwritable as error:
+        except Unwritable as error:
             raise Unreadable(str(error)) from None
 
     def _open_agent(self, question: int, identity: str) -> None:

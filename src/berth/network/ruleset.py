@@ -281,11 +281,14 @@ def _raw() -> Chain:
 def _input(family: str, address: nft.Field, loop: Loop) -> Chain:
     """What every firewall has let in: the first packet of a connection to a published port is sent around."""
     new = (nft.conntrack(nft.CT_STATE), nft.any_bit(nft.NEW))
+    # Every packet for the host comes by here, so nearly all leave by the first rule.
+    known = (nft.conntrack(nft.CT_STATE), nft.any_bit(nft.ESTABLISHED | nft.RELATED), nft.verdict(nft.RETURN))
     around = nft.verdict(nft.GOTO, "around")
     # What the host sends itself was led already, or cannot be; what has been around once must not go again.
     done = tuple((nft.meta(nft.IIFNAME), nft.equals(nft.name_bytes(name)), nft.verdict(nft.RETURN)) for name in ("lo", loop.inside))
     return Chain(
         (
+            known,
             *done,
             (*new, *_destination(family, address), nft.lookup("checked"), around),
             (*new, *_to_this_host(), *_protocol_and_port(), nft.lookup("any-checked"), around),

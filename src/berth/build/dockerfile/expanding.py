@@ -145,6 +145,8 @@ def _expose(instruction: Expose, to: _Expander) -> Instruction:
 
 
 def _run(instruction: Run, to: _Expander) -> Instruction:
+    if not instruction.mounts:
+        return instruction
     return replace(instruction, mounts=tuple(mounts.parse(mount.text, to.one) for mount in instruction.mounts))
 
 

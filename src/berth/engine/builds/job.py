@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from berth import errors
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from berth.engine.distribution import Distribution
 
 _SHORT_BYTES = 8 << 10  # a Dockerfile of these is read faster than a thread has begun
+_read = lru_cache(maxsize=16)(planning.read)  # the same one is built again and again, and what is read is frozen
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,7 +61,7 @@ class BuildJob:
         exports.check(request)
         limits.host_config(request.options.limits)
         data, called = await self.client.dockerfile()
-        dockerfile = planning.read(data, called) if len(data) <= _SHORT_BYTES else await asyncio.to_thread(planning.read, data, called)
+        dockerfile = _read(data, called) if len(data) <= _SHORT_BYTES else await asyncio.to_thread(planning.read, data, called)
         targets, bases = await self._plan(dockerfile)
         solver, results = await self._solve(targets)
         if unused := planning.unused_arguments(dockerfile, request.options.build_args, bases):

@@ -136,23 +136,27 @@ class BuildService:
         await worker.close()
         if there := _existing(directories):
             await to_its_end(lambda: remove_directories(there))
-        if self._cleaning is None or self._cleaning.done():
-            self._cleaning = asyncio.create_task(asyncio.to_thread(self._keep_small))
 
     async def let_go(self, client: Client) -> None:
-        """Closes a client whose build has ended: when no other build waits for a step any more that reads its files."""
+        """Closes a client that has its answer: when no other build waits for a step any more that reads its files."""
         after = self._afterwards.get(client)
         if after is None or after.done():
             self._afterwards.pop(client, None)
             await client.close()
+            self._clean()
             return
 
         async def close() -> None:
             await asyncio.wait({after})
             await client.close()
+            self._clean()
 
         self._afterwards[client] = task = asyncio.create_task(close())
         task.add_done_callback(lambda _: self._afterwards.pop(client, None))
+
+    def _clean(self) -> None:
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.create_task(asyncio.to_thread(self._keep_small))
 
     def _allowed(self, request: BuildRequest) -> frozenset[str]:
         """What steps may ask for: the client must say so, and the engine's configuration must not forbid it."""
