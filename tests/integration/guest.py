@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VMLAB = Path(os.environ.get("BERTH_VMLAB") or REPOSITORY.parent / "shared/vmlab/vmlab")
 SHARE = "/mnt/berth"  # where a machine sees the directory that it is given
 _GUEST_PYTHON = "3.13"
+_PACKAGES = ("httptools", "dnspython")
 
 
 def need() -> None:
@@ -52,15 +53,15 @@ def share(into: Path, *scripts: str) -> None:
 
 
 def _wheels(into: Path) -> None:
-    """The engine's compiled dependency for the guest's Python, as the guest has no network."""
+    """What the engine needs of PyPI, for the guest's Python, as the guest has no network."""
     cache = Path(tempfile.gettempdir()) / f"berth-test-wheels-{os.getuid()}-py{_GUEST_PYTHON}"
-    if not list(cache.glob("httptools-*.whl")):
+    if not all(list(cache.glob(f"{name}-*.whl")) for name in _PACKAGES):
         with tempfile.TemporaryDirectory() as new:
             command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--no-deps", "--dest", new]
-            command += ["--python-version", _GUEST_PYTHON, "--platform", "manylinux2014_x86_64", "httptools"]
+            command += ["--python-version", _GUEST_PYTHON, "--platform", "manylinux2014_x86_64", *_PACKAGES]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
-                pytest.skip(f"no httptools wheel for Python {_GUEST_PYTHON}: {done.stderr.strip()[-300:]}")
+                pytest.skip(f"no wheels of {' and '.join(_PACKAGES)} for Python {_GUEST_PYTHON}: {done.stderr.strip()[-300:]}")
             cache.mkdir(mode=0o700, exist_ok=True)
             for wheel in Path(new).glob("*.whl"):
                 shutil.copy(wheel, cache / wheel.name)

@@ -33,7 +33,7 @@ class Relay:
 
     async def start(self) -> None:
         mine = self._sock.dup()  # asyncio closes what it is given
-        if self._port.protocol == "tcp":
+        if self._port.protocol in ("tcp", "sctp"):  # of SCTP only the bytes go on, as with Docker's proxy: no streams, no bounds of messages
             mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # its connections inherit it: the next holder need not wait for their end
             self._server = await asyncio.start_server(self._serve, sock=mine, backlog=_BACKLOG)
         else:
@@ -60,7 +60,7 @@ class Relay:
         writer.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(str(self._port.address), self._port.port)
+        there_reader, there_writer = await asyncio.open_connection(sock=await self._connected())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, there_writer))
@@ -69,6 +69,18 @@ class Relay:
             pass  # one side has gone; so does the other
         finally:
             there_writer.close()
+
+
+    async def _connected(self) -> socket.socket:
+        """To the container, the way that the client came."""
+        family = socket.AF_INET if self._port.address.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, self._sock.proto)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (str(self._port.address), self._port.port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
