@@ -7,45 +7,23 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import REPOSITORY, Engine, wait_until
+from buildcli import BERTH, Berth, dockerfile, run_berth, write
+from harness import Engine, wait_until
 
 pytestmark = pytest.mark.root
-BERTH = [sys.executable, "-I", "-S", f"{REPOSITORY}/src/berth/cli/__main__.py"]
-Done = subprocess.CompletedProcess[str]
-Berth = Callable[..., Done]
-
-
-def run_berth(engine: Engine, *words: str, code: int | None = 0, cwd: Path, env: dict[str, str] | None = None, input: bytes | str = "") -> Done:
-    data = input.encode() if isinstance(input, str) else input
-    ran = subprocess.run([*BERTH, *words], env={**engine.env, **(env or {})}, cwd=cwd, input=data, capture_output=True, timeout=120, check=False)
-    done = subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(errors="replace"), ran.stderr.decode(errors="replace"))
-    assert code is None or done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture
 def berth(engine: Engine, tmp_path: Path) -> Berth:
     """Runs `berth WORDS` in the directory of the build."""
     return lambda *words, **keywords: run_berth(engine, *words, cwd=tmp_path, **keywords)
-
-
-def write(top: Path, **files: str) -> None:
-    for name, text in files.items():
-        path = top / name.replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-def dockerfile(top: Path, text: str) -> None:
-    (top / "Dockerfile").write_text(text)
 
 
 class Counting:

@@ -3,14 +3,12 @@
 import contextlib
 import gc
 import gzip
-import http.server
 import io
 import json
 import os
 import re
 import subprocess
 import tarfile
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from buildparts import docker, docker_build
 from dockerd import HAVE_DOCKERD, Dockerd
 from harness import GROUPS, Engine, read, wait_until
+from served import serving
 
 dockerpy = pytest.importorskip("docker")
 from docker import errors as failures  # noqa: E402
@@ -199,28 +198,6 @@ def test_context_of_a_repository(side: Side, tmp_path: Path) -> None:
         _, log = client.images.build(path=f"{address}/bare.git#other:deep", nocache=True)  # which the engine clones
         assert "of-the-branch\n" in [each.get("stream") for each in log]
         client.close()
-
-
-@contextlib.contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    """A web server of these files on this machine."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *words: object, **named: object) -> None:
-            super().__init__(*words, directory=str(directory), **named)  # type: ignore[arg-type]
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_pull(side: Side, tmp_path: Path) -> None:

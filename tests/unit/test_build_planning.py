@@ -80,3 +80,16 @@ def test_arguments_that_nobody_declares() -> None:
     given = dict.fromkeys(("A", "B", "C", "D", "HTTP_PROXY", "SOURCE_DATE_EPOCH", "BUILDKIT_X"), "1")
     assert planning.unused_arguments(dockerfile, given, {}) == ["C", "D"]
     assert planning.unused_arguments(dockerfile, given, {("bb", ""): BaseImage("", {"config": {"OnBuild": ["ARG C=2", "RUN x"]}})}) == ["D"]
+
+
+@pytest.mark.parametrize("name", ["alpine", "alpine:latest", "docker.io/library/alpine", "ALPINE"])
+def test_a_named_context_is_found_as_an_image_is(name: str) -> None:
+    target = plan(f"FROM {name}\nRUN true\n", contexts={"docker.io/library/alpine:latest": "docker-image://other"})
+    (source,) = [vertex.op for vertex in graph.in_order([target.vertex]) if isinstance(vertex.op, graph.ImageSource)]
+    assert source.reference == "other"
+
+
+def test_a_named_context_of_another_tag_is_another_one() -> None:
+    target = plan("FROM alpine:3\n", contexts={"alpine": "docker-image://other"})
+    assert isinstance(target.vertex.op, graph.ImageSource)
+    assert target.vertex.op.reference == "alpine:3"

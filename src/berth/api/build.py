@@ -17,6 +17,7 @@ from berth.api.threads import Incoming, in_thread_with_body
 from berth.build import outputs, planning
 from berth.build.files import context as contexts
 from berth.build.files import git
+from berth.build.files.cloning import Access
 from berth.build.files.ignore import Ignore
 from berth.build.files.reading import read_file
 from berth.build.progress import Event
@@ -230,10 +231,10 @@ def _left_out(text: bytes, names: tuple[str, ...]) -> Ignore | None:
     return Ignore(found) if found else None
 
 
-def receive_remote(remote: str, into: str, environment: Mapping[str, str], stop: threading.Event) -> None:
+def receive_remote(remote: str, into: str, environment: Mapping[str, str], stop: threading.Event, access: Access | None = None) -> None:
     """Fills a directory from a Git repository, or from the web: an archive, or a Dockerfile alone. Blocks."""
     if git.is_repository(remote, context=True):
-        contexts.from_git(remote, into, environment=environment, stop=stop)
+        contexts.from_git(remote, into, environment=environment, access=access, stop=stop)
     elif remote.startswith(("http://", "https://")):
         contexts.from_url(remote, into, environment=environment, stop=stop)
     else:

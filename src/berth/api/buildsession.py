@@ -17,11 +17,14 @@ from berth.api.threads import in_thread_with_body, out_of_thread
 from berth.build import planning, progress, wire
 from berth.build.dockerfile.errors import DockerfileError
 from berth.build.files import context as contexts
+from berth.build.files import git
+from berth.build.files.fetching import shown
 from berth.build.files.ignore import Ignore
 from berth.build.files.reading import read_file
 from berth.build.progress import Event
 from berth.build.worker import Output, Tree
 from berth.engine import registryauth
+from berth.engine.builds import repositories
 from berth.engine.builds.mirrors import Mirror, key_of
 from berth.engine.builds.request import CACHE_CONTEXT
 from berth.engine.service import Engine
@@ -174,6 +177,8 @@ class SessionClient:
         return self._dockerfile, self._words.dockerfile_name
 
     async def _read_dockerfile(self) -> bytes:
+        if self._words.dockerfile_url:
+            return await self._fetched_dockerfile(self._words.dockerfile_url)
         self._words.dockerfile_name = name = self._words.file
         fd = os.open(await self._archive(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -185,6 +190,15 @@ class SessionClient:
         if data is None:
             raise errors.InvalidParameter(f"the build context has no {name}: name its Dockerfile with --file")
         return data
+
+    async def _fetched_dockerfile(self, url: str) -> bytes:
+        """One from the web, for a context that is somewhere else."""
+        self._directories.append(self._engine.builds.new_directory())
+        into = self._directories[-1]
+        if await stoppable(lambda stop: contexts.from_url(url, into, environment=self.proxies(), stop=stop)):
+            raise errors.InvalidParameter(f"--file {shown(url)}: that is an archive and no Dockerfile")
+        with contexts.Directory(into) as top:
+            return read_file(top.fd, "Dockerfile") or b""
 
     async def context(self, name: str, paths: tuple[str, ...] | None, into: str, output: Output) -> Tree:
         given = self._words.contexts.get(name, {}) if name else self._words.context
@@ -224,7 +238,8 @@ class SessionClient:
         return into
 
     async def _fetch(self, url: str, into: str) -> None:
-        await stoppable(lambda stop: receive_remote(url, into, self.proxies(), stop))
+        access = await repositories.access(self, url) if git.is_repository(url, context=True) else None
+        await stoppable(lambda stop: receive_remote(url, into, self.proxies(), stop, access))
 
     async def _local(self, name: str, called: str, paths: tuple[str, ...] | None, output: Output) -> Tree:
         """A directory of the client's: only what its mirror does not have is sent."""

@@ -1,6 +1,6 @@
 """The request of `berth build`, as its first frame brings it. Pure.
 
-    dockerfile   {"text", "name"}; null where it is in the context, as `file`
+    dockerfile   {"text", "name"}, or {"url", "name"}: the engine fetches it; null where it is in the context, as `file`
     file         its path there
     context      {"kind": "local", "name"}: asked for by `list` and `files`; the name tells it from others
                  {"kind": "tar"}: asked for by `tar`; {"kind": "remote", "url"}: the engine fetches it; {"kind": "none"}
@@ -31,7 +31,8 @@ class Words:
     def __init__(self, value: Mapping[str, Any]) -> None:
         self._value = value
         given = self._of("dockerfile", dict, None)
-        self.dockerfile = None if given is None else _string(given, "text").encode(errors="surrogateescape")
+        self.dockerfile_url = "" if given is None or "url" not in given else _string(given, "url")
+        self.dockerfile = None if given is None or self.dockerfile_url else _string(given, "text").encode(errors="surrogateescape")
         self.dockerfile_name = "Dockerfile" if given is None else _string(given, "name")
         self.file = self._of("file", str, "") or "Dockerfile"
         self.context: dict[str, Any] = self._of("context", dict, {})

@@ -22,7 +22,7 @@ from berth.build.dockerfile.stages import SCRATCH, base_of, is_remote, select, s
 from berth.build.files import git
 from berth.build.graph import Step, Target, Vertex
 from berth.errors import InvalidParameter
-from berth.oci import platforms
+from berth.oci import platforms, reference
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _EPOCH, _OF_BUILDKIT = "SOURCE_DATE_EPOCH", "BUILDKIT_"
@@ -38,7 +38,7 @@ class Options:
     """What is asked of a build, beside the Dockerfile.
 
     platforms: to build for, the engine's own first where none is named; contexts: names that mean something else than the Dockerfile says,
-    `docker-image://…` or a name that the client serves; epoch: SOURCE_DATE_EPOCH; no_cache: of all, or of the stages in no_cache_stages.
+    `docker-image://…`, an address or what the client serves; epoch: SOURCE_DATE_EPOCH; no_cache: of all, or of the stages in no_cache_stages.
     """
 
     build_platform: str
@@ -101,6 +101,14 @@ class _State:
         return str(self.config.get("WorkingDir") or "/")
 
 
+def short_name(name: str) -> str:
+    """`docker.io/library/x:latest` -> `x`: named contexts are looked for by it, as with BuildKit."""
+    try:
+        return reference.parse(name.lower()).familiar.removesuffix(":latest")
+    except InvalidParameter:
+        return name.lower()
+
+
 class Planner:
     """Of one Dockerfile for one platform."""
 
@@ -116,6 +124,7 @@ class Planner:
         self._sources: dict[object, Vertex] = {}
         self._open: list[int] = []
         self._target = select(dockerfile, options.target)
+        self._context_names = {short_name(name): name for name in options.contexts}
 
     # -- what it needs to know ------------------------------------------------------------------------
 
@@ -148,18 +157,21 @@ class Planner:
         return found
 
     def _source_of(self, name: str, stage: words.Stage, at: words.Instruction) -> words.Stage | str:
-        return name if name in self._options.contexts else source_of(name, stage, self._dockerfile, at)
+        return self._context_name(name) or source_of(name, stage, self._dockerfile, at)
 
     def _base_of(self, stage: words.Stage) -> tuple[words.Stage | str, str]:
         """(image or stage, platform) of FROM with its variables put in."""
         base = base_of(stage, self._dockerfile, self._globals)
         expanded, _ = expand_instruction(stage.base, self._globals, self._dockerfile.escape)
-        if expanded.image in self._options.contexts:
-            base = expanded.image
+        base = self._context_name(expanded.image) or base
         try:
             return base, str(platforms.parse(expanded.platform)) if expanded.platform else self._platform
         except InvalidParameter as error:
             raise placed(f"failed to parse platform {expanded.platform}: {error}", stage.base, stage.base.platform) from None
+
+    def _context_name(self, name: str) -> str:
+        """The named context that a name in the Dockerfile means, '' for none."""
+        return self._context_names.get(short_name(name), "") if self._context_names else ""
 
     def _served(self, name: str) -> bool:
         """Whether a name means files that a client serves."""
@@ -241,14 +253,16 @@ class Planner:
         given = self._options.contexts.get(name, "") if name else ""
         if given and git.is_repository(given, context=True):
             return self._source(graph.GitSource(given, False, ""), label=f"[context {name}] {given}")
+        if given.startswith(("http://", "https://")):
+            return self._source(graph.UrlSource(given, ""), label=f"[context {name}] {given}")
         label = f"[internal] load build context {name}".rstrip()
         return self._source(graph.ContextSource(name), label=label)
 
     def files_of(self, name: str, stage: words.Stage, at: words.Instruction) -> Vertex:
         """What `--from=name` means, seen from a stage; '' is the context."""
-        if not name or self._served(name):
-            return self.context(name)
-        source = self._source_of(name, stage, at)
+        source = self._source_of(name, stage, at) if name else ""
+        if isinstance(source, str) and (not source or self._served(source)):
+            return self.context(source)
         if isinstance(source, words.Stage):
             return self._state(source).vertex
         return self._source(graph.Scratch(), label="scratch") if source == SCRATCH else self._image(source)

@@ -110,11 +110,15 @@ def _contexts(parsed: Parsed, request: "dict[str, Any]") -> "tuple[dict[str, Con
         if not os.path.isdir(path):
             problem = f"context must be a directory: {path}" if os.path.exists(path) else f'path "{path}" not found'
             raise Misuse(f"unable to prepare context: {problem}")
-        place, text, name = read_dockerfile(path, file)
-        request["dockerfile"] = {"text": text, "name": name}
+        place = ""
+        if not _is_web(file):
+            place, text, name = read_dockerfile(path, file)
+            request["dockerfile"] = {"text": text, "name": name}
         request["context"] = {"kind": "local", "name": _name_of(path)}
         found[""] = Context(path, read_ignore(path, place))
-    if file == "-" and "dockerfile" not in request:
+    if _is_web(file):
+        request["dockerfile"] = {"url": file, "name": os.path.basename(file) or "Dockerfile"}
+    elif file == "-" and "dockerfile" not in request:
         request["dockerfile"] = {"text": read_dockerfile("", "-")[1], "name": "Dockerfile"}
     request["contexts"] = {}
     for name, value in buildflags.contexts(parsed.list("build-context")).items():
@@ -152,6 +156,11 @@ def _from_stdin(request: "dict[str, Any]", file: str) -> bytes:
 
 def _is_remote(text: str) -> bool:
     return text.startswith(_REMOTE)
+
+
+def _is_web(file: str) -> bool:
+    """Whether the Dockerfile is one that the engine fetches."""
+    return file.startswith(("http://", "https://"))
 
 
 def _name_of(path: str) -> str:

@@ -11,11 +11,11 @@ from berth import errors
 from berth.build import graph
 from berth.build.files import checksum, copying, fetching, git, owners
 from berth.build.files.checksum import ChecksumCache
-from berth.build.files.cloning import Git
+from berth.build.files.cloning import Access, Git
 from berth.build.files.selection import Selected, select
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
 from berth.engine import copyup
-from berth.engine.builds import emulation
+from berth.engine.builds import emulation, repositories
 from berth.engine.builds.bases import Bases
 from berth.engine.builds.imports import Imports
 from berth.engine.builds.mounts import Secrets
@@ -159,7 +159,8 @@ class BuildWorker:
         top = self._new_directory(self._directory, "fetched")
         environment = self._client.proxies()
         if isinstance(source, graph.GitSource):
-            identity = await stoppable(lambda stop: _checked_out(source, top, environment, stop))
+            access = await repositories.access(self._client, source.url)
+            identity = await stoppable(lambda stop: _checked_out(source, top, environment, access, stop))
         else:
             identity = await stoppable(lambda stop: _downloaded(source, top, environment, stop))
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -283,13 +284,13 @@ class BuildWorker:
         return await self.layer(base, write, op.epoch)
 
 
-def _checked_out(source: graph.GitSource, into: str, environment: Mapping[str, str], stop: Event) -> str:
+def _checked_out(source: graph.GitSource, into: str, environment: Mapping[str, str], access: Access, stop: Event) -> str:
     """Puts a repository's files there -> what tells this state of them from others."""
     repository = git.parse(source.url)
     if source.checksum:
         repository.checksum = source.checksum
     keep = source.keep_git_directory or bool(repository.keep_git)
-    commit = Git(repository, environment=environment, stop=stop).checkout(into, keep_git=keep)
+    commit = Git(repository, environment=environment, access=access, stop=stop).checkout(into, keep_git=keep)
     return f"git {commit} {repository.subdirectory} {keep}"
 
 
