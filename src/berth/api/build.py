@@ -23,7 +23,7 @@ from berth.build.files.reading import read_file
 from berth.build.progress import Event
 from berth.build.worker import Output, Tree
 from berth.engine import registryauth
-from berth.engine.builds.request import BuildRequest
+from berth.engine.builds.request import BuildRequest, T
 from berth.engine.service import Engine
 from berth.engine.tasks import stoppable, to_its_end, whole
 from berth.http.body import Disconnected
@@ -182,6 +182,9 @@ class ArchiveClient:
         text = read_file(fd, f"{dockerfile}.dockerignore")
         text = read_file(fd, ".dockerignore") if text is None else text
         return Tree(os.dup(fd), self._top, "", _left_out(text, (dockerfile, ".dockerignore")) if text else None)
+
+    async def layout_file(self, name: str, path: str, read: Callable[[IO[bytes]], T]) -> T:
+        raise errors.NotFound(f"there is no OCI layout {name!r}")
 
     async def secret(self, identity: str) -> bytes | None:
         return None

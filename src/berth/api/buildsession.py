@@ -14,7 +14,7 @@ from berth.api.buildlink import Link
 from berth.api.buildssh import Agents
 from berth.api.buildwords import Words
 from berth.api.threads import in_thread_with_body, out_of_thread
-from berth.build import planning, progress, wire
+from berth.build import listing, planning, progress, wire
 from berth.build.dockerfile.errors import DockerfileError
 from berth.build.files import context as contexts
 from berth.build.files import git
@@ -26,7 +26,7 @@ from berth.build.worker import Output, Tree
 from berth.engine import registryauth
 from berth.engine.builds import repositories
 from berth.engine.builds.mirrors import Mirror, key_of
-from berth.engine.builds.request import CACHE_CONTEXT
+from berth.engine.builds.request import CACHE_CONTEXT, T
 from berth.engine.service import Engine
 from berth.engine.tasks import stoppable, to_its_end, whole
 from berth.http.exchange import Exchange
@@ -123,6 +123,7 @@ class SessionClient:
         self._directories: list[str] = []
         self._agents = Agents(link, self._new_scratch)
         self._credentials: dict[str, asyncio.Task[Credentials]] = {}
+        self._layouts: dict[str, asyncio.Lock] = {}  # a list and the files of it are two questions
         self._lines: dict[int, int] = {}  # vertex -> line of the Dockerfile
         self._failed_line = 0
 
@@ -267,6 +268,21 @@ class SessionClient:
             question.close()
         counted.tell()
 
+    async def layout_file(self, name: str, path: str, read: Callable[[IO[bytes]], T]) -> T:
+        if self._words.contexts.get(name, {}).get("kind") != buildwords.LAYOUT:
+            raise errors.NotFound(f"there is no OCI layout {name!r}")
+        async with self._layouts.setdefault(name, asyncio.Lock()):
+            question = await self._link.ask("list", context=name, patterns=[path])
+            try:
+                number = _number_in(await question.read_all(_MOST_LISTING_BYTES), path)
+            finally:
+                question.close()
+            question = await self._link.ask("files", context=name, numbers=[[number, number]])
+            try:
+                return await in_thread_with_body(question, lambda stream: read(_OneFile(stream, path)))  # type: ignore[arg-type]
+            finally:
+                question.close()
+
     # -- what is asked for one by one --------------------------------------------------------------------
 
     async def secret(self, identity: str) -> bytes | None:
@@ -312,6 +328,38 @@ class SessionClient:
             await question.read_all(0)  # it has written all
         finally:
             question.close()
+
+
+def _number_in(told: bytes, path: str) -> int:
+    """The number of a file in a listing. NotFound."""
+    for number, line in enumerate(told.split(b"\n")):
+        try:
+            if line and (entry := listing.parse(line)).path == path:
+                if entry.is_file:
+                    return number
+                raise errors.InvalidParameter(f"{path} is a link or a directory: expected a file")
+        except ValueError as error:
+            raise errors.InvalidParameter(f"the client's list: {error}") from None
+    raise errors.NotFound(f"it has no {path}")
+
+
+class _OneFile:
+    """The content of the one file that was asked for. DataLoss where it ends too early."""
+
+    def __init__(self, stream: IO[bytes], path: str) -> None:
+        self._stream = stream
+        self._path = path
+        head = stream.read(wire.FILE_HEAD.size)
+        if len(head) < wire.FILE_HEAD.size:
+            raise errors.DataLoss(f"the client ended before it had sent {path}")
+        self._left: int = wire.FILE_HEAD.unpack(head)[2]
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(self._left if size < 0 else min(size, self._left))
+        if not data and self._left and size:
+            raise errors.DataLoss(f"the client ended {self._left} bytes before the end of {self._path}")
+        self._left -= len(data)
+        return data
 
 
 class _Counted:

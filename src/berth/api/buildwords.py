@@ -4,7 +4,8 @@
     file         its path there
     context      {"kind": "local", "name"}: asked for by `list` and `files`; the name tells it from others
                  {"kind": "tar"}: asked for by `tar`; {"kind": "remote", "url"}: the engine fetches it; {"kind": "none"}
-    contexts     {name: {"kind": "local", "name"} or {"kind": "other", "url"}}: --build-context
+    contexts     {name: {"kind": "local", "name"}, {"kind": "other", "url"} or {"kind": "layout", "reference"}}: --build-context; of an OCI layout
+                 `:TAG`, `@DIGEST` or '' says which image is meant, and its files are asked for by `list` and `files`
     target, build_args, labels, hosts, network, limits, platforms, no_cache, no_cache_stages, epoch, slot     see planning.Options
     tags, pull, squash, outputs, cache_from, cache_to, attests, annotations, allow                        see engine.BuildRequest
     secrets, ssh     ids of those that the client has
@@ -19,9 +20,9 @@ from typing import Any
 from berth import errors
 from berth.build import planning
 from berth.engine.builds.request import BuildRequest
-from berth.oci import platforms, reference
+from berth.oci import digest, platforms, reference
 
-LOCAL, TAR, REMOTE, NONE, OTHER = "local", "tar", "remote", "none", "other"
+LOCAL, TAR, REMOTE, NONE, OTHER, LAYOUT = "local", "tar", "remote", "none", "other", "layout"
 _MOST_EPOCH = 1 << 40
 
 
@@ -78,7 +79,7 @@ class Words:
         options = planning.Options(
             build_platform=str(platforms.host()), platforms=tuple(str(platforms.parse(text)) for text in self._strings("platforms")),
             target=self._of("target", str, ""), build_args=self._map("build_args"), labels=self._map("labels"),
-            contexts={name: _string(each, "url") if each.get("kind") == OTHER else LOCAL for name, each in self.contexts.items()},
+            contexts={name: _meaning(name, each) for name, each in self.contexts.items()},
             hosts=self._strings("hosts"), network=_network(self._of("network", str, "")), limits=tuple(self._map("limits").items()),
             epoch=epoch, no_cache=self._of("no_cache", bool, False), no_cache_stages=frozenset(self._strings("no_cache_stages")),
             slot=self._of("slot", str, ""),
@@ -87,9 +88,22 @@ class Words:
             options=options, tags=tags, pull=self._of("pull", bool, False), squash=self._of("squash", bool, False),
             outputs=self._maps("outputs"), cache_from=self._maps("cache_from"), cache_to=self._maps("cache_to"),
             attests={each.pop("type", ""): each for each in self._maps("attests")}, annotations=self._strings("annotations"),
-            allow=self._strings("allow"),
+            allow=self._strings("allow"), layouts={name: _reference(each) for name, each in self.contexts.items() if each.get("kind") == LAYOUT},
             check_only=self.call == "check", extra=self._of("extra", dict, {}),
         )  # fmt: skip
+
+
+def _meaning(name: str, context: Mapping[str, Any]) -> str:
+    """Of a context, as planning.Options has it."""
+    kind = context.get("kind")
+    return _string(context, "url") if kind == OTHER else f"{planning.OCI_LAYOUT}{name}" if kind == LAYOUT else LOCAL
+
+
+def _reference(context: Mapping[str, Any]) -> str:
+    text = _string(context, "reference")
+    if text.startswith("@") and not digest.is_known(text[1:]):
+        raise errors.InvalidParameter(f"berth build: {text[1:]!r} is no digest: expected sha256: and 64 hexadecimal digits")
+    return text
 
 
 def _network(name: str) -> str:

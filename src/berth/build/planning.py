@@ -25,6 +25,7 @@ from berth.errors import InvalidParameter
 from berth.oci import platforms, reference
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OCI_LAYOUT, _DOCKER_IMAGE = "oci-layout://", "docker-image://"
 _EPOCH, _OF_BUILDKIT = "SOURCE_DATE_EPOCH", "BUILDKIT_"
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 # Arguments that need no ARG, and make no other result: https://docs.docker.com/reference/dockerfile/#predefined-args
@@ -38,7 +39,8 @@ class Options:
     """What is asked of a build, beside the Dockerfile.
 
     platforms: to build for, the engine's own first where none is named; contexts: names that mean something else than the Dockerfile says,
-    `docker-image://…`, an address or what the client serves; epoch: SOURCE_DATE_EPOCH; no_cache: of all, or of the stages in no_cache_stages.
+    `docker-image://…`, `oci-layout://` and the name itself, an address or what the client serves; epoch: SOURCE_DATE_EPOCH; no_cache: of all, or of
+    the stages in no_cache_stages.
     """
 
     build_platform: str
@@ -176,10 +178,10 @@ class Planner:
     def _served(self, name: str) -> bool:
         """Whether a name means files that a client serves."""
         given = self._options.contexts.get(name, "")
-        return bool(given) and not given.startswith("docker-image://")
+        return bool(given) and not given.startswith((_DOCKER_IMAGE, OCI_LAYOUT))
 
     def _image_of(self, name: str) -> str:
-        return self._options.contexts.get(name, "").removeprefix("docker-image://") or name
+        return self._options.contexts.get(name, "").removeprefix(_DOCKER_IMAGE) or name
 
     # -- the plan ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from berth.build import graph
 from berth.build.graph import Vertex
-from berth.build.planning import Options
+from berth.build.planning import OCI_LAYOUT, Options
 from berth.build.worker import Layers, Result, Tree
 from berth.errors import InvalidParameter
 from berth.models.times import moment
@@ -151,6 +151,8 @@ def _digest(text: str) -> dict[str, str]:
 
 def image_uri(name: str, platform: str) -> str:
     """A package URL of an image: https://github.com/package-url/purl-spec"""
+    if name.startswith(OCI_LAYOUT):
+        return f"pkg:oci/{quote(name.removeprefix(OCI_LAYOUT), safe='')}?platform={quote(platform, safe='')}"
     parsed = reference.parse(name)
     version = f"@{parsed.digest or parsed.tag}" if parsed.digest or parsed.tag else ""
     return f"pkg:docker/{parsed.familiar_name}{version}?platform={quote(platform, safe='')}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SYNTAX = {"build": Syntax("[OPTIONS] PATH | URL | -", buildflags.FLAGS, at_least=1, at_most=1)}
 _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _TAR_MAGIC_AT = 257
+_LAYOUT = "oci-layout://"
 _REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 
 
@@ -122,6 +123,11 @@ def _contexts(parsed: Parsed, request: "dict[str, Any]") -> "tuple[dict[str, Con
         request["dockerfile"] = {"text": read_dockerfile("", "-")[1], "name": "Dockerfile"}
     request["contexts"] = {}
     for name, value in buildflags.contexts(parsed.list("build-context")).items():
+        if value.startswith(_LAYOUT):
+            directory, reference = _layout(name, value)
+            request["contexts"][name] = {"kind": "layout", "reference": reference}
+            found[name] = Context(directory)
+            continue
         if _is_remote(value) or "://" in value or value.startswith("target:"):
             request["contexts"][name] = {"kind": "other", "url": value}
             continue
@@ -152,6 +158,18 @@ def _from_stdin(request: "dict[str, Any]", file: str) -> bytes:
         raise Misuse("failed to read dockerfile: standard input is empty")
     request["dockerfile"] = {"text": text, "name": "Dockerfile"}
     return b""
+
+
+def _layout(name: str, value: str) -> "tuple[str, str]":
+    """(directory, `:TAG`, `@DIGEST` or '') of an OCI layout on this side."""
+    path, at, digest = value.removeprefix(_LAYOUT).partition("@")
+    directory, tag = path, ""
+    if ":" in path.rpartition("/")[2]:
+        directory, _, tag = path.rpartition(":")
+    if not os.path.isfile(os.path.join(directory, "index.json")):
+        problem = "no such directory" if not os.path.isdir(directory) else "it has no index.json, so it is no OCI layout"
+        raise Misuse(f"--build-context {name}={value}: {directory}: {problem}")
+    return directory, f"@{digest}" if at else f":{tag}" if tag else ""
 
 
 def _is_remote(text: str) -> bool:

@@ -15,7 +15,7 @@ FLAGS: "tuple[Flag, ...]" = (
     ("annotation", "", "list", "KEY=VALUE", "An annotation of the image's manifest"),
     ("attest", "", "list", "type=TYPE[,...]", "Attach an attestation: type=sbom or type=provenance"),
     ("build-arg", "", "list", "NAME[=VALUE]", "Value of an ARG; without a value, that of the environment"),
-    ("build-context", "", "list", "NAME=PATH|URL", "Another context, for FROM and --from: a directory, docker-image://IMAGE, or a URL"),
+    ("build-context", "", "list", "NAME=PATH|URL", "Another context, for FROM and --from: a directory, docker-image://IMAGE, oci-layout://DIRECTORY, or a URL"),
     ("builder", "", "string", "NAME", f"{_SPARE}: the engine is the only builder"),
     ("cache-from", "", "list", "IMAGE|type=TYPE[,...]", "Where results of earlier builds may be taken from"),
     ("cache-to", "", "list", "type=TYPE[,...]", "Where results are kept for later builds"),

@@ -150,7 +150,7 @@ class BuildJob:
         """Of the images that the build began with: as their registry names them, or their own ids."""
         found = {}
         for (name, platform), image in self.worker.found_images().items():
-            prefix = "" if reference.is_image_id(name) else f"{reference.parse(name).familiar_name}@"
+            prefix = "" if reference.is_image_id(name) or name.startswith(planning.OCI_LAYOUT) else f"{reference.parse(name).familiar_name}@"
             known = [digest.removeprefix(prefix) for digest in self.images.digests_of(image.id) if prefix and digest.startswith(prefix)]
             found[name, platform] = known[0] if known else image.id
         return found

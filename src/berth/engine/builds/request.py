@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 from berth import errors
 from berth.build.planning import Options
@@ -10,6 +10,7 @@ from berth.build.worker import Output, Tree
 from berth.oci.reference import Reference
 from berth.registry.client.challenge import Credentials
 
+T = TypeVar("T")
 CACHE_CONTEXT = "cache:"  # and a number: the context that is directory `src` of that one of cache_from
 
 
@@ -29,6 +30,10 @@ class Client(Protocol):
 
         paths: what is needed of them, with COPY's wildcards; None for all.
         """
+        ...
+
+    async def layout_file(self, name: str, path: str, read: Callable[[IO[bytes]], T]) -> T:
+        """What `read` makes, in a thread, of a file in the OCI layout that is called so. NotFound where it is not there."""
         ...
 
     async def secret(self, identity: str) -> bytes | None: ...
@@ -60,7 +65,7 @@ class BuildRequest:
 
     outputs: where the result goes, as a person says it (build/outputs.py); none: into the store. cache_from, cache_to: as `--cache-from`
     and `--cache-to` say it, also in their short form (build/cacheformat.py). attests: "provenance" and "sbom", each with its parameters, of what
-    is wanted; annotations: as in `--annotation`, `[level[platform]:]key=value`.
+    is wanted; annotations: as in `--annotation`, `[level[platform]:]key=value`. layouts: see layouts.py, by the name of a context.
     """
 
     options: Options
@@ -70,6 +75,7 @@ class BuildRequest:
     outputs: tuple[Mapping[str, str], ...] = ()
     cache_from: tuple[Mapping[str, str], ...] = ()
     cache_to: tuple[Mapping[str, str], ...] = ()
+    layouts: Mapping[str, str] = field(default_factory=dict)
     attests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     annotations: tuple[str, ...] = ()
     check_only: bool = False

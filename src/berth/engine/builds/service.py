@@ -23,6 +23,7 @@ from berth.engine.builds import pruning
 from berth.engine.builds.bases import Bases
 from berth.engine.builds.imports import Imports
 from berth.engine.builds.job import BuildJob
+from berth.engine.builds.layouts import Layouts
 from berth.engine.builds.mirrors import Mirrors
 from berth.engine.builds.mounts import CacheMounts
 from berth.engine.builds.request import BuildRequest, Built, Client, filled
@@ -114,6 +115,7 @@ class BuildService:
         worker = BuildWorker(
             images=self._images, roots=self._roots, steps=self._steps, client=client, checksums=self.checksums, directory=directory,
             scratch=scratch, pull=request.pull, bases=self._bases, imports=imports, allowed=self._allowed(request),
+            layouts=Layouts(self._images, self.cache, client, request.layouts),
         )  # fmt: skip
         try:
             return await BuildJob(

@@ -13,11 +13,13 @@ from berth.build.files import checksum, copying, fetching, git, owners
 from berth.build.files.checksum import ChecksumCache
 from berth.build.files.cloning import Access, Git
 from berth.build.files.selection import Selected, select
+from berth.build.planning import OCI_LAYOUT
 from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
 from berth.engine import copyup
 from berth.engine.builds import emulation, repositories
 from berth.engine.builds.bases import Bases
 from berth.engine.builds.imports import Imports
+from berth.engine.builds.layouts import Layouts
 from berth.engine.builds.mounts import Secrets
 from berth.engine.builds.request import Client
 from berth.engine.builds.steps import Steps
@@ -38,7 +40,7 @@ class BuildWorker:
 
     def __init__(
         self, *, images: ImageStore, roots: RootViews, steps: Steps, client: Client, checksums: ChecksumCache, directory: str, scratch: str,
-        pull: bool, bases: Bases, imports: Imports, allowed: frozenset[str],
+        pull: bool, bases: Bases, imports: Imports, layouts: Layouts, allowed: frozenset[str],
     ) -> None:  # fmt: skip
         self._images = images
         self._roots = roots
@@ -50,6 +52,7 @@ class BuildWorker:
         self._pull = pull
         self._bases = bases
         self._imports = imports
+        self._layouts = layouts
         self._allowed = allowed
         self._secrets = Secrets(client)
         self._held = ExitStack()
@@ -133,6 +136,8 @@ class BuildWorker:
         return await asyncio.shield(self._pulled[key])
 
     async def _find_image(self, name: str, platform: str, output: Output) -> Image:
+        if name.startswith(OCI_LAYOUT):
+            return await self._layouts.image(name, platform, self._hold)
         if not self._pull or reference.is_image_id(name):
             try:
                 return self._bases.here(name, platform)
