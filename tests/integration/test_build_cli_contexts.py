@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import socket
 import subprocess
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,25 @@ def test_a_dockerfile_from_the_web_for_a_directory(engine: Engine, berth: Berth,
         assert "no Dockerfile" in berth("build", "-f", f"{address}/c.tar", ".", code=1).stderr
         assert "404" in berth("build", "-f", f"{address}/nothing", ".", code=1).stderr
         assert "Check complete" in berth("build", "--check", "-f", f"{address}/good", ".").stdout
+        said = berth("build", "-f", f"{address}/D?token=abc", ".", code=1).stderr
+        assert said.count("D:3") == 1
+        assert "abc" not in said  # whatever is in an address is shown as nobody's Dockerfile
+
+
+def test_a_dockerfile_from_the_web_that_is_too_large(berth: Berth, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1 << 16)
+                client.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 20971520\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        said = berth("build", "-f", f"http://127.0.0.1:{server.getsockname()[1]}/D", ".", code=1).stderr
+        thread.join()
+    assert "/D has 20971520 bytes; more than 16777216 are not taken" in said
 
 
 def test_a_file_from_the_web_under_a_name(engine: Engine, berth: Berth, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from berth.build import listing, planning, progress, wire
 from berth.build.dockerfile.errors import DockerfileError
 from berth.build.files import context as contexts
 from berth.build.files import git
-from berth.build.files.fetching import shown
 from berth.build.files.ignore import Ignore
 from berth.build.files.reading import read_file
 from berth.build.progress import Event
@@ -196,10 +195,7 @@ class SessionClient:
         """One from the web, for a context that is somewhere else."""
         self._directories.append(self._engine.builds.new_directory())
         into = self._directories[-1]
-        if await stoppable(lambda stop: contexts.from_url(url, into, environment=self.proxies(), stop=stop)):
-            raise errors.InvalidParameter(f"--file {shown(url)}: that is an archive and no Dockerfile")
-        with contexts.Directory(into) as top:
-            return read_file(top.fd, "Dockerfile") or b""
+        return await stoppable(lambda stop: contexts.dockerfile_from_url(url, into, environment=self.proxies(), stop=stop))
 
     async def context(self, name: str, paths: tuple[str, ...] | None, into: str, output: Output) -> Tree:
         given = self._words.contexts.get(name, {}) if name else self._words.context

@@ -118,7 +118,7 @@ def _contexts(parsed: Parsed, request: "dict[str, Any]") -> "tuple[dict[str, Con
         request["context"] = {"kind": "local", "name": _name_of(path)}
         found[""] = Context(path, read_ignore(path, place))
     if _is_web(file):
-        request["dockerfile"] = {"url": file, "name": os.path.basename(file) or "Dockerfile"}
+        request["dockerfile"] = {"url": file, "name": _name_in(file)}
     elif file == "-" and "dockerfile" not in request:
         request["dockerfile"] = {"text": read_dockerfile("", "-")[1], "name": "Dockerfile"}
     request["contexts"] = {}
@@ -179,6 +179,12 @@ def _is_remote(text: str) -> bool:
 def _is_web(file: str) -> bool:
     """Whether the Dockerfile is one that the engine fetches."""
     return file.startswith(("http://", "https://"))
+
+
+def _name_in(url: str) -> str:
+    """What people call a Dockerfile of the web: no token of its address is in there."""
+    path = url.partition("://")[2].partition("?")[0].partition("#")[0]
+    return path.partition("/")[2].rpartition("/")[2] or "Dockerfile"
 
 
 def _name_of(path: str) -> str:

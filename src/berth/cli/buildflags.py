@@ -29,7 +29,7 @@ FLAGS: "tuple[Flag, ...]" = (
     ("cpuset-cpus", "", "string", "LIST", "CPUs that steps run on, e.g. 0-3,5"),
     ("cpuset-mems", "", "string", "LIST", "Memory nodes that steps use"),
     ("debug", "D", "bool", "", _SPARE),
-    ("file", "f", "string", "FILE", "The Dockerfile, - for standard input (default PATH/Dockerfile)"),
+    ("file", "f", "string", "FILE", "The Dockerfile: a file, a URL, or - for standard input (default PATH/Dockerfile)"),
     ("force-rm", "", "bool", "", f"{_SPARE}: nothing stays of a step"),
     ("iidfile", "", "string", "FILE", "Write the image's id to a file"),
     ("isolation", "", "string", "NAME", _SPARE),

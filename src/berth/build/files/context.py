@@ -71,6 +71,17 @@ def from_git(
     return git.checkout(into, keep_git=bool(repository.keep_git))
 
 
+def dockerfile_from_url(
+    url: str, into: str, *, environment: Mapping[str, str] | None = None, stop: Event | None = None, tls: ssl.SSLContext | None = None
+) -> bytes:
+    """Downloads a Dockerfile by way of the directory `into`. TooLarge, as soon as that is known; InvalidParameter for an archive."""
+    fetched = fetch(url, into=f"{into}/{_DOWNLOAD}", environment=environment, most_bytes=_MOST_DOCKERFILE_BYTES, stop=stop, tls=tls)
+    with open(fetched.path, "rb") as file:
+        if is_archive(file.fileno()):
+            raise InvalidParameter(f"{shown(url)} is an archive and no Dockerfile: name it as the context, and the Dockerfile in it with --file")
+        return file.read()
+
+
 def from_url(
     url: str, into: str, *, environment: Mapping[str, str] | None = None, stop: Event | None = None, tls: ssl.SSLContext | None = None
 ) -> bool:
