@@ -3,8 +3,8 @@
     python buildhost.py <<< '{"data": …, "exec": …, "images": {"bb": "rootfs.tar"}, "builds": [{…}, …]}'
 
 A build: dockerfile, context (a directory), and fields of BuildRequest and Options; outputs have a `dest`, a file that gets what the
-client is sent; cancel_on, kill_on: part of the label of a step with whose start the build is cancelled or the engine killed. Answers
-with a JSON line for each: {"image", "metadata", "events"} or {"error", "events"}.
+client is sent; cancel_on, kill_on: part of the label of a step with whose start the build is cancelled or the engine killed; at:
+{"step": part of a label, "run": a command} runs one as that step starts. Answers with a JSON line for each: {"image", "metadata", "events"} or {"error", "events"}.
 """
 
 import asyncio
@@ -117,12 +117,17 @@ async def _build(engine: Any, build: dict) -> dict:
         annotations=tuple(build.get("annotations", ())),
     )  # fmt: skip
 
+    labels: dict[int, str] = {}
+
     def report(event: Any) -> None:
         events.append(event.as_json())
-        if build.get("cancel_on") and event.kind == "started" and build["cancel_on"] in event.label:
+        label = labels.setdefault(event.vertex, event.label)
+        if build.get("cancel_on") and event.kind == "started" and build["cancel_on"] in label:
             engine.builds.cancel("mine")
-        if build.get("kill_on") and event.kind == "started" and build["kill_on"] in event.label:
+        if build.get("kill_on") and event.kind == "started" and build["kill_on"] in label:
             os.kill(os.getpid(), signal.SIGKILL)
+        if event.kind == "started" and (at := build.get("at")) and at["step"] in label:
+            subprocess.run(at["run"], check=True)
 
     try:
         built = await engine.builds.build(request, HostClient(engine, build), report, "mine")

@@ -112,15 +112,6 @@ def test_a_directory_and_cache_mounts(rootfs_tar: str, context: str, tmp_path: P
             "FROM bb\nRUN --mount=type=cache,id=downloads,target=/d wc -l </d/log && stat -c %u:%g /d/log\n", cache_from=places, context=context
         )
         assert "".join(event["text"] for event in kinds(found, "log")) == "1\n5:6\n"
-    for name in os.listdir(tmp_path / "cache" / "blobs" / "sha256"):
-        path = tmp_path / "cache" / "blobs" / "sha256" / name
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            path.write_bytes(data[:-20] + bytes(20))
-    with build_host({"bb": rootfs_tar}) as third:
-        (found,) = third.run({"dockerfile": text, "context": context, "cache_from": places})
-        assert "error" in found  # a step was taken for done whose layer is broken: said, and nothing of it is kept
-        assert "damaged" in found["error"] or "unpacks to" in found["error"]
 
 
 def test_inline_in_an_image(rootfs_tar: str, context: str, registry: Host, tmp_path: Path) -> None:

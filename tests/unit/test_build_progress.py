@@ -432,3 +432,11 @@ def test_the_form_of_a_display(monkeypatch):
     assert isinstance(buildprogress.display_of("auto", why=False), Screen)
     monkeypatch.setenv("TERM", "dumb")
     assert not isinstance(buildprogress.display_of("auto", why=False), Screen)
+
+
+def test_a_step_whose_cached_layers_are_lost_is_shown_again():
+    model = model_of(("cached", 2, SECOND), ("started", 2, 2 * SECOND), ("log", 2, 2 * SECOND, "", "cc\n"))
+    assert model.steps[2].running
+    model.event({"kind": "done", "vertex": 2, "at_ns": 5 * SECOND}, 105.0)
+    assert model.steps[2].state == kinds.DONE
+    assert model.steps[2].took_s(0) == 3.0

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from berth.build import graph, progress
-from berth.build.cache import Cache, key_of
+from berth.build.cache import Cache, Record, key_of
 from berth.build.graph import Vertex
 from berth.build.progress import Event
 from berth.build.solver import Shared, Solver, StepFailed
-from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
+from berth.build.worker import Finished, Given, Layers, LayersLost, Output, Result, Tree
 
 
 class Worker:
-    """Layers are called by what made them. gates: operations that wait; fails: commands that end with 3."""
+    """Layers are called by what made them. gates: operations that wait; fails: commands that end with 3.
+
+    gone: chains that are not here; elsewhere: those that a cache elsewhere has; lost: those that it only says to have.
+    """
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -23,6 +26,8 @@ class Worker:
         self.gates: dict[str, asyncio.Event] = {}
         self.fails: set[str] = set()
         self.gone: set[str] = set()
+        self.elsewhere: set[str] = set()
+        self.lost: set[str] = set()
         self.killed: list[str] = []
         self.running = self.most = 0
 
@@ -37,6 +42,8 @@ class Worker:
 
     async def run(self, op: graph.Run, base: Layers, given: Given, output: Output) -> Finished:
         word = op.words[0]
+        for each in [base, *given.results[1:]]:
+            await self.bring(each.chain if isinstance(each, Layers) else "")
         self.ran.append(word)
         output(1, f"{word} says\n".encode())
         self.running += 1
@@ -51,6 +58,7 @@ class Worker:
             self.running -= 1
         if word in self.fails:
             return Finished(3, None)
+        self.gone.discard(f"{base.chain}+{word}")
         return Finished(0, Layers(f"{base.chain}+{word}", (*base.diffs, word)))
 
     async def digest(self, op: graph.Copy | graph.Run, result: Result, mount: graph.Mount | None) -> str:
@@ -65,6 +73,16 @@ class Worker:
 
     def keep(self, chain: str) -> bool:
         return chain not in self.gone
+
+    async def bring(self, chain: str) -> None:
+        if chain in self.elsewhere:
+            await asyncio.sleep(0)
+            if lost := {each for each in self.lost if chain.startswith(each)}:
+                self.gone |= {each for each in self.elsewhere if any(each.startswith(below) for below in lost)}
+                self.elsewhere -= self.gone
+                raise LayersLost(chain)
+        if chain in self.gone:
+            raise LayersLost(chain)
 
     def diffs(self, chain: str) -> tuple[str, ...]:
         return tuple(chain.split("+"))
@@ -269,3 +287,80 @@ def test_thousands_of_steps_fail_and_are_cancelled_without_recursion(shared: Sha
         assert worker.killed == ["first"]
 
     asyncio.run(cancelled())
+
+
+# -- layers of caches elsewhere -----------------------------------------------------------------------------------
+
+
+def solve_from(shared: Shared, worker: Worker, known: dict[str, Record], *vertices: Vertex) -> list[Event]:
+    events: list[Event] = []
+    asyncio.run(Solver(worker, shared, events.append, known.get).solve(list(vertices)))
+    return events
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> dict[str, Record]:
+    """What another engine has made of `a`, `b` over it, and `side`."""
+    cache = Cache(str(tmp_path / "other"))
+    solve(Shared(cache), Worker(), run("b", run("a")), run("side"))
+    cache.close()
+    return {record.key: record for record in cache.all()}
+
+
+CHAINS = {"base+a", "base+a+b", "base+side"}
+
+
+@pytest.mark.parametrize(("lost", "ran"), [("base+a", ["a", "b", "c"]), ("base+a+b", ["b", "c"])])
+def test_layers_that_are_lost_are_made_anew_with_what_is_over_them(shared: Shared, known: dict[str, Record], lost: str, ran: list[str]) -> None:
+    worker = Worker()
+    worker.elsewhere, worker.lost = set(CHAINS), {lost}
+    events = solve_from(shared, worker, known, run("c", run("b", run("a"))))
+    assert worker.ran == ran
+    assert not kinds(events, progress.FAILED)
+    assert {event.result for event in events if event.kind == progress.DONE} >= {"base+a+b", "base+a+b+c"}
+    solve_from(shared, worker, known, run("c", run("b", run("a"))))
+    assert worker.ran == ran
+
+
+def test_what_nobody_looks_into_may_be_lost(shared: Shared, known: dict[str, Record]) -> None:
+    worker = Worker()
+    worker.elsewhere, worker.lost = set(CHAINS), {"base+side"}
+    solve_from(shared, worker, known, run("c", run("b", run("a"))))
+    assert worker.ran == ["c"]
+
+
+def test_a_result_that_is_lost_is_made_here(shared: Shared, known: dict[str, Record]) -> None:
+    worker = Worker()
+    worker.elsewhere, worker.lost = set(CHAINS), {"base+a"}
+    solve_from(shared, worker, known, run("b", run("a")), run("side"))
+    assert worker.ran == ["a", "b"]
+
+
+def test_what_does_not_need_what_is_lost_goes_on(shared: Shared, known: dict[str, Record]) -> None:
+    worker = Worker()
+    worker.elsewhere, worker.lost = set(CHAINS), {"base+a"}
+
+    async def build() -> None:
+        worker.gates = {"long": asyncio.Event()}
+        task = asyncio.ensure_future(Solver(worker, shared, lambda event: None, known.get).solve([run("b", run("a")), run("long")]))
+        await turns_until(lambda: "base+a" in worker.gone and worker.ran == ["long"])
+        worker.gates["long"].set()
+        await task
+
+    asyncio.run(build())
+    assert worker.ran == ["long", "a", "b"]
+    assert worker.killed == []
+
+
+def test_the_one_who_waits_for_another_builds_work_makes_what_that_has_lost(shared: Shared, known: dict[str, Record]) -> None:
+    first, second = Worker(), Worker()
+    first.elsewhere, first.lost = set(CHAINS), {"base+a"}
+    second.elsewhere = set(CHAINS)
+
+    async def build() -> None:
+        vertices = [run("c", run("b", run("a")))]
+        await asyncio.gather(*(Solver(each, shared, lambda event: None, known.get).solve(vertices) for each in (first, second)))
+
+    asyncio.run(build())
+    assert sorted(first.ran + second.ran) in (["a", "b", "c"], ["a", "b", "c", "c"])
+    assert "a" in first.ran

@@ -50,6 +50,9 @@ class BuildStream:
         step = self._steps.get(event.vertex)
         if step is None:
             return
+        if event.kind == progress.STARTED and step.ended:  # its layers in a cache elsewhere are lost
+            step.ended = False
+            self._current = min(self._current, step.number - 1)
         if event.kind in (progress.STARTED, progress.CACHED):
             step.waiting.append({"stream": f"Step {step.number}/{self._total} : {step.instruction}"})
             step.waiting.append({"stream": "\n"})

@@ -4,6 +4,9 @@ A vertex's cache key is made of its operation and of what its inputs turned out 
 are used. A Copy from another stage has a second key, with that stage's chain id, which is known without reading a file.
 
 Steps with equal keys that are under way in several builds are one piece of work; it goes on for as long as somebody waits for it.
+
+A step that is found in a cache elsewhere has layers there, which may turn out to be lost once their files are needed. What waits for them is passed
+over, the rest goes on to its end, and another pass makes what is missing, and all that depends on it, anew.
 """
 
 import asyncio
@@ -17,7 +20,7 @@ from berth.build import graph, progress, why
 from berth.build.cache import Cache, Record, key_of
 from berth.build.graph import Vertex
 from berth.build.progress import Event, Report
-from berth.build.worker import Finished, Given, Layers, Output, Result, Tree, Worker
+from berth.build.worker import Finished, Given, Layers, LayersLost, Output, Result, Tree, Worker
 
 MOST_STEPS = 16  # containers of one engine's builds at a time
 MOST_LOG_BYTES = 64 << 20  # of one step: whoever listens may be slow, and what is said waits in memory
@@ -131,19 +134,35 @@ class Solver:
         return found
 
     async def solve(self, vertices: list[Vertex]) -> list[Layers]:
-        """The layers that each of these makes. A failure ends what is under way; what was made stays in the cache."""
+        """The layers that each of these makes, which are here. A failure ends what is under way; what was made stays in the cache."""
         needed = self.announce(vertices)
         self._paths = graph.context_paths(vertices)
-        self._solved = {each: asyncio.Event() for each in needed}
         try:
-            async with asyncio.TaskGroup() as group:
-                for each in needed:
-                    group.create_task(self._guarded(each))
+            while left := [each for each in needed if each not in self._results]:
+                await self._pass(left, set(vertices))
+                if any(each not in self._results for each in left):
+                    self._forget_lost(needed)
         except BaseExceptionGroup as found:
             raise _first(found) from None
         finally:
             self._shared.cache.note_inputs(self._inputs)
         return [result for vertex in vertices if isinstance(result := self._results[vertex], Layers)]
+
+    async def _pass(self, left: list[Vertex], wanted: set[Vertex]) -> None:
+        """Solves these, but for what needs layers that turn out to be lost. wanted: what is to be here at the end."""
+        self._solved = {each: asyncio.Event() for each in left}
+        async with asyncio.TaskGroup() as group:
+            for each in left:
+                group.create_task(self._guarded(each, bring=each in wanted))
+
+    def _forget_lost(self, needed: list[Vertex]) -> None:
+        """Results whose layers cannot be had, and those that depend on them."""
+        for each in needed:
+            result = self._results.get(each)
+            lost = isinstance(result, Layers) and not self._worker.keep(result.chain)
+            if lost or any(below not in self._results for below in each.inputs):
+                self._results.pop(each, None)
+        self.used = {key: record for key, record in self.used.items() if self._worker.keep(record.chain)}
 
     @property
     def under_way(self) -> "set[asyncio.Task[Layers]]":
@@ -166,11 +185,18 @@ class Solver:
     def _tell(self, kind: str, vertex: Vertex, **fields: Any) -> None:
         self._report(Event(kind, self._numbers[vertex], time.time_ns(), **fields))
 
-    async def _guarded(self, vertex: Vertex) -> None:
+    async def _guarded(self, vertex: Vertex, *, bring: bool) -> None:
         for each in vertex.inputs:
-            await self._solved[each].wait()  # one that fails ends the group
+            if each in self._solved:
+                await self._solved[each].wait()  # one that fails ends the group
         try:
-            self._results[vertex] = await self._solve(vertex, [self._results[each] for each in vertex.inputs])
+            if all(each in self._results for each in vertex.inputs):
+                result = await self._solve(vertex, [self._results[each] for each in vertex.inputs])
+                if bring and isinstance(result, Layers):
+                    await self._worker.bring(result.chain)
+                self._results[vertex] = result
+        except LayersLost:
+            pass  # the next pass's
         except asyncio.CancelledError:
             self._tell(progress.CANCELLED, vertex)
             raise

@@ -4,9 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from berth import errors
 from berth.build import graph
 
 Output = Callable[[int, bytes], None]  # 1 or 2 as a program's own descriptors, and what it has written
+
+
+class LayersLost(errors.DataLoss):
+    """A cache elsewhere has promised layers that are not to be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,13 @@ class Worker(Protocol):
         ...
 
     def keep(self, chain: str) -> bool:
-        """Whether the layers of a chain are here, all of them; they stay until the build has ended."""
+        """Whether the layers of a chain are here or to be had, all of them; they stay until the build has ended."""
+        ...
+
+    async def bring(self, chain: str) -> None:
+        """Fetches the layers of a chain that are elsewhere. LayersLost: `keep` says no to it from then on. So may whatever needs their files."""
         ...
 
     def diffs(self, chain: str) -> tuple[str, ...]:
-        """Of a chain that is here, bottom first."""
+        """Of a chain that `keep` says yes to, bottom first."""
         ...

@@ -73,6 +73,8 @@ class Model:
         if kind == kinds.PLANNED:
             self._pulled(at_ns)
             return step
+        if kind == kinds.STARTED and step.ended:  # what a cache elsewhere had of it is lost
+            step.began_ns = 0
         if kind in (kinds.STATUS, kinds.STARTED) or (kind in (kinds.LOG, *_ENDED) and not step.began_ns):
             self._begin(step, at_ns, now_s)
         if kind in (kinds.LOG, kinds.STATUS):

@@ -63,7 +63,7 @@ class Distribution:
 
     def layers(self, client: RegistryClient, name: Reference, cancelled: threading.Event) -> Pull:
         """To bring single layers of a repository."""
-        return Pull(client, self._images, self._transfers, name, None, lambda message: None, cancelled)
+        return Pull(client, self._images, self._transfers, name, None, lambda message: None, cancelled, whole=False)
 
     @property
     def max_uploads(self) -> int:

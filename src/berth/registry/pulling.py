@@ -77,12 +77,13 @@ class Pulled:
 
 
 class Pull:
-    """One pull of one name. cancelled: the client's own; it stops everything."""
+    """One pull of one name. cancelled: the client's own; it stops everything. whole: a layer that cannot be had makes the others useless."""
 
     def __init__(
         self, client: RegistryClient, store: ImageStore, transfers: Transfers, name: Reference, wanted: platforms.Platform | None,
-        report: Report, cancelled: threading.Event,
+        report: Report, cancelled: threading.Event, *, whole: bool = True,
     ) -> None:  # fmt: skip
+        self._whole = whole
         self._client = client
         self._store = store
         self._transfers = transfers
@@ -204,9 +205,10 @@ class Pull:
                 raise _first_failure([future for future in futures if not future.cancelled()]) or failure
 
     def _stop(self) -> None:
-        """One layer that cannot be had makes the others useless now; what they have brought is kept for the next pull."""
-        self._cancelled.set()
-        self._client.close()
+        """Ends the others, where that helps nobody; what they have brought is kept for the next pull."""
+        if self._whole:
+            self._cancelled.set()
+            self._client.close()
 
     def _layer(self, layer: Descriptor, diff: str, parent: str, chain: str, line: Line) -> None:
         with self._transfers.alone(layer.digest, self._cancelled):

@@ -137,7 +137,9 @@ class Partial:
             return sum(self._count(index) for index in range(self._chunks))
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
-        """Bytes at `offset`, which must be where its chunk goes on; may run over into the next chunks."""
+        """Bytes at `offset`, which must be where its chunk goes on; may run over into the next chunks. Cancelled after `fail`."""
+        if self._error:
+            raise Cancelled(f"blob {self.digest} is no longer wanted")
         view = memoryview(data)
         while view:
             index = offset // self._chunk_bytes

@@ -16,6 +16,7 @@ from berth.build.graph import Vertex
 from berth.build.imagedocuments import OCI_MANIFEST, Document, document
 from berth.build.outputs import GZIP, Output
 from berth.build.progress import Event, Report
+from berth.build.worker import LayersLost
 from berth.engine.builds.blobs import Blob, Blobs, gathered
 from berth.engine.builds.imports import Imports
 from berth.engine.builds.mounts import CacheMounts
@@ -85,7 +86,7 @@ class Exports:
         for record in (*self._imports.records(), *self._cache.all()):
             if (record.chain, record.parent) in self._used:
                 known.setdefault(record.key, record)
-        return list(known.values())
+        return [record for record in known.values() if self._worker.keep(record.chain)]
 
     async def run(self, vertices: Sequence[Vertex], chains: Sequence[str], telling: Callable[[str, Awaitable[Any]], Awaitable[Any]]) -> None:
         """Writes all of them. vertices: what was built; chains: of the layers of the results."""
@@ -100,6 +101,13 @@ class Exports:
                 self._report(Event(progress.WARNING, at_ns=time.time_ns(), text=f"cache was not exported to {place.shown}: {error}"))
 
     async def _export(self, place: Place, vertices: Sequence[Vertex], chains: set[str]) -> None:
+        while True:
+            try:
+                return await self._export_all(place, vertices, chains)
+            except LayersLost:  # of a stage that nobody needed the files of: without its records, then
+                continue
+
+    async def _export_all(self, place: Place, vertices: Sequence[Vertex], chains: set[str]) -> None:
         records = [record for record in self._records() if place.mode == cacheformat.MAX or record.chain in chains]
         layers = self._layers(record.chain for record in records)
         mounts = await self._archived(vertices) if place.mounts else []

@@ -1,6 +1,7 @@
 """What earlier builds have left elsewhere, for a build to find: `--cache-from`. Layers are fetched once something needs their files.
 
 A step that is found there costs no byte but its record; a stage whose every step is found, and which nobody looks into, is never fetched.
+So a layer may turn out to be lost when it is wanted: then no record leads to it any more, and the solver has the steps built that led to it.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Protocol
 
 from berth import errors
@@ -17,6 +19,7 @@ from berth.build import cacheformat, progress
 from berth.build.cache import Cache, Record
 from berth.build.cacheformat import CachedMount, CacheLayer, Contents, Place
 from berth.build.progress import Event, Report
+from berth.build.worker import LayersLost
 from berth.engine.builds.blobs import gathered
 from berth.engine.builds.request import CACHE_CONTEXT, BuildRequest, Client
 from berth.engine.tasks import stoppable
@@ -41,6 +44,7 @@ class _Source(Protocol):
     """Where blobs are. Methods block."""
 
     where: str  # registry/repository, '' for no registry
+    shown: str  # for people
 
     def layer(self, blob: Descriptor, layer: CacheLayer) -> None: ...
 
@@ -64,10 +68,11 @@ class Imports:
     def __init__(self, images: ImageStore) -> None:
         self._images = images
         self._found: list[Found] = []
-        self._layers: dict[str, tuple[CacheLayer, Found]] = {}
+        self._layers: dict[str, list[tuple[CacheLayer, Found]]] = {}  # by chain: where it is to be had, as far as is known
         self._bringing: dict[str, asyncio.Task[None]] = {}
         self._hits: dict[str, Record] = {}
         self._sources: list[_Source] = []
+        self._report: Report = lambda event: None
 
     async def close(self) -> None:
         tasks = list(self._bringing.values())
@@ -81,6 +86,7 @@ class Imports:
         self, request: BuildRequest, client: Client, distribution: "Callable[[], Distribution]", report: Report, directory: Callable[[str], str]
     ) -> None:
         """Reads what caches there are; one that cannot be read makes a warning. directory: makes one for what a client sends."""
+        self._report = report
         places = [cacheformat.source(number, each) for number, each in enumerate(request.cache_from)]
         opener = _Opener(self._images, client, distribution, directory)
 
@@ -98,13 +104,13 @@ class Imports:
             for each in found:
                 self._found.append(each)
                 for chain, layer in each.contents.layers.items():
-                    self._layers.setdefault(chain, (layer, each))
+                    self._layers.setdefault(chain, []).append((layer, each))
 
     # -- for the solver -------------------------------------------------------------------------------------
 
     def find(self, key: str) -> Record | None:
         for each in self._found:
-            if record := each.contents.records.get(key):
+            if (record := each.contents.records.get(key)) and (not record.chain or self.chains_below(record.chain)):
                 self._hits[key] = record
                 return record
         return None
@@ -119,7 +125,7 @@ class Imports:
                 return [*found[:-1], *(layer.chain for layer in reversed(below))]
             if chain not in self._layers or len(found) > len(self._layers):
                 return []
-            chain = self._layers[chain][0].parent
+            chain = self._layers[chain][0][0].parent
         return found
 
     def diffs(self, chain: str) -> tuple[str, ...]:
@@ -129,14 +135,27 @@ class Imports:
             below = self._images.layers_below(chain)
             if below is not None:
                 return (*(layer.diff for layer in below), *reversed(found))
-            layer = self._layers[chain][0]
+            layer, _ = self._layers[chain][0]
             found.append(layer.diff)
             chain = layer.parent
         return tuple(reversed(found))
 
     async def bring(self, chain: str) -> None:
-        """The layers of a chain that are not here, those that do not wait for each other at once."""
-        await gathered([self._once(each) for each in self.chains_below(chain) if not self._images.has_layer(each)])
+        """The layers of a chain that are not here, those that do not wait for each other at once. LayersLost once all have been tried."""
+        chains = self.chains_below(chain)
+        if not chains:
+            raise LayersLost(f"layer {chain} of a cache cannot be had")
+
+        async def tried(each: str) -> LayersLost | None:
+            try:
+                await self._once(each)
+            except LayersLost as lost:
+                return lost
+            return None
+
+        for lost in await gathered([tried(each) for each in chains if not self._images.has_layer(each)]):
+            if lost:
+                raise lost
 
     async def _once(self, chain: str) -> None:
         if chain not in self._bringing:
@@ -144,8 +163,30 @@ class Imports:
         await asyncio.shield(self._bringing[chain])
 
     async def _bring(self, chain: str) -> None:
-        layer, found = self._layers[chain]
-        await stoppable(lambda stop: found.source.layer(found.blobs[layer.blob], layer), found.source.close)
+        """From the first place that turns out to have it."""
+        while places := self._layers.get(chain):
+            layer, found = places[0]
+            try:
+                return await stoppable(partial(_fetch, found, layer), found.source.close)
+            except (errors.SystemFailure, errors.Cancelled):  # about this machine or build, not about the cache
+                raise
+            except errors.BerthError as error:
+                self._lose(layer, found.source, error)
+        raise LayersLost(f"layer {chain} of a cache cannot be had")
+
+    def _lose(self, layer: CacheLayer, source: _Source, error: errors.BerthError) -> None:
+        """Forgets what a source does not have: this layer, or all where nothing is to be reached, which is asked only once then."""
+        away = isinstance(error, errors.Unavailable)
+        chains = [chain for chain in (list(self._layers) if away else [layer.chain]) if any(each[1].source is source for each in self._layers.get(chain, ()))]
+        for chain in chains:
+            left = [each for each in self._layers.pop(chain) if each[1].source is not source]
+            if left:
+                self._layers[chain] = left
+        if chains:
+            what = "its layers are" if away else f"layer {layer.diff} is"
+            self._report(Event(progress.WARNING, at_ns=time.time_ns(), text=(
+                f"cache {source.shown}: {what} left out, and the steps that led there are built: {error}"
+            )))  # fmt: skip
 
     # -- for exports ----------------------------------------------------------------------------------------
 
@@ -154,10 +195,10 @@ class Imports:
 
     def blob_of(self, chain: str) -> tuple[str, Descriptor] | None:
         """Where a layer is in a registry: (registry/repository, descriptor)."""
-        if chain not in self._layers:
-            return None
-        layer, found = self._layers[chain]
-        return (found.source.where, found.blobs[layer.blob]) if found.source.where else None
+        for layer, found in self._layers.get(chain, ()):
+            if found.source.where:
+                return found.source.where, found.blobs[layer.blob]
+        return None
 
     def settle(self, cache: Cache) -> None:
         """What was found, and has been fetched meanwhile, is found here the next time."""
@@ -181,6 +222,10 @@ class Imports:
             found.source.mount(found.blobs[mount.blob], lambda stream: take(mount, stream))
 
         await stoppable(work, found.source.close)
+
+
+def _fetch(found: Found, layer: CacheLayer, stop: threading.Event) -> None:
+    found.source.layer(found.blobs[layer.blob], layer)
 
 
 class _Opener:
@@ -208,7 +253,7 @@ class _Opener:
     async def _local(self, place: Place) -> list[Found]:
         into = self._directory("cache-from")
         tree = await self._client.context(f"{CACHE_CONTEXT}{place.number}", None, into, lambda stream, data: None)
-        source = _Directory(tree.fd, self._images)
+        source = _Directory(tree.fd, place.shown, self._images)
         self._opened.append(source)
         return await stoppable(lambda stop: source.open())
 
@@ -238,6 +283,7 @@ class _Here:
     """The image store itself, which has all layers."""
 
     where = ""
+    shown = "of the image store"
 
     def layer(self, blob: Descriptor, layer: CacheLayer) -> None:
         raise errors.NotFound(f"layer {layer.diff} has been removed meanwhile")
@@ -256,6 +302,7 @@ class _Repository:
         self, client: "RegistryClient", cancelled: threading.Event, name: Reference, distribution: "Distribution", directory: str
     ) -> None:
         self.where = f"{name.registry}/{name.repository}"
+        self.shown = name.familiar
         self._client = client
         self._cancelled = cancelled
         self._name = name
@@ -301,7 +348,8 @@ class _Directory:
 
     where = ""
 
-    def __init__(self, fd: int, images: ImageStore) -> None:
+    def __init__(self, fd: int, shown: str, images: ImageStore) -> None:
+        self.shown = shown
         self._fd = fd
         self._images = images
 

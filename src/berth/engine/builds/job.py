@@ -104,10 +104,7 @@ class BuildJob:
             await exports.import_mounts(self.imports, self.mounts, vertices, worker.new_directory, self.report)
         solver = Solver(worker, self.shared, self.report, self.imports.find)
         worker.shared = lambda: solver.under_way
-        results = await solver.solve(vertices)
-        for result in results:
-            await worker.bring(result.chain)
-        return solver, results
+        return solver, await solver.solve(vertices)
 
     async def _deliver(self, targets: Sequence[Target], results: Sequence[Layers], solver: Solver, facts: provenance.Facts) -> Built:
         request = self.request

@@ -14,7 +14,7 @@ from berth.build.files.checksum import ChecksumCache
 from berth.build.files.cloning import Access, Git
 from berth.build.files.selection import Selected, select
 from berth.build.planning import OCI_LAYOUT
-from berth.build.worker import Finished, Given, Layers, Output, Result, Tree
+from berth.build.worker import Finished, Given, Layers, LayersLost, Output, Result, Tree
 from berth.engine import copyup
 from berth.engine.builds import emulation, repositories
 from berth.engine.builds.bases import Bases
@@ -100,7 +100,7 @@ class BuildWorker:
 
     def keep(self, chain: str) -> bool:
         """Whether the layers of a chain are here, or are to be had when somebody needs them; they stay until the build has ended."""
-        if not chain or chain in self._kept:
+        if not chain or (chain in self._kept and self._images.has_layer(chain)):
             return True
         with self._images.holding([chain]):
             below = self._images.layers_below(chain)
@@ -109,7 +109,7 @@ class BuildWorker:
         return bool(chains)
 
     async def bring(self, chain: str) -> None:
-        """Fetches what is not here yet of layers that another build has left somewhere."""
+        """Fetches what is not here yet of layers that another build has left somewhere; LayersLost where it cannot."""
         if chain and self._images.layers_below(chain) is None:
             await self._imports.bring(chain)
 
@@ -184,7 +184,11 @@ class BuildWorker:
 
     async def _view(self, chain: str) -> int:
         at = self._new_directory(self._directory, "view")
-        await self.bring(chain)
+        try:
+            await self.bring(chain)
+        except LayersLost:
+            del self._views[chain]  # the chain may be made here
+            raise
         if chain:
             return await self._roots.of_layers(chain, at)
         return os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
