@@ -113,6 +113,15 @@ def ipvlan_l3s(engine: Engine) -> dict[str, Any]:
     return _ipvlan(engine, "l3s", "10.77.0.0/24", "")
 
 
+def vlan(engine: Engine) -> dict[str, Any]:
+    """A macvlan on a VLAN that the engine makes on the host's link, and takes away with the network."""
+    for words in ("link add link down0 name down0.50 type vlan id 50", "address add 198.51.100.2/24 dev down0.50", "link set down0.50 up"):
+        at_far("ip", *words.split())
+    with network(engine, "vl", "macvlan", "198.51.100.0/24", "198.51.100.2", parent="up0.50"), engine.running(SLEEP, NetworkMode="vl") as (_, pid):
+        found = {"far": pings(pid, "198.51.100.2"), "link": json.loads(shell("ip", "-d", "-j", "link", "show", "up0.50"))[0]["linkinfo"]}
+    return {**found, "left": os.path.exists("/sys/class/net/up0.50")}
+
+
 def sctp(engine: Engine) -> dict[str, Any]:
     """A server in a container, published; clients here, on another host, and in another container."""
     with network(engine, "web", "bridge", "10.78.0.0/24"):
@@ -143,7 +152,7 @@ def _closed(client: tuple[str, ...]) -> str:
         shell("nft", "delete", "table", "inet", "wall")
 
 
-FEATURES: tuple[Callable[[Engine], dict[str, Any]], ...] = (ipvlan_l2, ipvlan_l3, ipvlan_l3s, sctp)
+FEATURES: tuple[Callable[[Engine], dict[str, Any]], ...] = (ipvlan_l2, ipvlan_l3, ipvlan_l3s, vlan, sctp)
 
 
 def main(shared: str) -> None:

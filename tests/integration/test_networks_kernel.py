@@ -40,6 +40,13 @@ def test_ipvlan_modes(findings: dict[str, Any], mode: str, route: str) -> None:
     assert found["left"] == ""
 
 
+def test_macvlan_on_a_vlan(findings: dict[str, Any]) -> None:
+    found = _of(findings, "vlan")
+    assert (found["link"]["info_kind"], found["link"]["info_data"]["id"]) == ("vlan", 50)
+    assert found["far"]
+    assert not found["left"]
+
+
 def test_sctp_reaches_published_ports(findings: dict[str, Any]) -> None:
     found = _of(findings, "sctp")
     assert found["far"] == "192.0.2.2"  # the true source

