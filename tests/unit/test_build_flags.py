@@ -75,7 +75,7 @@ def test_a_request_that_is_wrong(value):
         (["-o", "out"], [{"type": "local", "dest": "out"}]), (["-o", "-"], [{"type": "tar", "dest": "-"}]),
         (["-o", "type=tar"], [{"type": "tar", "dest": "-"}]), (["-o", "type=oci,dest=a.tar"], [{"type": "oci", "dest": "a.tar"}]),
         (["-o", 'type=image,"name=a,b",push=true'], [{"type": "image", "name": "a,b", "push": "true"}]),
-        (["-o", "type=registry"], [{"type": "image", "push": "true"}]), (["--push"], [{"type": "image", "push": "true"}]),
+        (["-o", "type=registry"], [{"type": "image", "push": "true", "store": "false"}]), (["--push"], [{"type": "image", "push": "true"}]),
         (["--push", "-o", "type=image"], [{"type": "image", "push": "true"}]), (["--load"], [{"type": "docker"}]), ([], []),
     ],
 )  # fmt: skip

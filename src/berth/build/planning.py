@@ -225,14 +225,13 @@ class Planner:
 
     def _start_from(self, stage: words.Stage, name: str, platform: str) -> _State:
         text = stage.base.text
-        if self._served(name):
-            return _State(self.context(name), platform)
-        if name == SCRATCH:
-            state = _State(self._source(graph.Scratch(), label="scratch", instruction=text), platform)
+        served = self._served(name)
+        if served or name == SCRATCH:
+            state = _State(self.context(name) if served else self._source(graph.Scratch(), label="scratch", instruction=text), platform)
             state.config, state.env = {"WorkingDir": "/"}, {"PATH": DEFAULT_PATH}
             return state
         image = self._image_of(name)
-        label = f"[{_title(stage)} 1/{_count(stage.instructions) + 1}] {text}"
+        label = f"[{self.title(stage, platform)} 1/{_count(stage.instructions) + 1}] {text}"
         vertex = self._source(graph.ImageSource(image, platform), label=label, instruction=text, line=stage.base.place.line, platform=platform)
         state = _State(vertex, platform)
         base = self._bases[image, platform]
@@ -277,6 +276,10 @@ class Planner:
 
     # -- for its stages ---------------------------------------------------------------------------------
 
+    def title(self, stage: words.Stage, platform: str) -> str:
+        """How people know a stage; with its platform, where there are several."""
+        return f"{platform} {_title(stage)}" if len(self._options.platforms) > 1 else _title(stage)
+
     @property
     def options(self) -> Options:
         return self._options
@@ -303,7 +306,7 @@ class _Stage:
         total, number = _count(instructions) + 1, 1
         for each in instructions:
             number += isinstance(each, _MAKING)
-            self._title = f"[{_title(self._stage)} {number}/{total}]"
+            self._title = f"[{self._planner.title(self._stage, self._state.platform)} {number}/{total}]"
             expanded, _ = self._state.scope.step(each)
             _HANDLERS[type(each)](self, expanded)
         if self._state.env:

@@ -78,8 +78,8 @@ def _run(call: "Invocation", parsed: Parsed, request: "dict[str, Any]", sources:
         fail(failure(display.model.failed(), _with_hint(result, sources)))
         return 1
     _write_files(parsed, result)
-    if parsed.flag("quiet") and result.get("image"):
-        print(result["image"])
+    if parsed.flag("quiet") and (found := _identity(result)) and not any(each.get("dest") == "-" for each in sources.outputs):
+        print(found)
     return 0
 
 
@@ -247,13 +247,18 @@ def _with_hint(result: "dict[str, Any]", sources: Sources) -> "dict[str, Any]":
     return result
 
 
+def _identity(result: "dict[str, Any]") -> str:
+    """The image's id, or of several platforms the digest of their index; '' where the result is no image."""
+    metadata = result.get("metadata") or {}
+    return str(result.get("image") or metadata.get("containerimage.config.digest") or metadata.get("containerimage.digest") or "")
+
+
 def _write_files(parsed: Parsed, result: "dict[str, Any]") -> None:
     from berth.models.jsonlite import dumps
 
     if path := parsed.text("iidfile"):
-        metadata = result.get("metadata") or {}
         with open(path, "w") as file:
-            file.write(str(result.get("image") or metadata.get("containerimage.digest") or ""))
+            file.write(_identity(result))
     if path := parsed.text("metadata-file"):
         with open(path, "w") as file:
             file.write(dumps(result.get("metadata") or {}) + "\n")

@@ -214,7 +214,7 @@ def outputs(parsed: Parsed) -> "list[dict[str, str]]":
         if kind not in OUTPUTS:
             raise _wrong("--output", item, f"unknown type {kind!r}: expected {', '.join(OUTPUTS)}")
         if kind == "registry":
-            given |= {"type": "image", "push": given.get("push", "true")}
+            given = {"push": "true", "store": "false", **given, "type": "image"}
         if kind in ("local", "tar", "oci") and not given.get("dest"):
             if kind == "local":
                 raise _wrong("--output", item, "dest is required for local output")

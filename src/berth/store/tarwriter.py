@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from typing import IO
 
+from berth.errors import Conflict
 from berth.linux import libc
 from berth.store.unpacking import Ids, same_ids
 
@@ -47,10 +48,14 @@ def on_kernel_filesystem(fd: int) -> bool:
 
 
 class TarWriter:
-    """Writes members to `out`, which stays the caller's. ids: a file's owner -> the owner in the archive; latest_s: of times, if any is too late."""
+    """Writes members to `out`, which stays the caller's. ids: a file's owner -> the owner in the archive; latest_s: of times, if any is too late.
 
-    def __init__(self, out: IO[bytes], ids: Ids = same_ids, *, latest_s: int | None = None) -> None:
+    once: Conflict for a second member of a name, unless both are directories.
+    """
+
+    def __init__(self, out: IO[bytes], ids: Ids = same_ids, *, latest_s: int | None = None, once: bool = False) -> None:
         self._latest_s = latest_s
+        self._seen: dict[str, bool] | None = {} if once else None  # names so far, and whether each is a directory
         self._out = out
         self._ids = ids
         self._links: dict[tuple[int, int], str] = {}  # device and inode -> name of the first member
@@ -187,6 +192,11 @@ class TarWriter:
         return info
 
     def _head(self, info: tarfile.TarInfo, xattrs: dict[str, bytes]) -> None:
+        if self._seen is not None:
+            name = info.name.rstrip("/")
+            if name in self._seen and not (self._seen[name] and info.isdir()):
+                raise Conflict(f"{name} is there twice")
+            self._seen[name] = info.isdir()
         info.pax_headers = {f"SCHILY.xattr.{key}": value.decode(errors="surrogateescape") for key, value in xattrs.items()}
         self._out.write(_plain_header(info) or info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
 

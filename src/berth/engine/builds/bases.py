@@ -46,7 +46,13 @@ class Bases:
         familiar, wanted = reference.parse(name).familiar, platforms.parse(platform)
         async with self._locks.setdefault(familiar, asyncio.Lock()):
             before = self._images.tagged(familiar)
-            await pull()
+            try:
+                await pull()
+            except BerthError as error:
+                has = before and platforms.of_document(before.config)
+                if not has or platforms.rank(wanted, has) is not None:
+                    raise
+                raise type(error)(f"{error}; {familiar} is here for {has}, and {platform} is wanted") from None
             image = imageplatform.found(self._images, name, wanted)
             if platforms.rank(platforms.host(), wanted) is None:
                 self._note(familiar, platform, image)

@@ -229,22 +229,28 @@ class Delivery:
 
     async def _files(self, output: Output, made: list[Made]) -> None:
         split = len(made) > 1 if output.split is None else output.split
-        if not split and len(made) > 1:
-            raise errors.InvalidParameter("platform-split=false: files of several platforms would take each other's place")
+        merged = len(made) > 1 and not split
         roots = [(each, await self._worker.root_of(each.result)) for each in made]
 
         def write(out: IO[bytes]) -> None:
-            writer = TarWriter(out, latest_s=self._epoch)
+            writer = TarWriter(out, latest_s=self._epoch, once=merged)
             for each, root in roots:
-                prefix = each.platform.replace("/", "_") if split else ""
-                writer.add_tree(root, f"{prefix}/" if prefix else "")
+                name = each.platform.replace("/", "_")
+                prefix = f"{name}/" if split else ""
+                writer.add_tree(root, prefix)
                 for claim in each.claims:
-                    info = archivewriter.file_info(f"{prefix}/{claim.file}" if prefix else claim.file)
+                    stem, dot, suffix = claim.file.rpartition(".")
+                    info = archivewriter.file_info(f"{stem}.{name}{dot}{suffix}" if merged else prefix + claim.file)
                     info.mtime = self._epoch or 0
                     writer.put(info, data=claim.about((), each.platform, Document("", each.raw).digest).raw)
             writer.close()
 
-        await self._client.output(output.number, write)
+        try:
+            await self._client.output(output.number, write)
+        except errors.Conflict as error:
+            if not merged:
+                raise
+            raise errors.Conflict(f"platform-split=false: files of several platforms would take each other's place: {error}") from None
 
     async def _archive(self, output: Output, made: list[Made], names: Sequence[str]) -> dict[str, Any]:
         annotations = self._annotations(output)

@@ -16,7 +16,7 @@ from berth.registry.client import referrers
 from berth.registry.client.answer import Answer
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.download import Download, tell
-from berth.registry.client.failures import Refusal, RefusedAnswer, of_pull, of_request
+from berth.registry.client.failures import RefusedAnswer, of_pull, of_request, refused_head
 from berth.registry.client.keeping import Keeper
 from berth.registry.client.session import Session, Waiting
 from berth.registry.client.settings import DOCKER_HUB, Endpoint, Settings
@@ -112,7 +112,7 @@ class RegistryClient:
         if answer.status == 404:
             return None
         if answer.status != 200:
-            raise of_request(Refusal(answer.status, "", f"HEAD {answer.url}: status {answer.status}"))
+            raise of_request(refused_head(answer.status, answer.url))
         size = answer.header("Content-Length")
         digest = answer.header("Docker-Content-Digest")
         if not digests.is_sha256(digest) or not (size.isascii() and size.isdigit() and len(size) < 10):
@@ -215,7 +215,7 @@ class RegistryClient:
         if answer.status == 404:
             return None
         if answer.status != 200:
-            raise of_request(Refusal(answer.status, "DENIED" if answer.status == 403 else "", f"HEAD {answer.url}: status {answer.status}"))
+            raise of_request(refused_head(answer.status, answer.url))
         size = answer.header("Content-Length")
         return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else 0
 

@@ -74,6 +74,12 @@ def refusal(status: int, content_type: str, body: bytes) -> Refusal:
     return Refusal(status, "", f"the registry answered {status}{': ' + printable if printable else ''}")
 
 
+def refused_head(status: int, url: str) -> Refusal:
+    """An answer to HEAD, which has no body that could say why."""
+    code = {401: "UNAUTHORIZED", 403: "DENIED"}.get(status, "")
+    return Refusal(status, code, f"{_MEANING[code]} (HEAD {url})" if code else f"HEAD {url}: status {status}")
+
+
 def of_pull(found: Refusal, familiar_name: str, familiar: str) -> BerthError:
     """Why an image cannot be had."""
     if found.code == "DENIED" or (found.status == 403 and not found.code):
