@@ -241,6 +241,12 @@ def test_check_outline_targets(berth: Berth, tmp_path: Path) -> None:
     assert "JSONArgsRecommended - https://docs.docker.com/go/dockerfile/rule/json-args-recommended/" in done.stdout
     assert "   5 | >>> CMD echo hi" in done.stdout
     assert "two (default)   one" in berth("build", "--call", "targets", ".").stdout
+    found = json.loads(berth("build", "--check", "--call", "format=json", ".", code=1).stdout)
+    assert [(each["ruleName"], each["location"]["ranges"][0]["start"]["line"]) for each in found["warnings"]] == [("JSONArgsRecommended", 5)]
+    berth("build", "--call", "check,ignorestatus=true", ".")
+    targets = json.loads(berth("build", "--call", "targets,format=json", ".").stdout)["targets"]
+    assert [each["name"] for each in targets] == ["one", "two"]
+    assert json.loads(berth("build", "--call", "outline,format=json", ".").stdout)["secrets"][0]["required"] is True
     outline = berth("build", "--call", "outline", ".").stdout
     assert re.search(r"^s +true$", outline, re.M)
     dockerfile(tmp_path, "FROM bb\nRUN true\n")

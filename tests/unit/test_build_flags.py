@@ -1,12 +1,16 @@
 """Words of `berth build` to a request, what the engine makes of it, and the connection's two ends."""
 
 import asyncio
+import base64
+import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from berth import errors
-from berth.api.buildcalls import _dashed, call
+from berth.api.buildcalls import _MEANING, _dashed, call
 from berth.api.buildlink import Link
 from berth.api.buildwords import Words
 from berth.build import progress, wire
@@ -357,6 +361,104 @@ def test_a_dockerfile_that_is_checked():
     assert call("targets", b"FROM bb AS a\nFROM a\n", "D", options)["text"] == "TARGET        FROM\na             bb\n1 (default)   a\n"
     with pytest.raises(errors.InvalidParameter):
         call("dance", b"FROM bb\n", "D", options)
+
+
+DESCRIBED = b"""# V the version
+ARG V=1
+# none of this is about W
+ARG W=$V-x
+# base what all begin with
+FROM bb AS base
+ARG TOKENFILE=/t
+RUN --mount=type=secret,id=s --mount=type=ssh true
+
+# app the whole thing
+FROM --platform=$BUILDPLATFORM base AS app
+ARG W
+RUN --mount=type=secret,target=/x/s,required=true true
+FROM bb AS apart
+ARG UNUSED
+"""
+
+
+def lines(*numbers):
+    return {"ranges": [{"start": {"line": number}, "end": {"line": number}} for number in numbers]}
+
+
+def test_a_dockerfile_as_json():
+    """Names as in BuildKit's frontend/subrequests."""
+    options = Options(build_platform="linux/amd64", target="app", build_args={"V": "2"})
+    encoded = base64.b64encode(DESCRIBED).decode()
+    assert json.loads(call("outline", DESCRIBED, "D", options, "json")["text"]) == {
+        "name": "app", "description": "the whole thing",
+        "args": [
+            {"name": "V", "description": "the version", "value": "2", "location": lines(2)},
+            {"name": "TOKENFILE", "value": "/t", "location": lines(7)},
+            {"name": "W", "value": "2-x", "location": lines(12)},
+        ],
+        "secrets": [{"name": "s", "required": True, "location": lines(8)}],
+        "ssh": [{"name": "default", "required": False, "location": lines(8)}],
+        "sources": [encoded],
+    }  # fmt: skip
+    assert json.loads(call("targets", DESCRIBED, "D", options, "json")["text"]) == {
+        "targets": [
+            {"name": "base", "description": "what all begin with", "base": "bb", "location": lines(6)},
+            {"name": "app", "description": "the whole thing", "base": "base", "platform": "$BUILDPLATFORM", "location": lines(11)},
+            {"name": "apart", "default": True, "base": "bb", "location": lines(14)},
+        ],
+        "sources": [encoded],
+    }  # fmt: skip
+    text = call("outline", DESCRIBED, "D", options)["text"]
+    assert text.startswith("TARGET: app\nDESCRIPTION: the whole thing\n\nBUILD ARG   VALUE   DESCRIPTION\nV           2       the version\n")
+    assert "app               base   the whole thing\n" in call("targets", DESCRIBED, "D", options)["text"]
+
+
+def test_a_check_as_json():
+    options = Options(build_platform="linux/amd64")
+    data = b"FROM bb\nCMD echo \\\n  hi\n"
+    found = call("check", data, "D", options, "json")
+    assert found["exit_code"] == 1
+    assert json.loads(found["text"]) == {
+        "warnings": [{
+            "ruleName": "JSONArgsRecommended", "description": "CMD and ENTRYPOINT should be JSON, so that signals reach the program",
+            "url": "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/",
+            "detail": "JSON arguments recommended for CMD to prevent unintended behavior related to OS signals",
+            "location": {"ranges": [{"start": {"line": 2}, "end": {"line": 3}}]},
+        }],
+        "sources": [{"filename": "D", "data": base64.b64encode(data).decode(), "language": "Dockerfile"}],
+    }  # fmt: skip
+    found = call("check", b"FROM bb\n", "D", options, "json")
+    assert (found["exit_code"], json.loads(found["text"])["warnings"]) == (0, [])
+    found = call("check", b"FROM bb\nCPY a b\n", "D", options, "json")
+    wrong = json.loads(found["text"])["buildError"]
+    assert (found["exit_code"], wrong["location"]) == (1, lines(2))
+    assert "unknown instruction: CPY (did you mean COPY?)" in wrong["message"]
+
+
+def test_every_rule_has_a_meaning():
+    """The rules are those that the document lists."""
+    text = Path(__file__).parents[2].joinpath("docs/dockerfile.md").read_text()
+    listed = text.partition("## Warnings")[2].partition("##")[0]
+    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", listed)) == set(_MEANING)
+
+
+@pytest.mark.parametrize(("words", "found"), [
+    ([], {"call": "build", "call_format": ""}), (["--check"], {"call": "check", "call_format": ""}),
+    (["--call", "lint,format=json"], {"call": "check", "call_format": "json"}), (["--check", "--call", "format=json"], {"call": "check", "call_format": "json"}),
+    (["--call", "outline,format=default,ignorestatus=true"], {"call": "outline", "call_format": "default"}),
+])  # fmt: skip
+def test_calls(words, found):
+    assert {key: value for key, value in request(*words).items() if key.startswith("call")} == found
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("outlin", "(did you mean outline?)"), ("check,formt=json", "unexpected key 'formt': expected format, ignorestatus (did you mean format?)"),
+    ("check,format=jsn", "unknown format 'jsn': expected default, json (did you mean json?)"), ("check,ignorestatus=maybe", "true or false"), ("check,outline", "expected build"),
+])  # fmt: skip
+def test_calls_that_are_none(text, said):
+    with pytest.raises(UsageError) as caught:
+        request("--call", text)
+    assert said in str(caught.value)
 
 
 def test_rules_by_their_addresses():

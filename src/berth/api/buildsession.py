@@ -135,7 +135,7 @@ class SessionClient:
             from berth.api.buildcalls import call
 
             data, name = await self.dockerfile()
-            return {"called": await asyncio.to_thread(call, self._words.call, data, name, request.options)}
+            return {"called": await asyncio.to_thread(call, self._words.call, data, name, request.options, self._words.call_format)}
         built = await self._engine.builds.build(request, self, self._report)
         return {"image": built.image, "metadata": dict(built.metadata)}
 

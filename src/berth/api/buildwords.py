@@ -9,7 +9,7 @@
     target, build_args, labels, hosts, network, limits, platforms, no_cache, no_cache_stages, epoch, slot     see planning.Options
     tags, pull, squash, outputs, cache_from, cache_to, attests, annotations, allow                        see engine.BuildRequest
     secrets, ssh     ids of those that the client has
-    call             "build", "check", "outline" or "targets"
+    call             "build", "check", "outline" or "targets"; call_format: "json" or ""
     extra            anything else, by name
 """
 
@@ -41,6 +41,7 @@ class Words:
         self.secrets = frozenset(self._strings("secrets"))
         self.ssh = frozenset(self._strings("ssh"))
         self.call = self._of("call", str, "") or "build"
+        self.call_format = self._of("call_format", str, "")
 
     def _of(self, name: str, kind: type, default: Any) -> Any:
         found = self._value.get(name)

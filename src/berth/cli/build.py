@@ -70,7 +70,7 @@ def _run(call: "Invocation", parsed: Parsed, request: "dict[str, Any]", sources:
             display.finish(failed="error" in result, names=named, image=str(result.get("image", "")))
     if "called" in result:
         sys.stdout.write(result["called"]["text"])
-        return int(result["called"]["exit_code"])
+        return 0 if buildflags.ignores_status(parsed) else int(result["called"]["exit_code"])
     if result.get("error"):
         if talk.cancelled:
             fail("ERROR: failed to build: the build was cancelled")

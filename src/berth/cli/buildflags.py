@@ -19,7 +19,7 @@ FLAGS: "tuple[Flag, ...]" = (
     ("builder", "", "string", "NAME", f"{_SPARE}: the engine is the only builder"),
     ("cache-from", "", "list", "IMAGE|type=TYPE[,...]", "Where results of earlier builds may be taken from"),
     ("cache-to", "", "list", "type=TYPE[,...]", "Where results are kept for later builds"),
-    ("call", "", "string", "METHOD", "What is done with the Dockerfile: build, check, outline, targets (default build)"),
+    ("call", "", "string", "METHOD[,format=json]", "What is done with the Dockerfile: build, check, outline, targets (default build)"),
     ("cgroup-parent", "", "string", "CGROUP", "Parent cgroup of the steps"),
     ("check", "", "bool", "", "Check the Dockerfile, build nothing: --call check"),
     ("compress", "", "bool", "", f"{_SPARE}: only what has changed is sent"),
@@ -69,6 +69,7 @@ _LIMITS = (
 _BYTES = ("memory", "memory-swap", "shm-size")
 _NUMBERS = ("cpu-shares", "cpu-period", "cpu-quota")
 _CALLS = ("build", "check", "outline", "targets")
+_CALL_KEYS, _CALL_FORMATS = ("format", "ignorestatus"), ("default", "json")
 _TO_FILES = ("local", "tar", "oci", "docker")
 OUTPUTS = (*_TO_FILES, "image", "registry", "cacheonly")
 FORMS = ("auto", "tty", "plain", "rawjson", "quiet", "none")
@@ -90,19 +91,43 @@ def request(parsed: Parsed) -> "dict[str, Any]":
         "hosts": [_host(item) for item in parsed.list("add-host")], "network": parsed.text("network"), "limits": _limits(parsed),
         "platforms": _pieces(parsed.list("platform")), "no_cache": parsed.flag("no-cache"),
         "no_cache_stages": _pieces(parsed.list("no-cache-filter")), "epoch": _epoch(parsed), "tags": parsed.list("tag"),
-        "pull": parsed.flag("pull"), "squash": parsed.flag("squash"), "call": method(parsed),
+        "pull": parsed.flag("pull"), "squash": parsed.flag("squash"), **method(parsed),
         "cache_from": [cache(item) for item in parsed.list("cache-from")], "cache_to": [cache(item) for item in parsed.list("cache-to")],
         "attests": attestations(parsed), "annotations": parsed.list("annotation"), "allow": _pieces(parsed.list("allow")),
     }  # fmt: skip
 
 
-def method(parsed: Parsed) -> str:
-    """--call, or what --check says shorter."""
-    name = "check" if parsed.flag("check") else parsed.text("call", "build").partition(",")[0]
+def method(parsed: Parsed) -> "dict[str, str]":
+    """--call METHOD[,format=FORM], or what --check says shorter."""
+    text = parsed.text("call")
+    given = fields(text, "--call") if text else {}
+    names = [name for name, value in given.items() if not value and name not in _CALL_KEYS]
+    name = names[0] if names else "check" if parsed.flag("check") else "build"
     name = {"lint": "check"}.get(name, name)
-    if name not in _CALLS:
-        raise UsageError(f'invalid argument "{name}" for "--call" flag: expected {", ".join(_CALLS)}')
-    return name
+    if len(names) > 1 or name not in _CALLS:
+        raise _wrong("--call", text, f"expected {', '.join(_CALLS)}{_meant(name, _CALLS)}")
+    if parsed.flag("check") and name != "check":
+        raise _wrong("--call", text, "--check asks for something else")
+    for key, value in given.items():
+        if key not in (*names, *_CALL_KEYS):
+            raise _wrong("--call", text, f"unexpected key {key!r}: expected {', '.join(_CALL_KEYS)}{_meant(key, _CALL_KEYS)}")
+        if key == "format" and value not in _CALL_FORMATS:
+            raise _wrong("--call", text, f"unknown format {value!r}: expected {', '.join(_CALL_FORMATS)}{_meant(value, _CALL_FORMATS)}")
+        if key == "ignorestatus" and value.lower() not in ("true", "false", "1", "0"):
+            raise _wrong("--call", text, "ignorestatus is true or false")
+    return {"call": name, "call_format": given.get("format", "")}
+
+
+def ignores_status(parsed: Parsed) -> bool:
+    """--call check,ignorestatus=true: warnings are no failure."""
+    return fields(parsed.text("call"), "--call").get("ignorestatus", "").lower() in ("true", "1")
+
+
+def _meant(word: str, known: "tuple[str, ...]") -> str:
+    from berth.build.dockerfile.suggesting import nearest
+
+    found = nearest(word, known)
+    return f" (did you mean {found}?)" if found else ""
 
 
 def form(parsed: Parsed) -> str:

@@ -88,13 +88,25 @@ def _is_old_form(line: Line) -> bool:
     return bool(first) and "=" not in first[0]
 
 
-def _description(line: Line, instruction: Instruction) -> list[Warning]:
+def descriptions(read: Read) -> dict[tuple[int, str], str]:
+    """What comments right above say of a stage or of arguments, by line and name."""
+    found: dict[tuple[int, str], str] = {}
+    for line, instruction in read:
+        if line.comments:
+            for name in _described(instruction):
+                said = [comment.removeprefix(f"{name} ").strip() for comment in line.comments if comment.startswith(f"{name} ")]
+                found |= {(instruction.place.line, name): said[0]} if said else {}
+    return found
+
+
+def _described(instruction: Instruction) -> list[str]:
     if isinstance(instruction, From):
-        keyword, names = "FROM", [instruction.name] if instruction.name else []
-    elif isinstance(instruction, Arg):
-        keyword, names = "ARG", [name for name, _ in instruction.pairs]
-    else:
-        return []
+        return [instruction.name] if instruction.name else []
+    return [name for name, _ in instruction.pairs] if isinstance(instruction, Arg) else []
+
+
+def _description(line: Line, instruction: Instruction) -> list[Warning]:
+    keyword, names = "FROM" if isinstance(instruction, From) else "ARG", _described(instruction)
     if not names or not line.comments or line.comments[-1].split(" ")[0] in names:
         return []
     example = names[0] if len(names) == 1 else "<arg_key>"

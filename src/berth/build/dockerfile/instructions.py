@@ -3,7 +3,8 @@
 Words are as written, before variables are put in: `expanding.py` does that, once the environment is known.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 HEREDOC_DIRECTORY = "/dev/pipes"  # where BuildKit mounts a script that brings its own interpreter
 
@@ -235,7 +236,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """warnings: those that need nothing but the file, wanted or not; `checks.check` finds the others and chooses."""
+    """warnings: those that need nothing but the file, wanted or not; `checks.check` finds the others and chooses.
+
+    descriptions: what comments above a FROM or an ARG say of a name, `# NAME words`, by line and name.
+    """
 
     syntax: str
     escape: str
@@ -245,3 +249,4 @@ class Dockerfile:
     warnings: tuple[Warning, ...]
     source: str
     name: str = "Dockerfile"
+    descriptions: Mapping[tuple[int, str], str] = field(default_factory=dict)

@@ -35,6 +35,7 @@ def parse(data: bytes, name: str = "Dockerfile") -> Dockerfile:
         warnings=tuple(sorted(warnings, key=lambda one: one.place.line)),
         source=source.text,
         name=name,
+        descriptions=casing.descriptions(read),
     )
 
 

@@ -23,6 +23,8 @@ TEXTS: "dict[str, Text]" = {
             ("Files as a result", "berth build --output out ."),
             ("Two platforms, into a registry", "berth build --platform linux/amd64,linux/arm64 --tag registry.example.org/app --push ."),
             ("What could be wrong in a Dockerfile", "berth build --check ."),
+            ("The arguments and secrets that it takes, for a script", "berth build --call outline,format=json ."),
+            ("With an image of an OCI layout for FROM base", "berth build --build-context base=oci-layout://layout:v1 ."),
             ("Without any files", "echo 'FROM debian' | berth build -"),
         ),
         see_also=("images", "builder prune", "history", "push", "run"),
