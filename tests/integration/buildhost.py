@@ -73,7 +73,7 @@ class HostClient:
 
 
 async def _main(spec: dict) -> None:
-    from berth.engine.netsettings import NetworkSettings
+    from berth.engine.nets.settings import NetworkSettings
     from berth.engine.options import Options
     from berth.engine.service import Engine
     from berth.engine.tasks import Tasks

@@ -19,7 +19,7 @@ from killpoints import KINDS
 from netlab import Lab, sh
 from test_killpoints import Json, Killed
 
-from berth.engine.netstore import instance_of
+from berth.engine.nets.store import instance_of
 from berth.network.model import Names
 
 ALL = os.environ.get("BERTH_KILLPOINTS") == "all"

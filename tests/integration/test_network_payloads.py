@@ -1,4 +1,4 @@
-"""The words of engine/netpayload.py and netcontainer.py for what is wrong, beside what Debian's dockerd says to the same bodies.
+"""The words of engine/nets/payload.py and container.py for what is wrong, beside what Debian's dockerd says to the same bodies.
 
 Only bodies that dockerd 20.10 refuses before it makes anything, and whose words are still those of Docker 28; what later versions say
 otherwise or first is held by tests/unit/test_netpayload.py. So is a driver that does not exist: dockerd looks for it for 15 seconds.
@@ -11,7 +11,8 @@ import pytest
 from dockerd import HAVE_DOCKERD, Dockerd
 from parity import Peer
 
-from berth.engine import netcontainer, netpayload
+from berth.engine.nets import container as netcontainer
+from berth.engine.nets import payload as netpayload
 from berth.errors import BerthError, Forbidden, InvalidParameter, NotFound
 
 if not HAVE_DOCKERD:

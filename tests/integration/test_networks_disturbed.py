@@ -11,7 +11,7 @@ import pytest
 from harness import Engine, all_pids, children, comm, read, wait_until
 from netlab import CLIENT, FAR, HOST, Lab
 
-from berth.engine.netstore import instance_of
+from berth.engine.nets.store import instance_of
 from berth.network.model import Names
 
 pytestmark = pytest.mark.root

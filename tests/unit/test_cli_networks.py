@@ -14,7 +14,7 @@ from berth.cli.ports import ports, published
 from berth.cli.ps import shown_ports
 from berth.cli.runflags import CREATE_FLAGS
 from berth.cli.table import go_time, natural
-from berth.engine import netcontainer
+from berth.engine.nets import container as netcontainer
 
 PORT = st.integers(1, 65535)
 ADDRESS = st.ip_addresses()

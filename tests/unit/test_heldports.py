@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from berth.engine import heldports
-from berth.engine.heldports import HeldPorts
-from berth.engine.portmaps import Wish
+from berth.engine.nets import heldports
+from berth.engine.nets.heldports import HeldPorts
+from berth.engine.nets.portmaps import Wish
 from berth.errors import BerthError
 from berth.network.model import PublishedPort
 

@@ -1,6 +1,6 @@
 """Variables of linked containers; beside dockerd's own in tests/integration/test_network_parity.py."""
 
-from berth.engine import linkenv
+from berth.engine.nets import linkenv
 from berth.network import etcfiles
 
 

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.engine import netcontainer, netendpoint, netpayload, netports
+from berth.engine.nets import container as netcontainer
+from berth.engine.nets import endpoint as netendpoint
+from berth.engine.nets import payload as netpayload
+from berth.engine.nets import ports as netports
 from berth.errors import BerthError, Forbidden, InvalidParameter, NotFound
 from berth.network.model import Subnet
 

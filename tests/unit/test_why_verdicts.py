@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.cli import why as cli_why
-from berth.engine import why, why_denied, why_host, why_program, why_words
 from berth.engine.state import Record
-from berth.engine.why_model import Facts, ProgramFile, size_text
+from berth.engine.why import answering as why
+from berth.engine.why import denied as why_denied
+from berth.engine.why import host as why_host
+from berth.engine.why import program as why_program
+from berth.engine.why import words as why_words
+from berth.engine.why.model import Facts, ProgramFile, size_text
 from berth.linux import libc, programs
 
 MIB = 1 << 20

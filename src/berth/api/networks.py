@@ -5,8 +5,8 @@ from typing import Any
 from berth import errors
 from berth.api import compat, shapes
 from berth.api.request import parse_filters
-from berth.engine import netpayload
-from berth.engine.networks import NetworkService
+from berth.engine.nets import payload as netpayload
+from berth.engine.nets.networks import NetworkService
 from berth.engine.service import Engine
 from berth.http.exchange import Exchange
 from berth.http.routing import Route

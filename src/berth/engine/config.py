@@ -8,10 +8,11 @@ import json
 from typing import Any
 
 from berth.engine import config_values as check
-from berth.engine import logconfig, netsettings
+from berth.engine import logconfig
 from berth.engine.builds import settings
 from berth.engine.config_other import CHECKS
 from berth.engine.config_values import Check, Mistake
+from berth.engine.nets import settings as netsettings
 from berth.errors import InvalidParameter
 
 DEFAULT_PATH = "/etc/berth/daemon.json"

@@ -10,23 +10,15 @@ import secrets
 import socket
 
 from berth import errors
-from berth.engine import (
-    bundle,
-    imageplatform,
-    logconfig,
-    names,
-    netcontainer,
-    payload,
-    portmaps,
-    state,
-    validate,
-)
+from berth.engine import bundle, imageplatform, logconfig, names, payload, state, validate
 from berth.engine.logs import Form, LogReader, LogStream, Wanted
 from berth.engine.monitors import MonitorConnection
 from berth.engine.mounting import insertions
 from berth.engine.mountrules import WantedMount
-from berth.engine.netendpoint import link
-from berth.engine.netrecords import BRIDGE, HOST
+from berth.engine.nets import container as netcontainer
+from berth.engine.nets import portmaps
+from berth.engine.nets.endpoint import link
+from berth.engine.nets.records import BRIDGE, HOST
 from berth.engine.registry import SHORT, Container, Host
 from berth.engine.restoring import Restoring
 from berth.engine.state import Record

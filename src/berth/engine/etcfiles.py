@@ -9,10 +9,11 @@ from ipaddress import ip_interface
 from typing import Any
 
 from berth import errors
-from berth.engine import linkenv, netports
-from berth.engine.endpointnames import endpoints_of, mode_of
-from berth.engine.netendpoint import link
-from berth.engine.netrecords import BRIDGE, HOST, NetworkRecord
+from berth.engine.nets import linkenv
+from berth.engine.nets import ports as netports
+from berth.engine.nets.endpoint import link
+from berth.engine.nets.endpointnames import endpoints_of, mode_of
+from berth.engine.nets.records import BRIDGE, HOST, NetworkRecord
 from berth.engine.state import Record
 from berth.network import etcfiles
 from berth.network.etcfiles import ResolvConf, Wishes

@@ -5,10 +5,11 @@ import os
 import shutil
 from typing import Any
 
-from berth.engine import apparmor, bundle, config, netsettings
+from berth.engine import apparmor, bundle, config
 from berth.engine.builds.settings import BuildSettings
 from berth.engine.containers import Host
-from berth.engine.netsettings import NetworkSettings
+from berth.engine.nets import settings as netsettings
+from berth.engine.nets.settings import NetworkSettings
 from berth.errors import InvalidParameter, SystemFailure
 from berth.linux import capabilities, cgroup, confine, libc
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from berth import errors
 from berth.engine import bundle, etcfiles, hostfiles, locks, logconfig, mountpoints, state, validate
 from berth.engine.mounting import Mounting
-from berth.engine.namespaces import Namespace
+from berth.engine.nets.namespaces import Namespace
 from berth.engine.registry import Container
 from berth.engine.state import Record
 from berth.oci import users

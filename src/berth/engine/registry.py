@@ -23,12 +23,12 @@ from functools import partial
 
 from berth import errors
 from berth.engine import bundle, views
-from berth.engine.endpointnames import endpoints_of
-from berth.engine.endpoints import Endpoints
 from berth.engine.events import EventBus
 from berth.engine.execbase import ExecBase
 from berth.engine.monitors import Launcher, MonitorConnection
 from berth.engine.mountpoints import IMAGE, of_record
+from berth.engine.nets.endpointnames import endpoints_of
+from berth.engine.nets.endpoints import Endpoints
 from berth.engine.shown import Shown, with_field
 from berth.engine.state import Record
 from berth.engine.tasks import Tasks

@@ -15,7 +15,7 @@ import time
 from berth import errors
 from berth.engine import defaults, etcfiles, health, hostfiles, locks, restarts, state, validate
 from berth.engine.monitors import MonitorConnection, await_started
-from berth.engine.namespaces import Namespace
+from berth.engine.nets.namespaces import Namespace
 from berth.engine.preparing import Preparing
 from berth.engine.registry import SHORT, Container
 from berth.runtime import frames

@@ -11,21 +11,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from berth import API_VERSION, MIN_API_VERSION, VERSION, errors
-from berth.engine import hostfiles, logconfig, netstore
+from berth.engine import hostfiles, logconfig
 from berth.engine import options as options_module
 from berth.engine.archive import Archives
 from berth.engine.commit import Commits
 from berth.engine.config_values import LOG_LEVELS, foreign_info, masked, registry_info
-from berth.engine.containernames import ContainerNames
 from berth.engine.containers import ContainerService
-from berth.engine.endpoints import Endpoints
 from berth.engine.events import EventBus
 from berth.engine.execs import ExecService
-from berth.engine.hostnetworks import HostNetworks
 from berth.engine.monitors import Launcher
-from berth.engine.namespaces import Namespaces
-from berth.engine.netstore import NetworkStore
-from berth.engine.networks import NetworkService
+from berth.engine.nets import store as netstore
+from berth.engine.nets.containernames import ContainerNames
+from berth.engine.nets.endpoints import Endpoints
+from berth.engine.nets.host import HostNetworks
+from berth.engine.nets.namespaces import Namespaces
+from berth.engine.nets.networks import NetworkService
+from berth.engine.nets.store import NetworkStore
 from berth.engine.ooms import OomWatcher
 from berth.engine.options import Options
 from berth.engine.probes import HealthService
@@ -34,7 +35,7 @@ from berth.engine.rootview import RootViews
 from berth.engine.stats import Usage
 from berth.engine.tasks import Tasks
 from berth.engine.volumes import Volumes
-from berth.engine.why_facts import WhyService
+from berth.engine.why.facts import WhyService
 from berth.models import times
 from berth.network import model
 from berth.store.database import Database

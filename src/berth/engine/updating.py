@@ -8,9 +8,11 @@ import asyncio
 import os
 
 from berth import errors
-from berth.engine import netports, portmaps, state, updates
-from berth.engine.endpointnames import has_own_namespace
-from berth.engine.places import port_of
+from berth.engine import state, updates
+from berth.engine.nets import portmaps
+from berth.engine.nets import ports as netports
+from berth.engine.nets.endpointnames import has_own_namespace
+from berth.engine.nets.places import port_of
 from berth.engine.registry import Container
 from berth.engine.remounting import Remounting
 from berth.engine.state import Record

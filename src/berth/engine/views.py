@@ -6,7 +6,9 @@ Source: Docker Engine API v1.51: ContainerInspectResponse, ContainerSummary, Ima
 import time
 from collections.abc import Callable
 
-from berth.engine import defaults, events, health, logconfig, mountpoints, netviews, portmaps, state
+from berth.engine import defaults, events, health, logconfig, mountpoints, state
+from berth.engine.nets import portmaps
+from berth.engine.nets import views as netviews
 from berth.engine.state import Record
 from berth.errors import InvalidParameter
 from berth.models.times import ZERO_TIME, rfc3339

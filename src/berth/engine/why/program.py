@@ -3,7 +3,7 @@
 import os
 import stat
 
-from berth.engine.why_model import ProgramFile
+from berth.engine.why.model import ProgramFile
 from berth.linux import libc, programs
 
 _RESOLVE = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 from berth import errors
-from berth.engine import netrecords
-from berth.engine.netrecords import NetworkRecord
-from berth.engine.netsettings import NetworkSettings
+from berth.engine.nets import records as netrecords
+from berth.engine.nets.records import NetworkRecord
+from berth.engine.nets.settings import NetworkSettings
 from berth.network import addresses, model
 from berth.network.model import Range, Subnet
 from berth.store.database import Database

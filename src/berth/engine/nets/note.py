@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from berth.engine.endpointnames import endpoints_of
+from berth.engine.nets.endpointnames import endpoints_of
 from berth.engine.state import Record
 from berth.errors import SystemFailure
 

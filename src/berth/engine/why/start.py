@@ -2,7 +2,7 @@
 
 import re
 
-from berth.engine.why_model import Facts, Verdict
+from berth.engine.why.model import Facts, Verdict
 
 # A part of the error, what it is, what to do. The first that fits counts.
 _CAUSES: list[tuple[str, str, str]] = [

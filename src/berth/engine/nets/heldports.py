@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from berth import errors
-from berth.engine.hostnetworks import HostNetworks
-from berth.engine.places import Target
-from berth.engine.portmaps import Wish
+from berth.engine.nets.host import HostNetworks
+from berth.engine.nets.places import Target
+from berth.engine.nets.portmaps import Wish
 from berth.network import ports as hostports
 from berth.network.model import Address, PublishedPort
 from berth.network.relay import Relay, is_needed

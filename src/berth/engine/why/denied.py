@@ -6,7 +6,7 @@ Source: capabilities(7) and the manual pages of the calls.
 
 import re
 
-from berth.engine.why_model import Facts, Verdict
+from berth.engine.why.model import Facts, Verdict
 
 # What a line or command says -> the call, the capability it needs ('' for none: then only seccomp refuses).
 _NEEDS: list[tuple[str, str, str]] = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from berth.engine import netfields as fields
+from berth.engine.nets import fields
 from berth.errors import InvalidParameter
 from berth.network import model
 

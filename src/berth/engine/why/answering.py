@@ -4,8 +4,10 @@ What is certain comes first: what the engine, the monitor and the kernel's count
 open, the program's own last words decide (why_words.py), and the verdict says that it is likely and no more.
 """
 
-from berth.engine import restarts, state, why_start, why_words
-from berth.engine.why_model import Facts, Verdict, signal_name, size_text, without_stop
+from berth.engine import restarts, state
+from berth.engine.why import start as why_start
+from berth.engine.why import words as why_words
+from berth.engine.why.model import Facts, Verdict, signal_name, size_text, without_stop
 from berth.linux import signals
 from berth.models.units import duration
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_interface
 from typing import Any
 
-from berth.engine import netrecords, patterns
-from berth.engine.endpointnames import endpoints_of, mode_of
-from berth.engine.netrecords import NetworkRecord
+from berth.engine import patterns
+from berth.engine.nets import records as netrecords
+from berth.engine.nets.endpointnames import endpoints_of, mode_of
+from berth.engine.nets.records import NetworkRecord
 from berth.engine.state import Record
 from berth.errors import InvalidParameter
 from berth.models.times import rfc3339

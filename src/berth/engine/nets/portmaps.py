@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
-from berth.engine.netports import PortBinding, PortChanges, port_bindings
+from berth.engine.nets.ports import PortBinding, PortChanges, port_bindings
 from berth.engine.state import Record
 from berth.errors import Conflict, NotFound
 from berth.network.model import Address, PublishedPort

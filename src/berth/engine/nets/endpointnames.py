@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from berth.engine import netrecords
-from berth.engine.netrecords import NetworkRecord
+from berth.engine.nets import records as netrecords
+from berth.engine.nets.records import NetworkRecord
 from berth.engine.state import Record
 
 

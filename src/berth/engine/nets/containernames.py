@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from berth import errors
-from berth.engine.namespaces import Namespaces
-from berth.engine.netendpoint import link
-from berth.engine.netrecords import NetworkRecord
+from berth.engine.nets.endpoint import link
+from berth.engine.nets.namespaces import Namespaces
+from berth.engine.nets.records import NetworkRecord
 from berth.engine.state import Record
 from berth.network.etcfiles import Wishes
 from berth.network.resolving import Resolver

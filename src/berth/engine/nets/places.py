@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from berth.engine.netendpoint import INTERFACE_NAME
-from berth.engine.netrecords import NetworkRecord
+from berth.engine.nets.endpoint import INTERFACE_NAME
+from berth.engine.nets.records import NetworkRecord
 from berth.network import model
 from berth.network.model import Address, Attachment, Interface, PublishedPort
 

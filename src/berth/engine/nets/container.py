@@ -7,9 +7,9 @@ address that is none, a host name with a line break that would be written to /et
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from berth.engine import netfields as fields
-from berth.engine.netendpoint import EndpointRequest, endpoint, link
-from berth.engine.netports import PortBinding, exposed, port_bindings
+from berth.engine.nets import fields
+from berth.engine.nets.endpoint import EndpointRequest, endpoint, link
+from berth.engine.nets.ports import PortBinding, exposed, port_bindings
 from berth.errors import InvalidParameter
 
 HOST_GATEWAY = "host-gateway"

@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 from berth import errors
-from berth.engine import etcfiles, netnote, netports, places, portmaps
-from berth.engine.attaching import Attaching, asked
-from berth.engine.endpointnames import dns_names, endpoints_of, may_change_itself
-from berth.engine.namespaces import Namespace
-from berth.engine.netrecords import NetworkRecord
-from berth.engine.places import Live, Place
+from berth.engine import etcfiles
+from berth.engine.nets import note as netnote
+from berth.engine.nets import places, portmaps
+from berth.engine.nets import ports as netports
+from berth.engine.nets.attaching import Attaching, asked
+from berth.engine.nets.endpointnames import dns_names, endpoints_of, may_change_itself
+from berth.engine.nets.namespaces import Namespace
+from berth.engine.nets.places import Live, Place
+from berth.engine.nets.records import NetworkRecord
 from berth.engine.state import Record
 
 __all__ = ["Endpoints"]

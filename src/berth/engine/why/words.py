@@ -7,8 +7,8 @@ capability that the call it seems to have made needs.
 import re
 from collections.abc import Callable
 
-from berth.engine.why_denied import denied
-from berth.engine.why_model import Facts, Verdict, size_text
+from berth.engine.why.denied import denied
+from berth.engine.why.model import Facts, Verdict, size_text
 
 _QUOTED_CHARACTERS = 160
 _EMFILE = r"too many open files|\bEMFILE\b|\bENFILE\b"

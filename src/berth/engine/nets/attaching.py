@@ -15,18 +15,21 @@ from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from berth import errors
-from berth.engine import netnote, netports, netrecords, places, portmaps
-from berth.engine.containernames import ContainerNames
-from berth.engine.endpointnames import dns_names, endpoints_of, has_own_namespace
-from berth.engine.heldports import Held, HeldPorts
-from berth.engine.hostnetworks import HostNetworks
-from berth.engine.namespaces import Namespace, Namespaces
-from berth.engine.netcontainer import ContainerNetworking
-from berth.engine.netendpoint import EndpointRequest, check_addresses, endpoint
-from berth.engine.netnote import Note
-from berth.engine.netrecords import NetworkRecord
-from berth.engine.netstore import NetworkStore
-from berth.engine.places import Live, Place, Settings, Target
+from berth.engine.nets import note as netnote
+from berth.engine.nets import places, portmaps
+from berth.engine.nets import ports as netports
+from berth.engine.nets import records as netrecords
+from berth.engine.nets.container import ContainerNetworking
+from berth.engine.nets.containernames import ContainerNames
+from berth.engine.nets.endpoint import EndpointRequest, check_addresses, endpoint
+from berth.engine.nets.endpointnames import dns_names, endpoints_of, has_own_namespace
+from berth.engine.nets.heldports import Held, HeldPorts
+from berth.engine.nets.host import HostNetworks
+from berth.engine.nets.namespaces import Namespace, Namespaces
+from berth.engine.nets.note import Note
+from berth.engine.nets.places import Live, Place, Settings, Target
+from berth.engine.nets.records import NetworkRecord
+from berth.engine.nets.store import NetworkStore
 from berth.engine.state import Record
 from berth.engine.tasks import Tasks
 from berth.network import addresses, model

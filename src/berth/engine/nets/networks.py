@@ -10,16 +10,20 @@ from ipaddress import IPv6Network
 from typing import Any
 
 from berth import errors
-from berth.engine import endpointnames, netcontainer, netrecords, netviews, prune
-from berth.engine.attaching import asked, check_joinable
+from berth.engine import prune
 from berth.engine.containers import ContainerService
-from berth.engine.endpointnames import endpoints_of
-from berth.engine.endpoints import Endpoints
 from berth.engine.events import EventBus
-from berth.engine.hostnetworks import HostNetworks
-from berth.engine.netpayload import NetworkRequest
-from berth.engine.netrecords import NetworkRecord
-from berth.engine.netstore import NetworkStore
+from berth.engine.nets import container as netcontainer
+from berth.engine.nets import endpointnames
+from berth.engine.nets import records as netrecords
+from berth.engine.nets import views as netviews
+from berth.engine.nets.attaching import asked, check_joinable
+from berth.engine.nets.endpointnames import endpoints_of
+from berth.engine.nets.endpoints import Endpoints
+from berth.engine.nets.host import HostNetworks
+from berth.engine.nets.payload import NetworkRequest
+from berth.engine.nets.records import NetworkRecord
+from berth.engine.nets.store import NetworkStore
 from berth.engine.registry import Container
 from berth.engine.tasks import Tasks
 from berth.network import addresses, model

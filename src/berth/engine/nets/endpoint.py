@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from berth.engine import netfields as fields
+from berth.engine.nets import fields
 from berth.errors import InvalidParameter
 from berth.network.model import Address, Subnet
 

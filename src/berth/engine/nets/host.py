@@ -15,8 +15,8 @@ from ipaddress import ip_network
 from typing import TypeVar
 
 from berth import errors
-from berth.engine.namespaces import Namespace
-from berth.engine.netsettings import NetworkSettings
+from berth.engine.nets.namespaces import Namespace
+from berth.engine.nets.settings import NetworkSettings
 from berth.engine.tasks import Tasks, to_its_end
 from berth.linux import linkwatch, rtnetlink
 from berth.linux import rtrequests as rt

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from berth.engine import netfields as fields
+from berth.engine.nets import fields
 from berth.errors import InvalidParameter
 from berth.network.model import Address
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from berth.engine import netfields as fields
-from berth.engine.netendpoint import PREDEFINED, EndpointRequest, endpoint
-from berth.engine.netoptions import check_options
+from berth.engine.nets import fields
+from berth.engine.nets.endpoint import PREDEFINED, EndpointRequest, endpoint
+from berth.engine.nets.options import check_options
 from berth.errors import Forbidden, InvalidParameter, NotFound
 from berth.network import model
 from berth.network.model import Address, Subnet

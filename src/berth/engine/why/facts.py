@@ -5,13 +5,17 @@ import json
 import time
 
 from berth import errors
-from berth.engine import bundle, health, logconfig, state, views, why, why_host, why_program, why_words
+from berth.engine import bundle, health, logconfig, state, views
 from berth.engine.containers import ContainerService
 from berth.engine.logs import Wanted
 from berth.engine.registry import Container
 from berth.engine.rootview import RootViews
 from berth.engine.state import Record
-from berth.engine.why_model import Facts, ProgramFile
+from berth.engine.why import answering as why
+from berth.engine.why import host as why_host
+from berth.engine.why import program as why_program
+from berth.engine.why import words as why_words
+from berth.engine.why.model import Facts, ProgramFile
 from berth.models import times
 
 _TAIL_LINES, _LINE_CHARACTERS, _COMMAND_WORDS = 40, 1000, 64
