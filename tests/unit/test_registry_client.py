@@ -1,5 +1,6 @@
 """The registry client against a registry that misbehaves: right bytes or a clear error, in bounded time and memory."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -366,7 +367,8 @@ def test_an_idle_connection_that_was_closed_meanwhile_is_no_failure(registry: Fa
             client.manifest(reference.parse(f"{registry.host}/a/b:v1"))
             with registry.lock:
                 for sock in registry._open:
-                    sock.shutdown(2)
+                    with contextlib.suppress(OSError):  # one of an earlier round, which its thread has not put away yet
+                        sock.shutdown(2)
 
 
 def add_image(registry: FakeRegistry, tag: str = "v1") -> str:

@@ -77,8 +77,8 @@ class Record:
         self.pending_mounts: dict | None = None  # being put into it and taken out of it, see remounting.py
         self.paused_for_commit = False  # and not by a person
         self.health: dict | None = None  # Docker's Health
-        self.endpoints: dict | None = None  # its networks, see netrecords.py; None: of a version that had none
-        self.ports: list = []  # published while it runs, see netrecords.py
+        self.endpoints: dict | None = None  # its networks, see nets/records.py; None: of a version that had none
+        self.ports: list = []  # published while it runs, see nets/records.py
         self.step: str | None = None  # of a build: the chain id of the layers it runs over ('' for none), as it has no image
         self.end: dict = {}  # of the last run: what its monitor reported, for `why`
 

@@ -1,7 +1,7 @@
 """Containers' places in networks: made before a start, taken down after an end. What is decided here the kernel is told by HostNetworks.
 
 A container that starts gets, in this order: addresses, ports of the host, a network namespace, interfaces in it, rules, names. Whatever
-fails takes down what was there before it. What it has is written down (netnote.py) before the program can run: an engine that is killed
+fails takes down what was there before it. What it has is written down (note.py) before the program can run: an engine that is killed
 then finds it again (`restore`), and one that is killed earlier leaves a namespace that nothing is in, which the kernel removes with all
 its interfaces.
 """

@@ -1,6 +1,6 @@
 """Networks of a container that runs: joined and left, ports published and withdrawn, its name changed, what is broken mended.
 
-Each change comes true at one moment, when netnote.py has written it down. What is done before is undone if the engine is killed, or the
+Each change comes true at one moment, when note.py has written it down. What is done before is undone if the engine is killed, or the
 container ends, until then; what comes after is done by the next engine (`finish`), or not needed any more.
 """
 

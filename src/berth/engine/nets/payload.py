@@ -1,7 +1,7 @@
 """The bodies of POST /networks/create, /networks/{id}/connect and /disconnect: checked and typed. Pure.
 
 Here is what can be known to be wrong without knowing what there is; overlaps with others, interfaces and names that are
-taken are for engine/networks.py. Of a container's create request, see netcontainer.py. Words are those of Docker 28's
+taken are for networks.py. Of a container's create request, see container.py. Words are those of Docker 28's
 daemon where it has words; what it answers 500 to because nobody looked is InvalidParameter here.
 """
 

@@ -14,7 +14,7 @@ _PREFIX_OPTION, _PREFIX = "com.docker.network.container_iface_prefix", "eth"
 _BINDING_OPTION = "com.docker.network.bridge.host_binding_ipv4"
 _ITSELF = {4: ip_address("0.0.0.0"), 6: ip_address("::")}  # as a router: the interface
 Settings = dict[str, Any]  # Docker's EndpointSettings, as asked for
-Live = dict[str, Any]  # what a container has in a network while it runs, see netrecords.py
+Live = dict[str, Any]  # what a container has in a network while it runs, see nets/records.py
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
-"""Why a container ended, would not start or is as it is: facts -> a verdict in words. Pure; why_facts.py gathers them.
+"""Why a container ended, would not start or is as it is: facts -> a verdict in words. Pure; facts.py gathers them.
 
 What is certain comes first: what the engine, the monitor and the kernel's counters recorded. Only where they leave it
-open, the program's own last words decide (why_words.py), and the verdict says that it is likely and no more.
+open, the program's own last words decide (words.py), and the verdict says that it is likely and no more.
 """
 
 from berth.engine import restarts, state
