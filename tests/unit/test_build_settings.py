@@ -13,6 +13,7 @@ from berth.engine.config_values import Mistake
         ({"gc": {"enabled": True, "defaultKeepStorage": "20GB"}}, BuildSettings(cache_bytes=20 << 30)),
         ({"gc": {"defaultReservedSpace": "1m", "defaultMaxUsedSpace": "2m"}}, BuildSettings(cache_bytes=2 << 20)),
         ({"entitlements": {"network-host": False, "security-insecure": True}}, BuildSettings(host_network=False, insecure=True)),
+        ({"entitlements": {"device": True}}, BuildSettings(device=True)),
     ],
 )  # fmt: skip
 def test_what_it_says(value: dict, found: BuildSettings) -> None:

@@ -103,7 +103,7 @@ class Mount:
 class Run(Op):
     """A program in a container over inputs[0]. script: what is put at `script_path` for it, '' for nothing.
 
-    environment: in the order given; hidden: more of it, which is no part of the key (proxies, an emulator's settings), nor is platform.
+    devices: (path on the host, whether it must be there); environment: in the order given; hidden: more of it, which is no part of the key (proxies, an emulator's settings), nor is platform.
     """
 
     uncached = frozenset(("hidden", "platform"))
@@ -115,6 +115,7 @@ class Run(Op):
     mounts: tuple[Mount, ...] = ()
     network: str = ""
     security: str = ""
+    devices: tuple[tuple[str, bool], ...] = ()
     script: str = ""
     hidden: tuple[tuple[str, str], ...] = ()
     hosts: tuple[str, ...] = ()

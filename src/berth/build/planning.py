@@ -21,7 +21,7 @@ from berth.build.dockerfile.scopes import Scope, global_variables, predefined
 from berth.build.dockerfile.stages import SCRATCH, base_of, is_remote, select, source_of, sources_of
 from berth.build.files import git
 from berth.build.graph import Step, Target, Vertex
-from berth.errors import InvalidParameter
+from berth.errors import InvalidParameter, NotImplementedHere
 from berth.oci import platforms, reference
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -125,6 +125,7 @@ class Planner:
         self._unknown: set[tuple[str, str]] = set()
         self._sources: dict[object, Vertex] = {}
         self._open: list[int] = []
+        self.warnings: dict[str, int] = {}  # and the lines that they are about
         self._target = select(dockerfile, options.target)
         self._context_names = {short_name(name): name for name in options.contexts}
 
@@ -427,12 +428,28 @@ class _Stage:
         op = graph.Run(
             words=command, environment=environment, directory=self._state.directory, user=str(self._state.config.get("User") or ""),
             mounts=tuple(mounts), network=self._network(each), security="" if each.security == "sandbox" else each.security, script=script, hidden=hidden,
+            devices=self._devices(each),
             hosts=self._options.hosts, limits=self._options.limits, epoch=self._options.epoch, platform=self._state.platform,
         )  # fmt: skip
         self._state.vertex = self._vertex(op, tuple(inputs), each)
         declared = [f"{name}={self._state.scope.variables.get(name, '')}" for name in self._declared]
         prefix = f"RUN |{len(declared)} {' '.join(declared)} " if declared else "RUN "
         self._note(prefix + " ".join(command), self._state.vertex)
+
+    def _devices(self, each: words.Run) -> tuple[tuple[str, bool], ...]:
+        """Those of the host. One that only CDI knows is left out where the step does without, as with BuildKit where it is not registered."""
+        found = []
+        for device in each.devices:
+            if device.name.startswith("/"):
+                found.append((posixpath.normpath(device.name), device.required))
+            elif device.required:
+                raise NotImplementedHere(
+                    f"{self._planner.dockerfile.name}:{each.place.line}: RUN --device={device.name}: berth has no CDI devices: "
+                    "name the device's path on the host, as in RUN --device=/dev/dri/card0"
+                )
+            else:
+                self._planner.warnings[f"RUN --device={device.name}: berth has no CDI devices; the step runs without it"] = each.place.line
+        return tuple(found)
 
     def _network(self, each: words.Run) -> str:
         return self._options.network if each.network == "default" else each.network

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _SPARE = "Accepted for Docker's sake"
 FLAGS: "tuple[Flag, ...]" = (
     ("add-host", "", "list", "HOST:IP", "A line for /etc/hosts of each step"),
-    ("allow", "", "list", "RIGHT", "Let steps have network.host, or security.insecure, which a Dockerfile asks for"),
+    ("allow", "", "list", "RIGHT", "Let steps have network.host, security.insecure or device[=PATH], which a Dockerfile asks for"),
     ("annotation", "", "list", "KEY=VALUE", "An annotation of the image's manifest"),
     ("attest", "", "list", "type=TYPE[,...]", "Attach an attestation: type=sbom or type=provenance"),
     ("build-arg", "", "list", "NAME[=VALUE]", "Value of an ARG; without a value, that of the environment"),
@@ -69,6 +69,7 @@ _LIMITS = (
 _BYTES = ("memory", "memory-swap", "shm-size")
 _NUMBERS = ("cpu-shares", "cpu-period", "cpu-quota")
 _CALLS = ("build", "check", "outline", "targets")
+_RIGHTS = ("network.host", "security.insecure", "device")
 _CALL_KEYS, _CALL_FORMATS = ("format", "ignorestatus"), ("default", "json")
 _TO_FILES = ("local", "tar", "oci", "docker")
 OUTPUTS = (*_TO_FILES, "image", "registry", "cacheonly")
@@ -93,7 +94,7 @@ def request(parsed: Parsed) -> "dict[str, Any]":
         "no_cache_stages": _pieces(parsed.list("no-cache-filter")), "epoch": _epoch(parsed), "tags": parsed.list("tag"),
         "pull": parsed.flag("pull"), "squash": parsed.flag("squash"), **method(parsed),
         "cache_from": [cache(item) for item in parsed.list("cache-from")], "cache_to": [cache(item) for item in parsed.list("cache-to")],
-        "attests": attestations(parsed), "annotations": parsed.list("annotation"), "allow": _pieces(parsed.list("allow")),
+        "attests": attestations(parsed), "annotations": parsed.list("annotation"), "allow": allowed(parsed.list("allow")),
     }  # fmt: skip
 
 
@@ -116,6 +117,16 @@ def method(parsed: Parsed) -> "dict[str, str]":
         if key == "ignorestatus" and value.lower() not in ("true", "false", "1", "0"):
             raise _wrong("--call", text, "ignorestatus is true or false")
     return {"call": name, "call_format": given.get("format", "")}
+
+
+def allowed(items: "list[str]") -> "list[str]":
+    """--allow, of words that mean something."""
+    found = _pieces(items)
+    for right in found:
+        word, _, path = right.partition("=")
+        if word not in _RIGHTS or (path and word != "device"):
+            raise _wrong("--allow", right, f"expected {', '.join(_RIGHTS)}{_meant(word, _RIGHTS)}")
+    return found
 
 
 def ignores_status(parsed: Parsed) -> bool:

@@ -53,7 +53,7 @@ VALUES: "dict[str, tuple[str, ...]]" = {
     "dns-option": ("ndots:", "timeout:", "attempts:", "rotate", "use-vc"),
     "pid": ("host", "container:"), "pull": ("always", "missing", "never"),
     "progress": ("auto", "plain", "tty", "rawjson", "quiet"), "call": ("build", "check", "outline", "targets"), "build --network": ("default", "none", "host"),
-    "attest": ("type=sbom", "type=provenance"), "allow": ("network.host", "security.insecure"), "sbom": ("true", "false"),
+    "attest": ("type=sbom", "type=provenance"), "allow": ("network.host", "security.insecure", "device"), "sbom": ("true", "false"),
     "provenance": ("true", "false", "mode=min", "mode=max"), "secret": ("id=",), "ssh": ("default", "default="),
     "cache-to": ("type=registry,ref=", "type=local,dest=", "type=inline"), "cache-from": ("type=registry,ref=", "type=local,src="),
     "output": ("type=local,dest=", "type=tar,dest=", "type=oci,dest=", "type=docker,dest=", "type=image,push=true", "type=registry", "-"),

@@ -9,7 +9,7 @@ BOOLEAN, TEXT, TEXTS = "boolean", "text", "texts"
 
 KNOWN: Mapping[str, Mapping[str, str]] = {
     "FROM": {"platform": TEXT},
-    "RUN": {"mount": TEXTS, "network": TEXT, "security": TEXT},
+    "RUN": {"mount": TEXTS, "device": TEXTS, "network": TEXT, "security": TEXT},
     "COPY": {"from": TEXT, "chown": TEXT, "chmod": TEXT, "link": BOOLEAN, "parents": BOOLEAN, "exclude": TEXTS},
     "ADD": {
         "chown": TEXT, "chmod": TEXT, "link": BOOLEAN, "keep-git-dir": BOOLEAN, "checksum": TEXT, "unpack": BOOLEAN,

@@ -93,6 +93,14 @@ class Env(Instruction):
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """name: a device's path on the host, or what CDI calls it; without required the step runs where there is none, too."""
+
+    name: str
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Label(Instruction):
     pairs: tuple[tuple[str, str], ...]
 
@@ -177,6 +185,7 @@ class Run(Instruction):
     network: str = "default"
     security: str = "sandbox"
     script: str = ""
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

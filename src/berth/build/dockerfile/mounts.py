@@ -17,7 +17,7 @@ _KEYS = (
     "sharing", "mode", "uid", "gid", "env",
 )  # fmt: skip
 _SYNONYMS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly", "rw": "readwrite"}
-_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
+TRUE, FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([kmgtpe]?)i?b?", re.IGNORECASE | re.ASCII)
 _FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^",]*))(?=,|\Z)')
 _MAX_ID = (1 << 32) - 1
@@ -30,7 +30,7 @@ def parse(text: str, expander: Expander | None = None) -> Mount:
     """SplitError for what is wrong. Without an expander, fields with variables are left as they are."""
     found: dict[str, str] = {}
     open_fields = False
-    for field in _fields(text):
+    for field in fields(text, "mounts"):
         key, equals, value = field.partition("=")
         key = key.lower()
         if key not in _KEYS:
@@ -51,23 +51,23 @@ def parse(text: str, expander: Expander | None = None) -> Mount:
             continue
         _check(key, value, field)
         if key == "readwrite":
-            key, value = "readonly", "false" if value in _TRUE else "true"
+            key, value = "readonly", "false" if value in TRUE else "true"
         found[key] = value
     if not open_fields:
         _check_together(found)
     return _mount(found, text)
 
 
-def _fields(text: str) -> list[str]:
+def fields(text: str, what: str) -> list[str]:
     """As Go's encoding/csv reads one line: a quotation mark begins a field or is wrong."""
     if not text:
-        raise SplitError("failed to parse csv mounts: EOF", "--mount")
+        raise SplitError(f"failed to parse csv {what}: EOF", f"--{what[:-1]}")
     found: list[str] = []
     index = 0
     while index <= len(text):
         match = _FIELD.match(text, index)
         if match is None:
-            raise SplitError(f"failed to parse csv mounts: a quotation mark in the wrong place of {text}", text)
+            raise SplitError(f"failed to parse csv {what}: a quotation mark in the wrong place of {text}", text)
         found.append(match[1].replace('""', '"') if match[1] is not None else match[2])
         index = match.end() + 1
     return found
@@ -76,7 +76,7 @@ def _fields(text: str) -> list[str]:
 def _check(key: str, value: str, field: str) -> None:
     if key == "type" and value.lower() not in _TYPES:
         raise UnknownWord(f'unsupported mount type "{value}"', value, _TYPES)
-    if key in ("readonly", "readwrite", "required") and value not in _TRUE + _FALSE:
+    if key in ("readonly", "readwrite", "required") and value not in TRUE + FALSE:
         raise SplitError(f"invalid value for {key}: {value}", field)
     if key == "sharing" and value.lower() not in _SHARING:
         raise UnknownWord(f'unsupported sharing value "{value}"', value, _SHARING)
@@ -122,10 +122,10 @@ def _mount(found: dict[str, str], text: str) -> Mount:
         source=found.get("source", ""),
         target=found.get("target", ""),
         from_=found.get("from", ""),
-        read_only=found["readonly"] in _TRUE if "readonly" in found else type_ not in ("cache", "tmpfs"),
+        read_only=found["readonly"] in TRUE if "readonly" in found else type_ not in ("cache", "tmpfs"),
         id=found.get("id", ""),
         sharing=found.get("sharing", "shared").lower(),
-        required=found.get("required", "") in _TRUE,
+        required=found.get("required", "") in TRUE,
         mode=_number(found.get("mode", ""), 8),
         uid=_number(found.get("uid", ""), 10) or 0,
         gid=_number(found.get("gid", ""), 10) or 0,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
-from berth.build.dockerfile import flags, mounts, splitting
+from berth.build.dockerfile import devices, flags, mounts, splitting
 from berth.build.dockerfile.flags import Flags, UnknownWord
 from berth.build.dockerfile.instructions import (
     HEREDOC_DIRECTORY,
@@ -180,7 +180,7 @@ def _run(line: Line, parts: Parts, escape: str) -> Instruction:
         raise UnknownWord(f'security "{security}" is not valid', security, _SECURITY)
     return Run(
         line.place, text, command, line.heredocs, tuple(mounts.parse(one) for one in given.lists.get("mount", ())),
-        network, security, script,
+        network, security, script, tuple(devices.parse(one) for one in given.lists.get("device", ())),
     )  # fmt: skip
 
 

@@ -79,11 +79,15 @@ class BuildJob:
         options = self.request.options
         targets = []
         bases: dict[tuple[str, str], BaseImage] = {}
+        warnings: dict[str, int] = {}
         for platform in options.platforms or (options.build_platform,):
             planner = Planner(dockerfile, options, platform)
             found = await self._base_images(planner)
             targets.append(planner.plan(found))
             bases |= found
+            warnings |= planner.warnings
+        for text, line in warnings.items():
+            self._warn(text, line)
         for warning in planning.checked(dockerfile, options, bases):
             self._warn(f"{warning.code}: {warning.message} (line {warning.place.line})", warning.place.line)
         return targets, bases

@@ -164,7 +164,8 @@ class BuildService:
         """What steps may ask for: the client must say so, and the engine's configuration must not forbid it."""
         settings = self._settings()
         found = {"network.host"} if settings.host_network else set()
-        return frozenset(found | ({"security.insecure"} & set(request.allow) if settings.insecure else set()))
+        found |= {"security.insecure"} & set(request.allow) if settings.insecure else set()
+        return frozenset(found | {each for each in request.allow if settings.device and each.partition("=")[0] == "device"})
 
     def _keep_small(self) -> None:
         """After a build, while nobody waits: what was used is written down, and what the cache holds too much of goes. Blocks."""

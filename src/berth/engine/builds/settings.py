@@ -1,6 +1,7 @@
 """What daemon.json says of builds, under `builder`: how much their cache may take, and what steps may ask for. Pure.
 
-    {"builder": {"gc": {"enabled": true, "defaultKeepStorage": "20GB"}, "entitlements": {"network-host": true, "security-insecure": false}}}
+    {"builder": {"gc": {"enabled": true, "defaultKeepStorage": "20GB"}, "entitlements": {"network-host": true, "security-insecure": false,
+     "device": false}}}
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ _SIZES = ("defaultMaxUsedSpace", "defaultKeepStorage", "defaultReservedSpace")
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
-    """cache_bytes: how much is kept, 0 for SHARE_OF_DISK, None for all; host_network, insecure: whether a step may have it."""
+    """cache_bytes: how much is kept, 0 for SHARE_OF_DISK, None for all; host_network, insecure, device: whether a step may have it."""
 
     cache_bytes: int | None = 0
     host_network: bool = True
     insecure: bool = False
+    device: bool = False
 
 
 def settings(value: object) -> BuildSettings:
@@ -37,7 +39,8 @@ def settings(value: object) -> BuildSettings:
     if kept is not None:
         kept = next((check.size_bytes(collect[name]) for name in _SIZES if collect.get(name)), 0)
     return BuildSettings(
-        kept, host_network=check.boolean(allowed.get("network-host", True)), insecure=check.boolean(allowed.get("security-insecure", False))
+        kept, host_network=check.boolean(allowed.get("network-host", True)), insecure=check.boolean(allowed.get("security-insecure", False)),
+        device=check.boolean(allowed.get("device", False)),
     )
 
 

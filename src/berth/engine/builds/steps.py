@@ -161,5 +161,6 @@ def _host(op: graph.Run) -> dict:
     return {
         "NetworkMode": op.network or "default", "LogConfig": {"Type": "none", "Config": {}}, "ExtraHosts": list(op.hosts),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "Privileged": op.security == "insecure",
+        "Devices": [{"PathOnHost": path, "PathInContainer": path} for path, required in op.devices if required or os.path.exists(path)],
         "PidsLimit": _MOST_PROCESSES, **limits.host_config(op.limits),
     }  # fmt: skip

@@ -232,6 +232,12 @@ class BuildWorker:
                 "RUN --security=insecure: a step may have no more rights than a container, unless daemon.json says "
                 '{"builder": {"entitlements": {"security-insecure": true}}} and the build says --allow security.insecure'
             )
+        for path, _ in op.devices:
+            if not {"device", f"device={path}"} & self._allowed:
+                raise errors.Forbidden(
+                    f"RUN --device={path}: a step has the devices of a container, unless daemon.json says "
+                    f'{{"builder": {{"entitlements": {{"device": true}}}}}} and the build says --allow device={path} or --allow device'
+                )
         if op.network == "host" and "network.host" not in self._allowed:
             raise errors.Forbidden("the network of the host is not for builds: daemon.json says so (builder.entitlements.network-host)")
 
