@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,6 +36,15 @@ def write(top: Path, **files: str) -> None:
 
 def dockerfile(top: Path, text: str) -> None:
     (top / "Dockerfile").write_text(text)
+
+
+def with_libraries(program: str, top: Path) -> None:
+    """Copies a program of this host, and what it is linked with, to where it is here."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for path in [program, *re.findall(r"(/\S+) \(0x", listed)]:
+        target = top / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
 
 
 def skopeo(*words: str) -> str:

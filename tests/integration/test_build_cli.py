@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buildcli import BERTH, Berth, dockerfile, run_berth, write
+from buildcli import BERTH, Berth, dockerfile, run_berth, with_libraries, write
 from harness import Engine, wait_until
 
 pytestmark = pytest.mark.root
@@ -286,15 +286,6 @@ def test_secrets_stay_nowhere(engine: Engine, berth: Berth, tmp_path: Path) -> N
         assert found.stdout == "", "a secret is kept"
     dockerfile(tmp_path, "FROM bb\nRUN --mount=type=secret,id=s,required=true true\n")
     assert "secret s: not found; give it with --secret id=s,src=FILE" in berth("build", ".", code=1).stderr
-
-
-def with_libraries(program: str, top: Path) -> None:
-    """Copies a program of this host, and what it is linked with, to where it is here."""
-    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    for path in [program, *re.findall(r"(/\S+) \(0x", listed)]:
-        target = top / path.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
 
 
 @pytest.mark.skipif(not shutil.which("ssh-agent"), reason="needs ssh-agent")

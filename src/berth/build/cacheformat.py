@@ -42,7 +42,7 @@ _TO_KEYS = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One of `--cache-from` or `--cache-to`. number: its place among them; in_store: an image of the store will do as well."""
+    """One of `--cache-from` or `--cache-to`. number: its place among them; path: of the client's; in_store: an image of the store will do as well."""
 
     kind: str
     number: int
@@ -52,10 +52,11 @@ class Place:
     ignore_error: bool = False
     mounts: bool = False
     in_store: bool = False
+    path: str = ""
 
     @property
     def shown(self) -> str:
-        return self.ref or f"{self.kind} cache"
+        return self.ref or self.path or f"{self.kind} cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def source(number: int, given: Mapping[str, str]) -> Place:
     kind = _kind(given, _FROM_KEYS, "cache-from", (REGISTRY, LOCAL))
     if kind == LOCAL and not given.get("src"):
         raise InvalidParameter("cache-from type=local: no src=DIRECTORY")
-    return Place(kind, number, _ref(given, "cache-from") if kind == REGISTRY else "", in_store=given.get("store") == "true")
+    return Place(kind, number, _ref(given, "cache-from") if kind == REGISTRY else "", in_store=given.get("store") == "true", path=given.get("src", ""))
 
 
 def target(number: int, given: Mapping[str, str]) -> Place:
@@ -107,7 +108,7 @@ def target(number: int, given: Mapping[str, str]) -> Place:
     true = ("true", "1")
     return Place(
         kind, number, _ref(given, "cache-to") if kind == REGISTRY else "", mode, compression_of(given), given.get("ignore-error") in true,
-        given.get("include-mounts") in true,
+        given.get("include-mounts") in true, path=given.get("dest", ""),
     )  # fmt: skip
 
 

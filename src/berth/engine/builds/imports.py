@@ -354,7 +354,10 @@ class _Directory:
         self._images = images
 
     def open(self) -> list[Found]:
-        index = documents.parse(self._read("index.json"), media.OCI_INDEX)
+        try:
+            index = documents.parse(self._read("index.json"), media.OCI_INDEX)
+        except errors.DataLoss as error:
+            raise errors.DataLoss(str(error).replace("the registry's manifest", "its index.json")) from None
         found = []
         for entry in index.manifests[:_MOST_MANIFESTS]:
             document = documents.parse(self._blob(entry), entry.media_type)
