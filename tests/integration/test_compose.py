@@ -130,3 +130,39 @@ networks:
     finally:
         subprocess.run([*command, "down", "-t", "0"], cwd=tmp_path, env={**net.env, **VERSION}, capture_output=True, timeout=90, check=False)
         assert net.docker("network", "rm", "there").returncode == 0
+
+
+def test_services_that_are_built(net: Engine, tmp_path: Path) -> None:
+    """Compose asks `POST /build` by docker-py, with a context that it packs itself."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "Dockerfile").write_text(
+        "FROM bb AS base\nARG GREETING\nRUN echo $GREETING >/said\nFROM base AS app\nCOPY page /page\nCMD [\"sleep\", \"1000\"]\nFROM base AS other\n"
+    )
+    (tmp_path / "app" / "page").write_text("first\n")
+    (tmp_path / "docker-compose.yml").write_text("""
+version: "2.4"
+services:
+  app:
+    build: {context: app, target: app, args: {GREETING: hello}, labels: {kind: built}}
+    image: shop/app:1
+    network_mode: none
+    stop_signal: SIGKILL
+""")
+
+    def compose(*words: str) -> str:
+        command = [*COMPOSE, "-p", "built", *words]
+        done = subprocess.run(command, cwd=tmp_path, env={**net.env, **VERSION}, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    compose("up", "-d")
+    assert compose("exec", "-T", "app", "cat", "/said", "/page") == "hello\nfirst\n"
+    assert net.docker("image", "inspect", "-f", "{{.Config.Labels.kind}}", "shop/app:1").stdout == "built\n"
+    first = net.docker("ps", "-q").stdout
+    (tmp_path / "app" / "page").write_text("second\n")
+    said = compose("up", "-d", "--build")
+    assert "Using cache" in said
+    assert net.docker("ps", "-q").stdout != first
+    assert compose("exec", "-T", "app", "cat", "/page") == "second\n"
+    compose("down", "-t", "0", "--rmi", "all")
+    assert net.docker("image", "ls", "-q", "shop/app").stdout == ""
