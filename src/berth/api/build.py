@@ -23,6 +23,7 @@ from berth.build.files.reading import read_file
 from berth.build.progress import Event
 from berth.build.worker import Output, Tree
 from berth.engine import registryauth
+from berth.engine.builds.mirrors import Mirror, key_of
 from berth.engine.builds.request import BuildRequest, T
 from berth.engine.service import Engine
 from berth.engine.tasks import stoppable, to_its_end, whole
@@ -34,6 +35,7 @@ from berth.registry.client.challenge import Credentials
 
 _DEFAULT_NAME, _JSON = "Dockerfile", "application/json"
 _SMALL_BYTES, _TINY_BYTES = 64 << 10, 16 << 10
+_OUTSIDE = ".dockerfile."  # what Docker's client calls a Dockerfile that is not in the context, and random digits
 _MAGIC_AT = 257  # of an archive that is not compressed
 _NUMBERS = {
     "memory": "Memory", "memswap": "MemorySwap", "cpushares": "CpuShares", "cpuperiod": "CpuPeriod", "cpuquota": "CpuQuota", "shmsize": "ShmSize",
@@ -50,7 +52,7 @@ class Build:
     async def build(self, exchange: Exchange) -> None:
         request = _request(exchange, self._engine)
         credentials = registryauth.credentials_by_registry(exchange.headers.get("x-registry-config", ""))
-        client = ArchiveClient(self._engine, exchange, credentials)
+        client = ArchiveClient(self._engine, exchange, credentials, request)
         try:
             await self._build(exchange, request, client)
         finally:
@@ -126,39 +128,51 @@ async def pull(engine: Engine, name: Reference, platform: str, credentials: Cred
 class ArchiveClient:
     """A client that has sent its files as one archive, or named an address to take them from."""
 
-    def __init__(self, engine: Engine, exchange: Exchange, credentials: Mapping[str, Credentials]) -> None:
+    def __init__(self, engine: Engine, exchange: Exchange, credentials: Mapping[str, Credentials], request: BuildRequest) -> None:
         self._engine = engine
         self._exchange = exchange
         self._credentials = credentials
+        self._key = archive_key(exchange.query.get("dockerfile", ""), request)
+        self._mirror: Mirror | None = None
         self._directory = ""
         self._top = ""
         self._fd = -1
 
     async def receive(self) -> None:
         """Unpacks what the client sends, or fetches it."""
-        self._directory = self._top = self._engine.builds.new_directory()
         remote = self._exchange.query.get("remote", "")
         if remote:
+            into = self._new_directory()
             with contextlib.suppress(Disconnected):
                 await self._exchange.body.read_all(1 << 20)
-            await stoppable(lambda stop: receive_remote(remote, self._directory, self.proxies(), stop))
+            await stoppable(lambda stop: receive_remote(remote, into, self.proxies(), stop))
             return
         if self._exchange.headers.get("content-length") == "0":
             raise errors.InvalidParameter("the build context is empty: send a tar archive, or name one with the parameter remote")
-        into = self._directory
         small = Beginning(self._exchange.body)
-        if await small.whole() and len(small.data) <= _TINY_BYTES and small.data[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar":
+        if not await small.whole():
+            self._mirror = self._engine.builds.contexts.take(self._key)
+            self._top = self._mirror.files
+            await in_thread_with_body(small, self._mirror.unpack)
+            return
+        into = self._new_directory()
+        if len(small.data) <= _TINY_BYTES and small.data[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar":
             contexts.receive_tar(io.BytesIO(small.data), into)  # some thirty files at most: less than a thread's turn
-        elif small.ended:
-            await to_its_end(lambda: contexts.receive_tar(io.BytesIO(small.data), into))
         else:
-            await in_thread_with_body(small, lambda stream: contexts.receive_tar(stream, into))
+            await to_its_end(lambda: contexts.receive_tar(io.BytesIO(small.data), into))
+
+    def _new_directory(self) -> str:
+        self._directory = self._top = self._engine.builds.new_directory()
+        return self._directory
 
     async def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
         if self._directory:
             await to_its_end(lambda: self._engine.builds.remove_directory(self._directory))
+        if self._mirror:
+            self._engine.builds.contexts.give_back(self._mirror)
+            await to_its_end(self._engine.builds.contexts.trim)
 
     def _open(self) -> int:
         if self._fd < 0:
@@ -205,19 +219,24 @@ class ArchiveClient:
         return self._engine.options.proxies()
 
 
+def archive_key(dockerfile: str, request: BuildRequest) -> str:
+    """Of the mirror for a context that comes as an archive. Names without tags: many a build has a tag of its own."""
+    names = sorted({reference.parse(tag).familiar_name for tag in request.tags})
+    name = "" if dockerfile.startswith(_OUTSIDE) else dockerfile
+    return key_of("archive", name, request.options.target, *names)
+
+
 class Beginning:
     """A body whose first bytes may be all: those need no thread that waits for a client."""
 
     def __init__(self, body: Incoming) -> None:
         self._body = body
         self.data = b""
-        self.ended = False
 
     async def whole(self) -> bool:
         """Whether `data` is all of it; else `read` begins with that."""
         while len(self.data) <= _SMALL_BYTES:
             if not (more := await self._body.read()):
-                self.ended = True
                 return True
             self.data += more
         return False

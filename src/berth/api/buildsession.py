@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from berth import errors
 from berth.api import buildwords
-from berth.api.build import pull, receive_remote
+from berth.api.build import archive_key, pull, receive_remote
 from berth.api.buildlink import Link
 from berth.api.buildssh import Agents
 from berth.api.buildwords import Words
@@ -222,17 +222,23 @@ class SessionClient:
         return await asyncio.shield(self._received)
 
     async def _receive(self) -> str:
-        self._directories.append(self._engine.builds.new_directory())
-        into = self._directories[-1]
         if self._words.context.get("kind") == buildwords.REMOTE:
+            self._directories.append(self._engine.builds.new_directory())
+            into = self._directories[-1]
             await self._fetch(str(self._words.context.get("url")), into)
             return into
+        mirror = self._take_mirror(archive_key(self._words.file, self._words.build_request()))
         question = await self._link.ask("tar")
         try:
-            await in_thread_with_body(question, lambda stream: contexts.receive_tar(stream, into))
+            await in_thread_with_body(question, mirror.unpack)
         finally:
             question.close()
-        return into
+        return mirror.files
+
+    def _take_mirror(self, key: str) -> Mirror:
+        mirror = self._engine.builds.contexts.take(key)
+        self._mirrors.append(mirror)
+        return mirror
 
     async def _fetch(self, url: str, into: str) -> None:
         access = await repositories.access(self, url) if git.is_repository(url, context=True) else None
@@ -242,8 +248,7 @@ class SessionClient:
         """A directory of the client's: only what its mirror does not have is sent."""
         # Who may speak to the engine may do anything: mirrors are told apart by name, not by who asks.
         key = key_of(called, name, self._words.dockerfile_name, self._words.build_request().options.target)
-        mirror = self._engine.builds.contexts.take(key)
-        self._mirrors.append(mirror)
+        mirror = self._take_mirror(key)
         question = await self._link.ask("list", context=name, patterns=paths)
         try:
             told = await question.read_all(_MOST_LISTING_BYTES)

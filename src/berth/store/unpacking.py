@@ -252,14 +252,8 @@ class Unpacker:
 
     def _share_file(self, entry: Entry, name: str, parent: int, reader: ExactReader, shared: Shared) -> None:
         """Its content is compared with one that is here as it arrives, and nothing written while it is the same."""
-        equal, data = 0, b""
-        while equal < entry.size_bytes:
-            data = reader.read_exactly(min(entry.size_bytes - equal, _COPY_BYTES))
-            if os.pread(shared.fd, len(data), equal) != data:
-                break
-            equal += len(data)
-        else:
-            data = b""
+        equal, other = self._compare(entry, shared.fd, reader)
+        if equal == entry.size_bytes:
             if shared.link(entry, name, parent):
                 self.size_bytes += entry.size_bytes
                 return
@@ -267,14 +261,28 @@ class Unpacker:
                 self._write_file(entry, name, parent, write)
                 self.size_bytes += entry.size_bytes
                 return
+        self._write_after(entry, name, parent, reader, shared.fd, equal, other)
 
-        def write_rest(fd: int) -> None:
-            _copy_range(shared.fd, fd, equal)
-            _write_all(fd, data)
-            self._copy_bytes(entry.size_bytes - equal - len(data), fd, reader)
+    def _compare(self, entry: Entry, fd: int, reader: ExactReader) -> tuple[int, bytes]:
+        """How many bytes of the content that arrives are those of the file at `fd`, and those that were read and are not."""
+        equal = 0
+        while equal < entry.size_bytes:
+            data = reader.read_exactly(min(entry.size_bytes - equal, _COPY_BYTES))
+            if os.pread(fd, len(data), equal) != data:
+                return equal, data
+            equal += len(data)
+        return equal, b""
+
+    def _write_after(self, entry: Entry, name: str, parent: int, reader: ExactReader, source: int, equal: int, other: bytes) -> None:
+        """A new file: what `_compare` found to be the same, from there; what it has read; and the rest of what arrives."""
+
+        def write(fd: int) -> None:
+            _copy_range(source, fd, equal)
+            _write_all(fd, other)
+            self._copy_bytes(entry.size_bytes - equal - len(other), fd, reader)
             self.size_bytes += entry.size_bytes
 
-        self._write_file(entry, name, parent, write_rest)
+        self._write_file(entry, name, parent, write)
 
     def _write_file(self, entry: Entry, name: str, parent: int, write: Callable[[int], None], *, offer: str = "") -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -15,6 +15,7 @@ from berth.build.files.ignore import Ignore
 from berth.build.files.places import cleaned
 from berth.errors import InvalidParameter
 from berth.store.compression import open_stream
+from berth.store.refreshing import Refresher
 from berth.store.tar import DIRECTORY, Entry
 from berth.store.unpacking import Limits, Unpacker
 
@@ -55,6 +56,16 @@ def receive_tar(stream: IO[bytes], into: str, ignore: Ignore | None = None, *, c
             open_end=True,
         )  # fmt: skip
         unpacker.unpack(open_stream(stream), lambda data: None)
+
+
+def refresh_tar(stream: IO[bytes], top_fd: int) -> int:
+    """The same in a directory that may have anything in it, of which stays what the archive has, too -> bytes of its files.
+
+    Nobody else may change the directory meanwhile. After an error it is good for the next archive.
+    """
+    refresher = Refresher(top_fd, ids=lambda uid, gid: (0, 0), limits=_LIMITS, open_end=True)
+    refresher.unpack(open_stream(stream), lambda data: None)
+    return refresher.size_bytes
 
 
 def _is_hidden(ignore: Ignore, entry: Entry) -> bool:

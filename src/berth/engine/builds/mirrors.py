@@ -1,4 +1,4 @@
-"""Copies of clients' build contexts that outlive a build, so that the next one is sent only what has changed.
+"""Copies of clients' build contexts that outlive a build, so that the next one is sent, or at least writes, only what has changed.
 
     DATA_ROOT/build/contexts/<key>.<n>/files/    the mirror; one build at a time has it, another one gets another n
     DATA_ROOT/build/contexts/<key>.<n>/index     boot id and bytes in a line, then the listing (build/listing.py) that files/ agrees with
@@ -6,6 +6,9 @@
 A mirror without an index is in the middle of a change, and so is one whose index an earlier boot wrote: nothing is synced to
 disk, so a loss of power may have taken what the index says. Both are emptied. What is compared is whole lines of two listings;
 only those that differ are looked at, so that 20,000 files that stay as they are cost no system call.
+
+Of a context that comes as an archive all is sent. Its mirror has an index without a listing: the archive is compared with the files
+themselves, so that neither a reboot nor an archive that ends half-way does harm.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ from typing import IO
 
 from berth import errors
 from berth.build import listing, wire
+from berth.build.files.context import refresh_tar
 from berth.build.listing import Entry
 from berth.engine.hostfiles import boot_id, remove_directories
 from berth.linux import libc
@@ -99,7 +103,8 @@ class Mirrors:
 
 
 class Mirror:
-    """One directory that becomes what a listing says: `compare`, then `receive` for the files it asks for, then `finish`.
+    """One directory that becomes what a listing says: `compare`, then `receive` for the files it asks for, then `finish`; or else
+    what an archive holds: `unpack`.
 
     Methods block. Whatever goes wrong, the next build begins with an empty one. Paths are a client's: each is resolved beneath
     the mirror's descriptor, where no link is followed.
@@ -134,11 +139,14 @@ class Mirror:
             if boot == boot_id().encode():
                 known, self._size_bytes = file.read(), int(size_bytes)
         if known is None:
-            remove_directories([self.path])
-            os.mkdir(self.path, 0o700)
-            os.mkdir(self.files, 0o755)
+            self._make_empty()
         self.fd = os.open(self.files, _DIRECTORY)
         return known
+
+    def _make_empty(self) -> None:
+        remove_directories([self.path])
+        os.mkdir(self.path, 0o700)
+        os.mkdir(self.files, 0o755)
 
     def _begin_change(self) -> None:
         if not self._changed:
@@ -282,15 +290,29 @@ class Mirror:
                     finally:
                         os.close(fd)
             if self._changed:
-                with open(f"{self.path}/index.new", "wb") as file:
-                    file.write(b"%s %d\n" % (boot_id().encode(), max(0, self._size_bytes)))
-                    file.write(self._listing)
-                os.rename(f"{self.path}/index.new", f"{self.path}/index")
+                self._write_index()
             else:
                 os.utime(f"{self.path}/index")
         except OSError as error:
             raise _failed("", error) from error
         self._changed = False
+
+    def _write_index(self) -> None:
+        with open(f"{self.path}/index.new", "wb") as file:
+            file.write(b"%s %d\n" % (boot_id().encode(), max(0, self._size_bytes)))
+            file.write(self._listing)
+        os.rename(f"{self.path}/index.new", f"{self.path}/index")
+
+    # -- archives ---------------------------------------------------------------------------------------
+
+    def unpack(self, stream: IO[bytes]) -> None:
+        """Makes it what an archive holds; errors are those of receive_tar."""
+        if not os.path.isdir(self.files):
+            self._make_empty()
+        self.fd = os.open(self.files, _DIRECTORY)
+        self._begin_change()
+        self._size_bytes = refresh_tar(stream, self.fd)
+        self._write_index()
 
 
 def _parsed(lines: Iterable[bytes]) -> dict[str, Entry]:
