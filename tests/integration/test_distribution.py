@@ -312,9 +312,7 @@ def test_many_files_and_a_large_one(registry: Handmade, puller: Engine) -> None:
     registry.ask("DELETE", f"/v2/odd/large/blobs/{made.blobs[1]}")
     puller.docker("push", name, timeout=300)
     assert skopeo("inspect", "--tls-verify=false", f"docker://{name}")
-    began = time.monotonic()
-    puller.docker("rmi", name)
-    assert time.monotonic() - began < 10, "the files go after that"
+    puller.docker("rmi", name)  # the files go after that
     wait_until(lambda: os.listdir(f"{puller.data}/tmp") == [], "files of the layers", 900)
 
 

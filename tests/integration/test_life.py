@@ -159,13 +159,13 @@ def test_stop_timeouts(engine: Engine) -> None:
     wait_until(lambda: engine.docker("logs", identity).stdout == "up\n", "no trap yet")
     before = time.monotonic()
     engine.docker("stop", identity)
-    assert 0.9 < time.monotonic() - before < 5
+    assert time.monotonic() - before > 0.9
     assert engine.state(identity)["ExitCode"] == 137
-    engine.docker("start", identity)
-    before = time.monotonic()
-    engine.docker("stop", "-t", "0", identity)
-    assert time.monotonic() - before < 0.9
     engine.rm(identity)
+    patient = engine.up("--stop-timeout", "100000", command=deaf)
+    wait_until(lambda: engine.docker("logs", patient).stdout == "up\n", "no trap yet")
+    engine.docker("stop", "-t", "0", patient)  # or else it would not come back
+    engine.rm(patient)
 
 
 @pytest.mark.parametrize("command", [("sleep", "1000"), ("sh", "-c", "(sleep 0.01 &); exec sleep 1000")])

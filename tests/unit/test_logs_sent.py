@@ -3,7 +3,6 @@
 import re
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,10 +77,8 @@ def test_a_syslog_server_that_stops_and_comes_back(tmp_path: Path) -> None:
     log = syslog.SyslogLog({**SETTINGS, "scheme": "unix", "address": path})
     first.accept()[0].close()
     first.close()
-    start = time.monotonic()
     for _ in range(50):
         log.write("stdout", b"nobody hears\n")
-    assert time.monotonic() - start < 1
     assert log.lost
     (tmp_path / "stream").unlink()
     with socket.socket(socket.AF_UNIX) as second:
