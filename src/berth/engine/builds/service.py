@@ -3,7 +3,7 @@
     DATA_ROOT/build/cache.db, mounts/    see build/cache.py, mounts.py
     DATA_ROOT/build/contexts/            see mirrors.py
     DATA_ROOT/build/work/<build>/        what one build has unpacked and mounted; emptied at start-up
-    EXEC_ROOT/build/<build>/             in memory: its secrets
+    EXEC_ROOT/build/<build>/             in memory, see memory.py: its secrets, and sockets of agents
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from berth.build.files.checksum import ChecksumCache
 from berth.build.planning import Options
 from berth.build.progress import Report
 from berth.build.solver import Shared
-from berth.engine.builds import pruning
+from berth.engine.builds import memory, pruning
 from berth.engine.builds.bases import Bases
 from berth.engine.builds.imports import Imports
 from berth.engine.builds.job import BuildJob
@@ -52,7 +52,7 @@ class BuildService:
     ) -> None:  # fmt: skip
         self._directory = f"{data_root}/build"
         self._scratch = f"{exec_root}/build"
-        os.makedirs(self._scratch, mode=0o700, exist_ok=True)
+        memory.make(self._scratch)
         os.makedirs(f"{self._directory}/work", mode=0o700, exist_ok=True)
         self.cache = Cache(self._directory)
         self.checksums = ChecksumCache(f"{self._directory}/checksums.db")
@@ -84,6 +84,7 @@ class BuildService:
         await asyncio.gather(*([self._cleaning] if self._cleaning else []), return_exceptions=True)
         self.cache.close()
         self.checksums.close()
+        memory.remove(self._scratch)
 
     def cancel(self, identity: str) -> None:
         """Ends a build by its id; nothing happens where there is none."""

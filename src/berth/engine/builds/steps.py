@@ -43,11 +43,11 @@ class Steps:
 
     async def run(
         self, op: graph.Run, base: Layers, given: Given, output: Output, *, secrets: Secrets, keep: Callable[[str], object], scratch: str,
-        fill: Fill,
+        script: Callable[[], str], fill: Fill,
     ) -> Finished:  # fmt: skip
-        """scratch: a directory in memory for what is mounted from it; keep: see make_layer; fill: see CacheMounts. Cancelled: nothing is left."""
+        """scratch: a directory in memory for secrets; script: makes one, not there, where programs may run: /run has noexec on Debian; keep: see make_layer; fill: see CacheMounts. Cancelled: nothing is left."""
         async with AsyncExitStack() as stack:
-            mounts, variables = await self._mounts(op, given, secrets, stack, scratch, fill)
+            mounts, variables = await self._mounts(op, given, secrets, stack, scratch, script, fill)
             container = await whole(self._containers.create_step(base.chain, _config(op), _host(op), mounts, variables))
             try:
                 code = await self._run(container, output)
@@ -94,7 +94,7 @@ class Steps:
     # -- what it has mounted --------------------------------------------------------------------------------
 
     async def _mounts(
-        self, op: graph.Run, given: Given, secrets: Secrets, stack: AsyncExitStack, scratch: str, fill: Fill
+        self, op: graph.Run, given: Given, secrets: Secrets, stack: AsyncExitStack, scratch: str, script: Callable[[], str], fill: Fill
     ) -> tuple[list[WantedMount], tuple[str, ...]]:
         found: list[MountPoint] = []
         variables: list[str] = []
@@ -112,7 +112,7 @@ class Steps:
                 found += [self._with_own_ids(point, op)] if point else []
                 variables += [variable] if variable else []
         if op.script:
-            found.append(MountPoint(kind=BIND, destination=_SCRIPT_PLACE, source=_script(op, scratch), read_only=True))
+            found.append(MountPoint(kind=BIND, destination=_SCRIPT_PLACE, source=_script(op, script()), read_only=True))
         found.sort(key=lambda point: point.destination.count("/"))
         return [WantedMount(point=point) for point in found], tuple(variables)
 
@@ -139,9 +139,8 @@ def _shown(mount: graph.Mount, result: Layers | Tree) -> MountPoint:
     )  # fmt: skip
 
 
-def _script(op: graph.Run, scratch: str) -> str:
-    directory = f"{scratch}/pipes"
-    os.makedirs(directory, mode=0o755)
+def _script(op: graph.Run, directory: str) -> str:
+    os.chmod(directory, 0o755)
     path = f"{directory}/{posixpath.basename(op.words[0])}"
     with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(op.script)

@@ -201,7 +201,7 @@ class BuildWorker:
             await self.bring(each.chain if isinstance(each, Layers) else "")
         scratch = self._new_directory(self._scratch, "step")
         finished = await self._steps.run(
-            op, base, given, output, secrets=self._secrets, keep=self._keep_new, scratch=scratch,
+            op, base, given, output, secrets=self._secrets, keep=self._keep_new, scratch=scratch, script=lambda: self.new_directory("script"),
             fill=lambda mount, path: self._fill(mount, given.results[mount.input], path),
         )  # fmt: skip
         if finished.exit_code and emulation.is_foreign(op.platform) and (problem := emulation.problem(op.platform)):
