@@ -111,11 +111,11 @@ def test_every_key_of_dockerds_is_known(key: str) -> None:
 
 
 def test_what_is_said_in_vain() -> None:
-    read = settings({"iptables": False, "network-diagnostic-port": 1400, "experimental": True, "debug": True, "oom-score-adjust": 0, "selinux-enabled": False})
+    read = settings({"iptables": False, "network-diagnostic-port": 1400, "raw-logs": True, "debug": True, "oom-score-adjust": 0, "selinux-enabled": False})
     assert config_other.notes(read) == [
         "iptables has no effect: berth's rules are a table of its own in nftables, which touches nobody else's; see published-ports",
         "network-diagnostic-port has no effect: berth is in no swarm",
-        "experimental has no effect: berth has no experimental features to switch on",
+        "raw-logs has no effect: berth's log has full times and no colours anyway",
     ]  # fmt: skip
 
 

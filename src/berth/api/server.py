@@ -43,7 +43,8 @@ async def serve(options: Options, ready_fd: int, reread: Callable[[], tuple[Opti
             raise_descriptor_limit()
             loop.add_signal_handler(signal.SIGHUP, _reload, engine, reread)
             api = Api(engine)
-            headers = {"Api-Version": API_VERSION, "Docker-Experimental": "false", "Ostype": "linux", "Server": f"berth/{VERSION} (linux)"}
+            experimental = "true" if options.experimental else "false"
+            headers = {"Api-Version": API_VERSION, "Docker-Experimental": experimental, "Ostype": "linux", "Server": f"berth/{VERSION} (linux)"}
             servers = [await _serve(listener, api.handle, headers, connections) for listener in listeners]
             page = MetricsPage(engine, api.metrics)
             servers += [await _serve(listener, page.handle, {}, connections) for listener in metrics_listeners]

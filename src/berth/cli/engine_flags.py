@@ -26,6 +26,7 @@ FLAGS: "tuple[Flag, ...]" = (
     ("dns-search", "", "list", "DOMAIN", "Search domain of containers"),
     ("exec-opt", "", "list", "OPTION", "native.cgroupdriver=cgroupfs"),
     ("exec-root", "", "string", "DIR", "Where sockets and pids are kept (default /run/berth)"),
+    ("experimental", "", "bool", "", "Call the engine experimental: Docker's command line has some flags for those alone, as build --squash"),
     ("fixed-cidr", "", "string", "CIDR", "Part of the default network that addresses are picked from"),
     ("fixed-cidr-v6", "", "string", "CIDR", "The same for IPv6"),
     ("group", "G", "string", "GROUP", "Group that may open the unix sockets (default docker, where there is one)"),

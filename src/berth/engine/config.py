@@ -144,7 +144,7 @@ KEYS: dict[str, Check] = {
     **dict.fromkeys(("bip", "bip6", "fixed-cidr", "fixed-cidr-v6"), check.subnet),
     **dict.fromkeys(("default-gateway", "default-gateway-v6", "ip"), check.address), "host-gateway-ip": check.address, "host-gateway-ips": check.addresses,
     "mtu": check.whole_number, "default-address-pools": netsettings.address_pools, "default-network-opts": netsettings.network_options,
-    "builder": settings.settings, "published-ports": check.one_of("checked", "direct"),
+    "builder": settings.settings, "experimental": check.boolean, "published-ports": check.one_of("checked", "direct"),
 }  # fmt: skip
 _CHECKS: dict[str, Check] = KEYS | CHECKS
 

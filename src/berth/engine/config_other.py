@@ -24,7 +24,7 @@ IDLE: dict[str, tuple[Check, str]] = {
     **dict.fromkeys(
         ("containerd", "containerd-namespace", "containerd-plugin-namespace", "containerd-plugins-namespace"), (check.string, _CONTAINERD)
     ),
-    "cri-containerd": (check.boolean, _CONTAINERD), "experimental": (check.boolean, "berth has no experimental features to switch on"),
+    "cri-containerd": (check.boolean, _CONTAINERD),
     "features": (check.an_object, "berth has none of dockerd's features to switch"),
     "min-api-version": (check.string, "berth serves every version from 1.22"),
     "raw-logs": (check.boolean, "berth's log has full times and no colours anyway"),

@@ -29,7 +29,7 @@ class Options:
         registry_mirrors: list[str] | None = None, insecure_registries: list[str] | None = None, foreign_registries: list[str] | None = None,
         http_proxy: str = "", https_proxy: str = "", no_proxy: str = "",
         max_concurrent_downloads: int = 3, max_concurrent_uploads: int = 5, max_download_attempts: int = 5,
-        network: NetworkSettings | None = None, builder: BuildSettings | None = None,
+        network: NetworkSettings | None = None, builder: BuildSettings | None = None, experimental: bool = False,
     ) -> None:  # fmt: skip
         self.data_root = os.path.abspath(data_root)
         self.exec_root = os.path.abspath(exec_root)
@@ -65,6 +65,7 @@ class Options:
         self.max_download_attempts = max_download_attempts
         self.network = network or NetworkSettings()
         self.builder = builder or BuildSettings()
+        self.experimental = experimental
 
     def adopt(self, new: "Options") -> tuple[list[str], list[str]]:
         """Takes over what can change in a running engine. Names of what did, and of what would need another start."""
@@ -115,7 +116,7 @@ def from_settings(settings: dict[str, Any]) -> Options:
         "log-format": "log_format", "registry-mirrors": "registry_mirrors", "insecure-registries": "insecure_registries",
         "allow-nondistributable-artifacts": "foreign_registries", "http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy",
         "max-concurrent-downloads": "max_concurrent_downloads", "max-concurrent-uploads": "max_concurrent_uploads",
-        "max-download-attempts": "max_download_attempts", "builder": "builder",
+        "max-download-attempts": "max_download_attempts", "builder": "builder", "experimental": "experimental",
     }  # fmt: skip
     values = {known[key]: value for key, value in {**settings, **settings.get("proxies", {})}.items() if key in known}
     if "seccomp-profile" in settings:

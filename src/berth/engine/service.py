@@ -194,14 +194,14 @@ class Engine:
         kernel = platform.release()
         architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(self.host.machine, self.host.machine)
         details = {
-            "ApiVersion": API_VERSION, "Arch": architecture, "BuildTime": "", "Experimental": "false", "GitCommit": "",
+            "ApiVersion": API_VERSION, "Arch": architecture, "BuildTime": "", "Experimental": "true" if self.options.experimental else "false", "GitCommit": "",
             "GoVersion": f"python{platform.python_version()}", "KernelVersion": kernel, "MinAPIVersion": MIN_API_VERSION,
             "Os": "linux",
         }  # fmt: skip
         return {
             "Platform": {"Name": "berth"}, "Version": VERSION, "ApiVersion": API_VERSION,
             "MinAPIVersion": MIN_API_VERSION, "GitCommit": "", "GoVersion": details["GoVersion"], "Os": "linux",
-            "Arch": architecture, "KernelVersion": kernel, "BuildTime": "",
+            "Arch": architecture, "KernelVersion": kernel, "BuildTime": "", **({"Experimental": True} if self.options.experimental else {}),
             "Components": [{"Name": "Engine", "Version": VERSION, "Details": details}],
         }  # fmt: skip
 
@@ -239,7 +239,7 @@ class Engine:
             "NCPU": os.cpu_count() or 1, "MemTotal": memory_kib * 1024, "GenericResources": None,
             "DockerRootDir": self.options.data_root, "HttpProxy": masked(proxies["HTTP_PROXY"]),
             "HttpsProxy": masked(proxies["HTTPS_PROXY"]), "NoProxy": proxies["NO_PROXY"],
-            "Name": platform.node(), "Labels": self.options.labels, "ExperimentalBuild": False, "ServerVersion": VERSION,
+            "Name": platform.node(), "Labels": self.options.labels, "ExperimentalBuild": self.options.experimental, "ServerVersion": VERSION,
             "Runtimes": {name: {"path": path or "berth"} for name, path in self.host.runtimes.items()},
             "DefaultRuntime": self.host.default_runtime,
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",

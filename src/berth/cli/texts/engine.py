@@ -110,7 +110,7 @@ TEXTS: "dict[str, Text]" = {
                   ("Check the configuration", "berth engine --config-file daemon.json --validate")),
         see_also=("system service", "info", "events"),
         groups=(("Addresses", "host group tls tlsverify tlscacert tlscert tlskey metrics-addr"),
-                ("Places and configuration", "data-root exec-root config-file pidfile validate storage-driver label live-restore "
+                ("Places and configuration", "data-root exec-root config-file pidfile validate storage-driver label experimental live-restore "
                                              "shutdown-timeout"),
                 ("Defaults of containers", "default-runtime add-runtime cgroup-parent default-cgroupns-mode default-ipc-mode "
                                            "default-shm-size default-ulimit dns dns-opt dns-search exec-opt init init-path "
