@@ -497,6 +497,18 @@ def test_sparse_members(place: Place) -> None:
     assert (added(place, data).unpacked() / "opt/f").read_bytes() == (top / "f").read_bytes()
 
 
+def test_directories_that_no_entry_names_may_be_deep(place: Place) -> None:
+    name = "d/" * 1900 + "f"
+    assert added(place, archive(member(name))).names == ["opt", *("opt/" + name[: 2 * depth - 1] for depth in range(1, 1901)), f"opt/{name}"]
+
+
+def test_names_that_fill_the_memory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("berth.build.files.layer._MOST_NOTED_BYTES", 300_000)
+    added(place, archive(*(member(f"{number:0100}") for number in range(900))))
+    with pytest.raises(InvalidParameter, match="of memory: refused"):
+        added(place, archive(*(member(f"{number:0200}") for number in range(900))))
+
+
 def test_cut_off(place: Place, tarball: bytes) -> None:
     for at in (100, 700, len(tarball) // 2 // 512 * 512):
         with pytest.raises(DataLoss):

@@ -440,3 +440,16 @@ def test_a_tree_deeper_than_the_stack_is_removed(tmp_path):
         assert os.listdir(top) == []
     finally:
         os.close(top)
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g"])
+def test_headers_in_front_of_one_member_have_a_bound(unpack, kind: bytes) -> None:
+    one = record("SCHILY.xattr.user.a", b"v" * 500_000)
+    with pytest.raises(DataLoss, match="extended headers of more than 4194304 bytes"):
+        unpack((header("h", kind=kind, size=b"%o" % len(one)) + one.ljust(-(-len(one) // 512) * 512, b"\0")) * 9 + header("f") + bytes(1024))
+
+
+def test_global_records_are_few(unpack) -> None:
+    many = b"".join(record(f"k{number}", b"v") for number in range(101))
+    with pytest.raises(DataLoss, match="more than 100 records"):
+        unpack(header("h", kind=b"g", size=b"%o" % len(many)) + many.ljust(-(-len(many) // 512) * 512, b"\0") + header("f") + bytes(1024))

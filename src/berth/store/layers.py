@@ -28,6 +28,7 @@ from berth.store.recipe import ChunkReader, RecipeWriter, read_tar, tar_size_byt
 from berth.store.sharing import Sharing
 from berth.store.unpacking import Limits, Unpacker
 
+_MOST_AT_ONCE = 20_000  # files are removed in a second or less; who brings more does not wait for that
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -58,12 +59,13 @@ class LayerStore:
         self._sharing.close()
 
     def unpack(self, stream: Readable, hasher: "hashlib._Hash | None" = None) -> Loose:
-        """Reads a tar, which is decompressed already, to its end. InvalidParameter, DataLoss or OSError leave nothing.
+        """Reads a tar, which is decompressed already, to its end. InvalidParameter, DataLoss or OSError leave nothing, soon.
 
         hasher: a new one of SHA-256, for a caller that wants the digest of what was read even then.
         """
         directory = self._layout.new_directory()
         recipe = RecipeWriter(f"{directory}.recipe")
+        unpacker: Unpacker | None = None
         try:
             hashing = hasher or hashlib.sha256()
 
@@ -88,7 +90,8 @@ class LayerStore:
             )  # fmt: skip
         except BaseException:
             recipe.close()
-            self._eraser.now(directory)
+            many = unpacker is not None and unpacker.entries > _MOST_AT_ONCE
+            (self._eraser.soon if many else self._eraser.now)(directory)
             raise
 
     def name(self, loose: Loose, chain: str) -> None:

@@ -11,6 +11,8 @@ from berth.store.compression import ExactReader
 
 _BLOCK = 512
 _MAX_HEADER_BYTES = 1 << 20  # of pax records and long names: what no honest archive reaches
+_MAX_HEADERS_BYTES = 4 << 20  # of all those in front of one member
+_MAX_GLOBAL_RECORDS = 100  # they are looked at for each member
 _MAX_SPARSE_MAP_BYTES = 8 << 20
 _MAX_SPARSE_PIECES = 200_000
 _MAX_FILE_BYTES = 1 << 50  # of a sparse file, which takes no room
@@ -44,6 +46,7 @@ def read_entries(reader: ExactReader) -> Iterator[Entry]:
     global_pax: dict[str, bytes] = {}
     pax: dict[str, bytes] = {}
     long_name = long_link = None
+    headers_bytes = 0
     block = _first_block(reader)
     while block not in (_ZERO_BLOCK, b""):
         _check_sum(block)
@@ -51,19 +54,24 @@ def read_entries(reader: ExactReader) -> Iterator[Entry]:
         if kind in (b"x", b"g", b"L", b"K"):
             if size > _MAX_HEADER_BYTES:
                 raise DataLoss(f"an extended header claims {size} bytes; more than {_MAX_HEADER_BYTES} is refused")
+            headers_bytes += _BLOCK + size
+            if headers_bytes > _MAX_HEADERS_BYTES:
+                raise DataLoss(f"extended headers of more than {_MAX_HEADERS_BYTES} bytes that belong to one file are refused")
             data = reader.read_exactly(size)
             skip_padding(reader, size)
             if kind == b"x":
                 pax = {**pax, **_pax_records(data)}
             elif kind == b"g":
                 global_pax = {**global_pax, **_pax_records(data)}
+                if len(global_pax) > _MAX_GLOBAL_RECORDS:
+                    raise DataLoss(f"global extended headers of more than {_MAX_GLOBAL_RECORDS} records are refused")
             elif kind == b"L":
                 long_name = data.rstrip(b"\0")
             else:
                 long_link = data.rstrip(b"\0")
         else:
             yield _entry(block, kind, size, {**global_pax, **pax}, long_name, long_link, reader)
-            pax, long_name, long_link = {}, None, None
+            pax, long_name, long_link, headers_bytes = {}, None, None, 0
         block = reader.read_or_end(_BLOCK)
 
 

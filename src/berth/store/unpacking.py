@@ -118,7 +118,7 @@ class Unpacker:
         self._hashed = hashed
         self._open_end = open_end
         self._hashing: hashlib._Hash | None = None  # of the file that is being written
-        self._entries = 0
+        self.entries = 0
         self._implied = 0  # directories that no entry names
         self._skipped_bytes = 0
         self._unchecked_bytes = 0
@@ -147,8 +147,8 @@ class Unpacker:
                 self._parent_fd = -1
 
     def _check_limits(self, limits: Limits) -> None:
-        self._entries += 1
-        if self._entries > limits.entries:
+        self.entries += 1
+        if self.entries > limits.entries:
             raise InvalidParameter(f"the archive has more than {limits.entries} entries: refused")
         if self._directories.count + self._implied > limits.directories:
             raise InvalidParameter(f"the archive has more than {limits.directories} directories: refused")

@@ -19,6 +19,7 @@ from berth.store.tarwriter import open_below, reopen
 _READ_BYTES = 1 << 20
 _MOST_ENTRIES = 1_000_000
 _MOST_SKIPPED_BYTES = 2 << 30
+_HOLES_FROM_BYTES, _HOLES_TIMES = 64 << 30, 500
 _WHITEOUT = ".wh."
 
 
@@ -59,6 +60,7 @@ class _Adding:
         self._layer = layer
         self._base = base
         self._owner = owner
+        self._size_bytes = self._holes_bytes = 0
 
     def entry(self, entry: Entry, reader: ExactReader) -> None:
         path = self._path(entry, entry.name, "in its name")
@@ -102,6 +104,13 @@ class _Adding:
     def _file(self, entry: Entry, path: str, reader: ExactReader) -> None:
         info = self._info(entry, path)
         info.size = entry.real_size_bytes
+        self._size_bytes += entry.size_bytes
+        self._holes_bytes += entry.real_size_bytes - entry.size_bytes
+        if self._holes_bytes > _HOLES_FROM_BYTES and self._holes_bytes > _HOLES_TIMES * self._size_bytes:
+            raise InvalidParameter(
+                f"archive entry {entry.name!r}: {self._size_bytes} bytes with {self._holes_bytes} bytes of holes so far, more than "
+                f"{_HOLES_TIMES} times as much: taken for a decompression bomb and refused"
+            )
         if not self._layer.writer.put_stream(info, _xattrs(entry), _contents(entry, reader)):
             raise DataLoss(f"archive entry {entry.name!r} is not as long as it says")
         skip_padding(reader, entry.size_bytes)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from berth.build.files.places import changed
 from berth.build.files.selection import Selected
 from berth.build.files.sources import Sources, same
+from berth.errors import Cancelled
 
 _READ_BYTES = 1 << 20
 _MOST_IN_MEMORY = 200_000
@@ -138,8 +139,11 @@ def _open_database(path: str) -> sqlite3.Connection | None:
     return None
 
 
-def content_digest(root_fd: int, selected: Sequence[Selected], cache: ChecksumCache | None = None, *, with_owner: bool = False) -> str:
-    """`sha256:...` over what a COPY of the selection brings."""
+def content_digest(
+    root_fd: int, selected: Sequence[Selected], cache: ChecksumCache | None = None, *, with_owner: bool = False, stop: threading.Event | None = None
+) -> str:
+    """`sha256:...` over what a COPY of the selection brings. stop: ends it, Cancelled."""
+    stop = stop or threading.Event()
     with Sources(root_fd) as sources:
         statuses = [sources.status(item.path) for item in selected]
         if cache:
@@ -148,7 +152,7 @@ def content_digest(root_fd: int, selected: Sequence[Selected], cache: ChecksumCa
         for item, status in zip(selected, statuses, strict=True):
             mode = status.st_mode
             name = os.fsencode(item.target)
-            content = (cache and cache.get(status)) or _content(sources, item.path, status, cache)
+            content = (cache and cache.get(status)) or _content(sources, item.path, status, cache, stop)
             owner = (status.st_uid, status.st_gid) if with_owner and item.target else (0, 0)
             # Nobody sees the permissions of a link, and the destination's are not those of the directory whose contents it gets.
             shown_mode = mode if item.target and not stat.S_ISLNK(mode) else stat.S_IFMT(mode)
@@ -158,21 +162,23 @@ def content_digest(root_fd: int, selected: Sequence[Selected], cache: ChecksumCa
     return f"sha256:{hashing.hexdigest()}"
 
 
-def _content(sources: Sources, path: str, status: os.stat_result, cache: ChecksumCache | None) -> bytes:
+def _content(sources: Sources, path: str, status: os.stat_result, cache: ChecksumCache | None, stop: threading.Event) -> bytes:
     mode = status.st_mode
     if stat.S_ISREG(mode):
-        return _file_digest(sources, path, status, cache)
+        return _file_digest(sources, path, status, cache, stop)
     if stat.S_ISLNK(mode):
         return os.fsencode(sources.link(path))
     return b"" if stat.S_ISDIR(mode) else struct.pack("!Q", status.st_rdev)
 
 
-def _file_digest(sources: Sources, path: str, status: os.stat_result, cache: ChecksumCache | None) -> bytes:
+def _file_digest(sources: Sources, path: str, status: os.stat_result, cache: ChecksumCache | None, stop: threading.Event) -> bytes:
     """Of the content and of what the file may do (security.capability)."""
     fd = sources.open_file(path)
     try:
         hashing = hashlib.sha256()
         while data := os.read(fd, _READ_BYTES):
+            if stop.is_set():
+                raise Cancelled("the digest is not wanted any more")
             hashing.update(data)
         try:
             capability = os.getxattr(fd, _CAPABILITY)

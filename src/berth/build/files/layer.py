@@ -14,6 +14,7 @@ from berth.errors import InvalidParameter
 from berth.store.tarwriter import TarWriter, kept_xattrs, open_below
 
 Owner = tuple[int, int]
+_MOST_NOTED_BYTES, _NOTE_BYTES = 512 << 20, 200  # in memory: of all paths, and of what each of them takes beside its letters
 
 
 class Layer:
@@ -28,6 +29,7 @@ class Layer:
         self._written: dict[str, str] = {}  # path -> target of a link, '' of anything else
         self._directories: set[str] = set()  # of those written
         self._missing: set[str] = set()  # directories that the root does not have
+        self._noted_bytes = 0
 
     def time_s(self, mtime_ns: int | None = None) -> int:
         """Of a file that has one, or of one that is made: never later than SOURCE_DATE_EPOCH."""
@@ -63,6 +65,9 @@ class Layer:
 
     def note(self, path: str, *, link: str = "", is_directory: bool = False, is_new: bool = False) -> None:
         """Remembers an entry that has been written. is_new: the root has nothing there."""
+        self._noted_bytes += len(path) + _NOTE_BYTES
+        if self._noted_bytes > _MOST_NOTED_BYTES:
+            raise InvalidParameter(f"the names of {len(self._written)} files take more than {_MOST_NOTED_BYTES >> 20} MiB of memory: refused")
         if is_new:
             self._missing.add(path)
         self._written[path] = link
@@ -73,9 +78,14 @@ class Layer:
 
     def directory(self, path: str) -> None:
         """Sees to it that a directory is in the layer with all on the way, whether the root has it or not."""
-        if not path or path in self._directories:
-            return
-        self.directory(path.rpartition("/")[0])
+        wanted = []
+        while path and path not in self._directories:
+            wanted.append(path)
+            path = path.rpartition("/")[0]
+        for each in reversed(wanted):
+            self._directory(each)
+
+    def _directory(self, path: str) -> None:
         if path in self._written:
             raise InvalidParameter(f"cannot copy to non-directory: /{path}")
         status = self.status(path)

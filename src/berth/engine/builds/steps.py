@@ -22,7 +22,7 @@ from berth.engine.containers import ContainerService
 from berth.engine.mountpoints import BIND, CHAIN, IMAGE, TMPFS, MountPoint
 from berth.engine.mountrules import WantedMount
 from berth.engine.registry import Container
-from berth.engine.tasks import to_its_end, whole
+from berth.engine.tasks import stoppable, whole
 from berth.runtime import frames
 from berth.store.images import ImageStore
 from berth.store.layering import make_layer
@@ -84,7 +84,7 @@ class Steps:
     async def _layer(self, container: Container, op: graph.Run, base: Layers, keep: Callable[[str], object]) -> str:
         hidden = hidden_places([*(mount.target for mount in op.mounts if mount.target), *([_SCRIPT_PLACE] if op.script else [])])
         async with self._commits.writing(container, hidden=hidden, latest_s=op.epoch) as write:
-            return await to_its_end(lambda: make_layer(self._images, base.chain, write, keep))
+            return await stoppable(lambda stop: make_layer(self._images, base.chain, write, keep, stop))
 
     async def _remove(self, container: Container) -> None:
         with contextlib.suppress(errors.NotModified, errors.Conflict):

@@ -248,11 +248,11 @@ class BuildWorker:
     async def digest(self, op: graph.Copy | graph.Run, result: Result, mount: graph.Mount | None) -> str:
         root = await self.root_of(result)
         if isinstance(op, graph.Copy):
-            return await to_its_end(lambda: checksum.content_digest(root, self._selected(op, root, result), self._checksums))
+            return await stoppable(lambda stop: checksum.content_digest(root, self._selected(op, root, result), self._checksums, stop=stop))
         assert mount
         ignore = result.ignore if isinstance(result, Tree) else None
-        return await to_its_end(lambda: checksum.content_digest(
-            root, select(root, [mount.source or "/"], exclude=(), ignore=ignore, parents=False), self._checksums,
+        return await stoppable(lambda stop: checksum.content_digest(
+            root, select(root, [mount.source or "/"], exclude=(), ignore=ignore, parents=False), self._checksums, stop=stop,
         ))  # fmt: skip
 
     async def copy(self, op: graph.Copy, base: Layers, source: Result) -> Layers:
@@ -286,7 +286,7 @@ class BuildWorker:
             write(writer)
             writer.close()
 
-        chain = await to_its_end(lambda: make_layer(self._images, base.chain, write_all, self._keep_new))
+        chain = await stoppable(lambda stop: make_layer(self._images, base.chain, write_all, self._keep_new, stop))
         return Layers(chain, self.diffs(chain))
 
     async def make_directory(self, op: graph.MakeDirectory, base: Layers) -> Layers:
