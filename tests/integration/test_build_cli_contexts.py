@@ -169,6 +169,26 @@ def test_a_dockerfile_from_the_web_that_is_too_large(berth: Berth, tmp_path: Pat
     assert "/D has 20971520 bytes; more than 16777216 are not taken" in said
 
 
+@pytest.mark.parametrize("text", ["FROM bb AS one\nFROM {} AS two\nRUN true\n", "FROM bb AS one\nCOPY --from={} x y\n", "FROM bb\nRUN --mount=from={},target=/x true\n"])
+def test_a_name_with_a_slip_in_it(berth: Berth, tmp_path: Path, text: str) -> None:
+    """Nobody listens at port 1: it is looked for as an image and not found."""
+    dockerfile(tmp_path, text.format("localhost:1/bsae"))
+    said = berth("build", "--build-context", "localhost:1/base=.", ".", code=1).stderr
+    assert said.rstrip().endswith("(did you mean localhost:1/base?)")
+    number = next(number for number, line in enumerate(text.splitlines(), 1) if "{}" in line)
+    assert f"Dockerfile:{number}\n" in said
+    assert f"   {number} | >>> {text.splitlines()[number - 1].format('localhost:1/bsae')}\n" in said
+
+
+def test_other_words_with_slips_in_them(berth: Berth, tmp_path: Path) -> None:
+    dockerfile(tmp_path, "FROM bb AS build\nARG VERSION\n")
+    assert "platform linux/amd46 is none (did you mean linux/amd64?)" in berth("build", "--platform", "linux/amd46", ".", code=1).stderr
+    assert "(did you mean build?)" in berth("build", "--target", "biuld", ".", code=1).stderr
+    assert "[VERSOIN] were not consumed (did you mean VERSION?)" in berth("build", "--build-arg", "VERSOIN=1", ".").stderr
+    for flag, value, meant in (("--progress", "plian", "plain"), ("--output", "type=locla,dest=x", "local"), ("--secret", "idd=x", "id"), ("--allow", "devce", "device")):
+        assert f"(did you mean {meant}?)" in berth("build", flag, value, ".", code=125).stderr
+
+
 def test_a_file_from_the_web_under_a_name(engine: Engine, berth: Berth, tmp_path: Path) -> None:
     """It is a file of its own name, and no archive is unpacked: as BuildKit has it."""
     data = archive({"inside": "x\n"}, "gz")

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from berth.build import graph, planning
+from berth.build.dockerfile.stages import nearest_platform
 from berth.build.graph import Target
 from berth.build.planning import BaseImage, Options, Planner
+from berth.errors import InvalidParameter
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -78,8 +80,39 @@ def test_a_working_directory_is_the_users() -> None:
 def test_arguments_that_nobody_declares() -> None:
     dockerfile = planning.read(b"ARG A\nFROM bb\nARG B=1\n", "Dockerfile")
     given = dict.fromkeys(("A", "B", "C", "D", "HTTP_PROXY", "SOURCE_DATE_EPOCH", "BUILDKIT_X"), "1")
-    assert planning.unused_arguments(dockerfile, given, {}) == ["C", "D"]
-    assert planning.unused_arguments(dockerfile, given, {("bb", ""): BaseImage("", {"config": {"OnBuild": ["ARG C=2", "RUN x"]}})}) == ["D"]
+    assert planning.unused_arguments(dockerfile, given, {}) == "One or more build-args [C D] were not consumed"
+    assert planning.unused_arguments(dockerfile, given, {("bb", ""): BaseImage("", {"config": {"OnBuild": ["ARG C=2", "RUN x"]}})}) == "One or more build-args [D] were not consumed"
+    dockerfile = planning.read(b"ARG VERSION\nFROM bb\n", "Dockerfile")
+    assert planning.unused_arguments(dockerfile, {"VERSOIN": "1"}, {}) == "One or more build-args [VERSOIN] were not consumed (did you mean VERSION?)"
+    assert planning.unused_arguments(dockerfile, {"VERSION": "1"}, {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("biuld", "build"), ("Buidl", "build"), ("asets", "assets"), ("debain:12", "debian:12"), ("registry.example.org/app", ""), ("bb", ""), ("build", "")],
+)  # fmt: skip
+def test_what_was_meant_by_the_name_of_an_image(name: str, meant: str) -> None:
+    dockerfile = planning.read(b"FROM bb AS build\nFROM bb\n", "Dockerfile")
+    assert Planner(dockerfile, Options(build_platform="linux/amd64", contexts={"assets": "local"}), "linux/amd64").meant(name) == meant
+
+
+def test_a_protocol_with_a_slip_in_it() -> None:
+    with pytest.raises(InvalidParameter, match=r"line 2: invalid port: \"80/tpc\": invalid proto: tpc \(did you mean tcp\?\)"):
+        plan("FROM bb\nEXPOSE 80/tpc\n")
+
+
+@pytest.mark.parametrize(
+    ("platform", "meant"),
+    [
+        ("linux/amd46", "linux/amd64"), ("linx/arm64", "linux/arm64"), ("linux/amr/v7", "linux/arm/v7"), ("linux/aarch46", "linux/aarch64"), ("amd46", "amd64"),
+        ("linux/amd64", ""), ("linux/arm/v6", ""), ("linux/x86_64", ""), ("linux", ""), ("linux/quantum", ""), ("arm64", ""), ("linux/mips64p32", ""),
+    ],
+)  # fmt: skip
+def test_platforms_with_a_slip_in_them(platform: str, meant: str) -> None:
+    assert nearest_platform(platform) == meant
+    if meant:
+        with pytest.raises(InvalidParameter, match=f"did you mean {meant}"):
+            planning.platform_named(platform)
 
 
 @pytest.mark.parametrize("name", ["alpine", "alpine:latest", "docker.io/library/alpine", "ALPINE"])

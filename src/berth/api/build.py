@@ -274,7 +274,7 @@ def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
     if query.get("version", "1") not in ("", "1"):
         raise errors.NotImplementedHere("this engine does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0, or use `berth build`")
     options = planning.Options(
-        build_platform=str(platforms.host()), platforms=tuple(str(platforms.parse(text)) for text in wanted.split(",") if text),
+        build_platform=str(platforms.host()), platforms=tuple(planning.platform_named(text) for text in wanted.split(",") if text),
         target=query.get("target", ""), build_args=arguments, labels={key: value or "" for key, value in _map(exchange, "labels").items()},
         hosts=tuple(host for text in exchange.query_lists.get("extrahosts", []) for host in text.split(",") if host),
         network="" if query.get("networkmode", "") == "default" else query.get("networkmode", ""), limits=tuple(_limits(exchange)),

@@ -78,7 +78,7 @@ class Words:
         if epoch is not None and not 0 <= epoch < _MOST_EPOCH:
             raise errors.InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
         options = planning.Options(
-            build_platform=str(platforms.host()), platforms=tuple(str(platforms.parse(text)) for text in self._strings("platforms")),
+            build_platform=str(platforms.host()), platforms=tuple(planning.platform_named(text) for text in self._strings("platforms")),
             target=self._of("target", str, ""), build_args=self._map("build_args"), labels=self._map("labels"),
             contexts={name: _meaning(name, each) for name, each in self.contexts.items()},
             hosts=self._strings("hosts"), network=_network(self._of("network", str, "")), limits=tuple(self._map("limits").items()),

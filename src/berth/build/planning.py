@@ -18,7 +18,17 @@ from berth.build.dockerfile.expanding import expand_instruction, placed
 from berth.build.dockerfile.parse import parse, parse_trigger
 from berth.build.dockerfile.ports import exposed
 from berth.build.dockerfile.scopes import Scope, global_variables, predefined
-from berth.build.dockerfile.stages import SCRATCH, base_of, is_remote, select, source_of, sources_of
+from berth.build.dockerfile.stages import (
+    SCRATCH,
+    base_of,
+    is_remote,
+    nearest_platform,
+    platform_of,
+    select,
+    source_of,
+    sources_of,
+)
+from berth.build.dockerfile.suggesting import nearest
 from berth.build.files import git
 from berth.build.graph import Step, Target, Vertex
 from berth.errors import InvalidParameter, NotImplementedHere
@@ -28,6 +38,10 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OCI_LAYOUT, _DOCKER_IMAGE = "oci-layout://", "docker-image://"
 _EPOCH, _OF_BUILDKIT = "SOURCE_DATE_EPOCH", "BUILDKIT_"
 _DEFAULT_SHELL = ("/bin/sh", "-c")
+_KNOWN_IMAGES = (
+    "alpine", "busybox", "debian", "ubuntu", "fedora", "centos", "golang", "python", "node", "rust", "ruby", "php", "nginx", "httpd", "postgres",
+    "mysql", "mariadb", "redis", "memcached", "mongo", "registry",
+)  # fmt: skip
 # Arguments that need no ARG, and make no other result: https://docs.docker.com/reference/dockerfile/#predefined-args
 PROXIES = frozenset(
     name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper())
@@ -103,6 +117,13 @@ class _State:
         return str(self.config.get("WorkingDir") or "/")
 
 
+def platform_named(text: str) -> str:
+    """One that is asked for, in its one spelling. InvalidParameter."""
+    if near := nearest_platform(text):
+        raise InvalidParameter(f"platform {text} is none (did you mean {near}?)")
+    return str(platforms.parse(text))
+
+
 def short_name(name: str) -> str:
     """`docker.io/library/x:latest` -> `x`: named contexts are looked for by it, as with BuildKit."""
     try:
@@ -167,10 +188,22 @@ class Planner:
         base = base_of(stage, self._dockerfile, self._globals)
         expanded, _ = expand_instruction(stage.base, self._globals, self._dockerfile.escape)
         base = self._context_name(expanded.image) or base
-        try:
-            return base, str(platforms.parse(expanded.platform)) if expanded.platform else self._platform
-        except InvalidParameter as error:
-            raise placed(f"failed to parse platform {expanded.platform}: {error}", stage.base, stage.base.platform) from None
+        return base, str(platform_of(stage, self._dockerfile, self._globals) or self._platform)
+
+    def meant(self, image: str) -> str:
+        """What was probably meant by the name of an image that is not to be had: a stage, a named context, a well known image; '' for none."""
+        name, colon, tag = image.partition(":")
+        known = nearest(name, _KNOWN_IMAGES)
+        return nearest(image, [*(stage.name for stage in self._dockerfile.stages), *self._options.contexts]) or (known and f"{known}{colon}{tag}")
+
+    def bases_lines(self) -> dict[tuple[str, str], int]:
+        """Where the Dockerfile names each of `needed_bases`."""
+        found: dict[tuple[str, str], int] = {}
+        for stage in self._needed_stages():
+            base, platform = self._base_of(stage)
+            if isinstance(base, str):
+                found.setdefault((self._image_of(base), platform), stage.base.place.line)
+        return found
 
     def _context_name(self, name: str) -> str:
         """The named context that a name in the Dockerfile means, '' for none."""
@@ -267,12 +300,12 @@ class Planner:
             return self.context(source)
         if isinstance(source, words.Stage):
             return self._state(source).vertex
-        return self._source(graph.Scratch(), label="scratch") if source == SCRATCH else self._image(source)
+        return self._source(graph.Scratch(), label="scratch") if source == SCRATCH else self._image(source, at.place.line)
 
-    def _image(self, name: str) -> Vertex:
+    def _image(self, name: str, line: int) -> Vertex:
         image = self._image_of(name)
         return self._source(
-            graph.ImageSource(image, self._platform), label=f"[internal] FROM {image}", instruction=f"FROM {image}", platform=self._platform
+            graph.ImageSource(image, self._platform), label=f"[internal] FROM {image}", instruction=f"FROM {image}", line=line, platform=self._platform
         )
 
     # -- for its stages ---------------------------------------------------------------------------------
@@ -523,13 +556,16 @@ def _emulator(platform: str, build_platform: str) -> tuple[tuple[str, str], ...]
     return (("QEMU_CPU", "max,pauth-impdef=on"),) if wanted == "arm64" != have else ()
 
 
-def unused_arguments(dockerfile: words.Dockerfile, given: Mapping[str, str], bases: Bases) -> list[str]:
-    """Build arguments that no ARG declares, of an image's triggers neither, and that mean nothing by themselves."""
+def unused_arguments(dockerfile: words.Dockerfile, given: Mapping[str, str], bases: Bases) -> str:
+    """What is to be said of build arguments that no ARG declares, of an image's triggers neither, and that mean nothing by themselves."""
     triggers = (text.split() for base in bases.values() for text in (base.config.get("config") or {}).get("OnBuild") or [])
     stages = (each for stage in dockerfile.stages for each in stage.instructions if isinstance(each, words.Arg))
     declared = {name for each in (*dockerfile.global_args, *stages) for name, _ in each.pairs}
     declared |= {word.partition("=")[0] for trigger in triggers if trigger[:1] == ["ARG"] for word in trigger[1:]}
-    return sorted(name for name in given if name not in declared | PROXIES | {_EPOCH} and not name.startswith(_OF_BUILDKIT))
+    unused = sorted(name for name in given if name not in declared | PROXIES | {_EPOCH} and not name.startswith(_OF_BUILDKIT))
+    near = ", ".join(dict.fromkeys(found for name in unused if (found := nearest(name, sorted(declared)))))
+    hint = f" (did you mean {near}?)" if near else ""
+    return f"One or more build-args [{' '.join(unused)}] were not consumed{hint}" if unused else ""
 
 
 def _pair(text: str) -> tuple[str, str]:

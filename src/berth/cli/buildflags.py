@@ -69,6 +69,7 @@ _LIMITS = (
 _BYTES = ("memory", "memory-swap", "shm-size")
 _NUMBERS = ("cpu-shares", "cpu-period", "cpu-quota")
 _CALLS = ("build", "check", "outline", "targets")
+_ATTESTS, _SECRET_KEYS = ("sbom", "provenance"), ("id", "src", "source", "env", "type")
 _RIGHTS = ("network.host", "security.insecure", "device")
 _CALL_KEYS, _CALL_FORMATS = ("format", "ignorestatus"), ("default", "json")
 _TO_FILES = ("local", "tar", "oci", "docker")
@@ -147,7 +148,7 @@ def form(parsed: Parsed) -> str:
         return "quiet"
     name = parsed.text("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
     if name not in FORMS:
-        raise UsageError(f'invalid argument "{name}" for "--progress" flag: expected {", ".join(FORMS[:-1])}')
+        raise _wrong("--progress", name, f"expected {', '.join(FORMS[:-1])}{_meant(name, FORMS[:-1])}")
     return "quiet" if name == "none" else name
 
 
@@ -191,8 +192,8 @@ def secrets(items: "list[str]") -> "dict[str, Secret]":
     found = {}
     for item in items:
         given = fields(item, "--secret")
-        if unknown := set(given) - {"id", "src", "source", "env", "type"}:
-            raise _wrong("--secret", item, f"unexpected key '{sorted(unknown)[0]}'")
+        if unknown := sorted(set(given) - set(_SECRET_KEYS)):
+            raise _wrong("--secret", item, f"unexpected key '{unknown[0]}'{_meant(unknown[0], _SECRET_KEYS)}")
         kind, file, variable = given.get("type", ""), given.get("src") or given.get("source") or "", given.get("env", "")
         if kind not in ("", "file", "env"):
             raise _wrong("--secret", item, f"unsupported secret type {kind!r}: expected file or env")
@@ -248,7 +249,7 @@ def outputs(parsed: Parsed) -> "list[dict[str, str]]":
         if not kind:
             raise _wrong("--output", item, "type is required for output")
         if kind not in OUTPUTS:
-            raise _wrong("--output", item, f"unknown type {kind!r}: expected {', '.join(OUTPUTS)}")
+            raise _wrong("--output", item, f"unknown type {kind!r}: expected {', '.join(OUTPUTS)}{_meant(kind, OUTPUTS)}")
         if kind == "registry":
             given = {"push": "true", "store": "false", **given, "type": "image"}
         if kind in ("local", "tar", "oci") and not given.get("dest"):
@@ -277,8 +278,8 @@ def attestations(parsed: Parsed) -> "list[dict[str, str]]":
     found = {}
     for item in parsed.list("attest"):
         given = fields(item, "--attest")
-        if given.get("type") not in ("sbom", "provenance"):
-            raise _wrong("--attest", item, "expected type=sbom or type=provenance")
+        if given.get("type") not in _ATTESTS:
+            raise _wrong("--attest", item, f"expected type=sbom or type=provenance{_meant(given.get('type', ''), _ATTESTS)}")
         found[given["type"]] = given
     for kind in ("sbom", "provenance"):
         if text := parsed.text(kind):
@@ -292,7 +293,7 @@ def _limits(parsed: Parsed) -> "dict[str, str]":
     for item in parsed.list("resource"):
         name, _, value = item.partition("=")
         if name not in dict(_LIMITS):
-            raise _wrong("--resource", item, f"expected one of {', '.join(flag for flag, _ in _LIMITS)}")
+            raise _wrong("--resource", item, f"expected one of {', '.join(dict(_LIMITS))}{_meant(name, tuple(dict(_LIMITS)))}")
         given[name] = value
     found = {}
     for flag, key in _LIMITS:

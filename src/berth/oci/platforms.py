@@ -13,11 +13,15 @@ _ARCHITECTURES = {
     "armhf": "arm", "armel": "arm", "armv6l": "arm", "armv7l": "arm", "armv8l": "arm", "ppc64el": "ppc64le",
 }  # fmt: skip
 _MACHINE_VARIANTS = {"armv6l": "v6", "armv7l": "v7", "armv8l": "v8", "armhf": "v7", "armel": "v6"}
-_SYSTEMS = {"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "android", "wasip1", "unknown"}
-_KNOWN = {
-    "386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x",
-    "wasm", "unknown",
+SYSTEMS = {
+    "linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "android", "wasip1", "dragonfly", "hurd", "illumos", "ios", "js",
+    "plan9", "zos", "unknown",
 }  # fmt: skip
+KNOWN = {
+    "386", "amd64", "amd64p32", "arm", "armbe", "arm64", "arm64be", "loong64", "mips", "mipsle", "mips64", "mips64le", "mips64p32", "mips64p32le",
+    "ppc", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm", "unknown",
+}  # fmt: skip
+ARCHITECTURES = frozenset(KNOWN | _ARCHITECTURES.keys())  # in all spellings
 _PART = re.compile(r"[a-z0-9_.-]+")
 _ARM64_AS_ARM = 8  # an arm64 machine knows the instructions of arm/v8 and before
 _DEFAULT_VARIANT = {"arm": "v7", "arm64": "v8"}
@@ -69,9 +73,9 @@ def parse(text: str) -> Platform:
     if len(parts) > 1:
         return normalize(*parts)
     word = parts[0]
-    if word in _SYSTEMS:
+    if word in SYSTEMS:
         return normalize(word, host().architecture, host().variant)
-    if _ARCHITECTURES.get(word, word) in _KNOWN:
+    if _ARCHITECTURES.get(word, word) in KNOWN:
         return normalize("linux", word)
     raise InvalidParameter(f"{text!r}: unknown operating system or architecture; give os/architecture, e.g. linux/arm64")
 

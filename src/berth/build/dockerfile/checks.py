@@ -158,7 +158,7 @@ class _Checker:
 
     def _undefined(self, names: frozenset[str], instruction: Instruction, scope: Scope) -> None:
         for name in sorted(names):
-            meant = nearest(name, scope.variables)
+            meant = nearest(name, [*scope.variables, *scope.declared])
             hint = f" (did you mean ${meant}?)" if meant else ""
             self._warn("UndefinedVar", f"Usage of undefined variable '${name}'{hint}", instruction)
 

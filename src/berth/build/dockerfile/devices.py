@@ -1,6 +1,6 @@
 """`RUN --device=[name=]NAME[,required]`, as in Dockerfile 1.14-labs. Pure."""
 
-from berth.build.dockerfile.flags import UnknownWord
+from berth.build.dockerfile.flags import BOOLEANS, UnknownWord
 from berth.build.dockerfile.instructions import Device
 from berth.build.dockerfile.mounts import FALSE, TRUE, fields
 from berth.build.dockerfile.splitting import SplitError
@@ -15,7 +15,7 @@ def parse(text: str) -> Device:
         key, equals, value = field.partition("=")
         if key.lower() == "required":
             if equals and value not in TRUE + FALSE:
-                raise SplitError(f"invalid value for required: {value}", field)
+                raise UnknownWord(f"invalid value for required: {value}", value, BOOLEANS)
             required = not equals or value in TRUE
         elif key.lower() == "name" and equals:
             if name:

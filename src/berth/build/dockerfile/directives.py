@@ -1,7 +1,7 @@
 """The values of `# escape=` and `# check=`. Pure."""
 
 from berth.build.dockerfile.errors import DockerfileError
-from berth.build.dockerfile.flags import UnknownWord
+from berth.build.dockerfile.flags import BOOLEANS, UnknownWord
 from berth.build.dockerfile.instructions import Check, Place
 from berth.build.dockerfile.lines import Source
 from berth.build.dockerfile.splitting import SplitError
@@ -51,7 +51,7 @@ def _check(value: str) -> Check:
         options[key] = text.strip()
     error = options.get("error", "false")
     if error not in _TRUE + _FALSE:
-        raise SplitError(f'failed to parse check option "error={error}": neither true nor false', error)
+        raise UnknownWord(f'failed to parse check option "error={error}": neither true nor false', error, BOOLEANS)
     skip, skip_all = _rules(options.get("skip", ""))
     experimental, experimental_all = _rules(options.get("experimental", ""))
     return Check(skip, skip_all, error in _TRUE, experimental, experimental_all)

@@ -17,6 +17,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
     },
     "HEALTHCHECK": {"interval": TEXT, "timeout": TEXT, "start-period": TEXT, "start-interval": TEXT, "retries": TEXT},
 }  # fmt: skip
+BOOLEANS = ("true", "false")
 UNCHECKED = ("ARG", "STOPSIGNAL")  # BuildKit never looks at theirs
 
 
@@ -70,5 +71,5 @@ def parse(given: Sequence[str], instruction: str) -> Flags:
 
 def _boolean(shown: str, value: str) -> bool:
     if value.lower() not in ("", "true", "false"):
-        raise SplitError(f"expecting boolean value for flag {shown}, not: {value}", shown)
+        raise UnknownWord(f"expecting boolean value for flag {shown}, not: {value}", value, BOOLEANS)
     return value.lower() != "false"

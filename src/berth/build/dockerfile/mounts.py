@@ -6,7 +6,7 @@ Read twice: as the file is parsed, for what is wrong whatever the variables are,
 import re
 from collections.abc import Callable
 
-from berth.build.dockerfile.flags import UnknownWord
+from berth.build.dockerfile.flags import BOOLEANS, UnknownWord
 from berth.build.dockerfile.instructions import Mount
 from berth.build.dockerfile.splitting import SplitError
 
@@ -77,7 +77,7 @@ def _check(key: str, value: str, field: str) -> None:
     if key == "type" and value.lower() not in _TYPES:
         raise UnknownWord(f'unsupported mount type "{value}"', value, _TYPES)
     if key in ("readonly", "readwrite", "required") and value not in TRUE + FALSE:
-        raise SplitError(f"invalid value for {key}: {value}", field)
+        raise UnknownWord(f"invalid value for {key}: {value}", value, BOOLEANS)
     if key == "sharing" and value.lower() not in _SHARING:
         raise UnknownWord(f'unsupported sharing value "{value}"', value, _SHARING)
     if key == "mode" and not (re.fullmatch("[0-7]+", value) and int(value, 8) <= _MAX_ID):

@@ -134,7 +134,7 @@ def _from(line: Line, parts: Parts, escape: str) -> Instruction:
             quoted = json.dumps(words[2], ensure_ascii=False)
             raise SplitError(f"invalid name for build stage: {quoted}, name can't start with a number or contain symbols", words[2])
     elif len(words) != 1:
-        raise SplitError("FROM requires either one or three arguments", words[1] if len(words) > 1 else parts.keyword)
+        raise UnknownWord("FROM requires either one or three arguments", words[1] if len(words) > 1 else parts.keyword, ("AS",))
     return From(line.place, _text(line), words[0], name, _flags(parts).text("platform"))
 
 
@@ -297,7 +297,7 @@ def _healthcheck(line: Line, parts: Parts, escape: str) -> Instruction:
         return Healthcheck(line.place, _text(line), True, None)
     given = _flags(parts)
     if kind != "CMD":
-        raise UnknownWord(f"Unknown type {json.dumps(kind, ensure_ascii=False)} in HEALTHCHECK (try CMD)", pieces[0], ())
+        raise UnknownWord(f"Unknown type {json.dumps(kind, ensure_ascii=False)} in HEALTHCHECK (try CMD)", pieces[0], ("NONE",))
     command = _command(rest)
     if not any(command.words):
         raise SplitError("Missing command after HEALTHCHECK CMD", pieces[0])

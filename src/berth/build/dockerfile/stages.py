@@ -48,7 +48,9 @@ def base_of(stage: Stage, dockerfile: Dockerfile, variables: Mapping[str, str]) 
     """What FROM names, its variables put in: an earlier stage or an image."""
     expanded, _ = expand_instruction(stage.base, variables, dockerfile.escape)
     if not expanded.image:
-        raise placed(f"base name ({stage.base.image}) should not be blank", stage.base, stage.base.image)
+        found = words.expand(stage.base.image, variables, dockerfile.escape)
+        meant = next((near for name in sorted(found.undefined) if (near := nearest(name, variables))), "")
+        raise placed(f"base name ({stage.base.image}) should not be blank", stage.base, stage.base.image, meant)
     return find(dockerfile, expanded.image, stage.index) or expanded.image
 
 
@@ -64,10 +66,20 @@ def platform_of(stage: Stage, dockerfile: Dockerfile, variables: Mapping[str, st
     meant = next((near for name in sorted(found.undefined) if (near := nearest(name, variables))), "")
     if not found.text:
         raise placed(f"empty platform value from expression {text}", stage.base, text, meant)
+    if near := nearest_platform(found.text):
+        raise placed(f"failed to parse platform {text}: {found.text} is none", stage.base, text, near)
     try:
         return platforms.parse(found.text)
     except InvalidParameter as error:
         raise placed(f"failed to parse platform {text}: {error}", stage.base, text, meant) from None
+
+
+def nearest_platform(text: str) -> str:
+    """The platform that was meant by one with a slip in it; '' where all words are known, or far from any: those may come yet."""
+    parts = text.lower().split("/")
+    known = [platforms.ARCHITECTURES | platforms.SYSTEMS] if len(parts) == 1 else [platforms.SYSTEMS, platforms.ARCHITECTURES]
+    near = [word if word in some else nearest(word, sorted(some)) for word, some in zip(parts, known, strict=False)]
+    return "/".join([*near, *parts[2:]]) if all(near) and near != parts[:2] else ""
 
 
 def source_of(name: str, stage: Stage, dockerfile: Dockerfile, instruction: Instruction) -> Stage | str:

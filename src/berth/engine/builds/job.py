@@ -16,7 +16,7 @@ from berth.build.graph import Target
 from berth.build.planning import BaseImage, Planner
 from berth.build.progress import Event, Report
 from berth.build.solver import Shared, Solver
-from berth.build.worker import Layers
+from berth.build.worker import Layers, Output
 from berth.engine.builds import delivery, exports, limits
 from berth.engine.builds.assembly import Made
 from berth.engine.builds.delivery import Delivery
@@ -65,7 +65,7 @@ class BuildJob:
         targets, bases = await self._plan(dockerfile)
         solver, results = await self._solve(targets)
         if unused := planning.unused_arguments(dockerfile, request.options.build_args, bases):
-            self._warn(f"One or more build-args [{' '.join(unused)}] were not consumed")
+            self._warn(unused)
         facts = provenance.Facts(
             request.options, (called, data), self._digests(), solver.results, self._started_ns, time.time_ns(), secrets.token_hex(12)
         )
@@ -97,8 +97,19 @@ class BuildJob:
             self.report(Event(progress.STATUS, at_ns=time.time_ns(), text=data.decode(errors="replace")))
 
         wanted = sorted(planner.needed_bases())
-        found = await asyncio.gather(*(self.worker.find_image(name, platform, tell) for name, platform in wanted))
+        self.worker.meant = planner.meant
+        found = await asyncio.gather(*(self._base_image(key, planner, tell) for key in wanted))
         return {key: BaseImage(image.id, image.config) for key, image in zip(wanted, found, strict=True)}
+
+    async def _base_image(self, key: tuple[str, str], planner: Planner, tell: Output) -> Image:
+        """One; what fails is told as a step that is in the way of all others, with its place."""
+        try:
+            return await self.worker.find_image(*key, tell)
+        except errors.BerthError as error:
+            line = planner.bases_lines().get(key, 0)
+            self.report(Event(progress.PLANNED, 1, time.time_ns(), label=f"[internal] load metadata for {key[0]}", line=line))
+            self.report(Event(progress.FAILED, 1, time.time_ns(), text=str(error)))
+            raise
 
     async def _solve(self, targets: Sequence[Target]) -> tuple[Solver, list[Layers]]:
         """The layers of each target, which are all here."""

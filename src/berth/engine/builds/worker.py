@@ -62,6 +62,7 @@ class BuildWorker:
         self._trees: dict[str, asyncio.Task[Tree]] = {}
         self._pulled: dict[tuple[str, str], asyncio.Task[Image]] = {}
         self._numbers = 0
+        self.meant: Callable[[str], str] = lambda name: ""  # the stage or context that a name which is no image was to be
         self.shared: Callable[[], set[asyncio.Task[Layers]]] = set  # work that other builds wait for; the solver's to say
 
     async def close(self) -> None:
@@ -132,8 +133,16 @@ class BuildWorker:
         """The image of a name, pulled where it is not here for this platform."""
         key = name, platform
         if key not in self._pulled:
-            self._pulled[key] = asyncio.ensure_future(self._find_image(name, platform, output))
+            self._pulled[key] = asyncio.ensure_future(self._image_or_hint(name, platform, output))
         return await asyncio.shield(self._pulled[key])
+
+    async def _image_or_hint(self, name: str, platform: str, output: Output) -> Image:
+        try:
+            return await self._find_image(name, platform, output)
+        except errors.BerthError as error:
+            if meant := self.meant(name):
+                error.args = (f"{error} (did you mean {meant}?)",)
+            raise
 
     async def _find_image(self, name: str, platform: str, output: Output) -> Image:
         if name.startswith(OCI_LAYOUT):
