@@ -296,4 +296,24 @@ def test_thousands_of_steps_are_refused_in_words_or_built(own_engine: Engine) ->
         assert b"Step 1/5001" in answer.read(2000)
     wait_until(lambda: left(own_engine) == [], f"left: {left(own_engine)}")
     said, error = build(own_engine, context("FROM bb\n" + "".join(f"WORKDIR /w{number}\n" for number in range(600))))
-    assert "layers" in error or "Successfully built" in said, error
+    assert "there are 498 layers below this step already" in error
+    assert said.splitlines()[-1] == "Step 499/601 : WORKDIR /w497"
+    said, error = build(own_engine, context("FROM bb\n" + "".join(f"ENV A{number}={number}\n" for number in range(5000)) + "RUN env >/env\n"), "env")
+    assert not error, error
+    assert own_engine.run("env", "grep", "-c", "^A[0-9]*=", "/env").stdout == "5000\n"
+
+
+def test_as_many_layers_as_there_may_be(own_engine: Engine) -> None:
+    """dockerd has 127. What they make can be run, looked at, copied from and written on; one more is refused, as a layer and as a step."""
+    made = context("FROM bb\n" + "".join(f"WORKDIR /w{number}\n" for number in range(496)) + "RUN seq 100000 >/numbers\n")
+    said, error = build(own_engine, made, "deep")
+    assert not error, error
+    layers = json.loads(own_engine.docker("image", "inspect", "deep").stdout)[0]["RootFS"]["Layers"]
+    assert len(layers) == 498
+    assert own_engine.run("deep", "sh", "-c", "echo x >>/numbers; ls -d /w* | wc -l; tail -1 /numbers").stdout == "496\nx\n"
+    said, error = build(own_engine, context("FROM deep AS deep\nFROM bb\nCOPY --from=deep /numbers /w495 /there/\nRUN --mount=from=deep,target=/d cmp /d/numbers /there/numbers\n"))
+    assert not error, error
+    for line in ("RUN touch /x", "COPY a /x", "WORKDIR /x"):
+        _, error = build(own_engine, context(f"FROM deep\n{line}\n"))
+        assert "there are 498 layers below this step already" in error, (line, error)
+    wait_until(lambda: left(own_engine) == [], f"left: {left(own_engine)}")

@@ -15,6 +15,8 @@ from berth.linux import libc
 METACOPY, REDIRECT, OPAQUE = "trusted.overlay.metacopy", "trusted.overlay.redirect", "trusted.overlay.opaque"
 MARKS = ("trusted.overlay.", "user.overlay.")  # what the names of all of overlayfs's own attributes start with
 WITH_STUBS = ["metacopy=on"]
+# OVL_MAX_STACK is 500; a data-only layer is one of them, and so is the empty directory over the layers of a mount that is only looked at.
+MOST_LAYERS = 498
 
 
 def filesystem(lower: list[str], upper: str, work: str, options: list[str], data: str = "") -> int:

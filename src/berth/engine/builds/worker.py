@@ -26,6 +26,7 @@ from berth.engine.builds.steps import Steps
 from berth.engine.rootview import RootViews
 from berth.engine.tasks import stoppable, to_its_end
 from berth.linux import copying as plain_copying
+from berth.linux import overlay
 from berth.oci import reference
 from berth.store.images import Image, ImageStore
 from berth.store.layering import make_layer
@@ -206,6 +207,7 @@ class BuildWorker:
 
     async def run(self, op: graph.Run, base: Layers, given: Given, output: Output) -> Finished:
         self._check(op)
+        _check_room(base)
         for each in [base, *given.results]:
             await self.bring(each.chain if isinstance(each, Layers) else "")
         scratch = self._new_directory(self._scratch, "step")
@@ -288,6 +290,7 @@ class BuildWorker:
 
     async def layer(self, base: Layers, write: Callable[[TarWriter], object], epoch: int | None) -> Layers:
         """One more layer; base itself where nothing is written."""
+        _check_room(base)
         await self.bring(base.chain)
 
         def write_all(out: IO[bytes]) -> None:
@@ -306,6 +309,15 @@ class BuildWorker:
             copying.write_directory(writer, root_fd, op.path, owner=owner, source_date_epoch=op.epoch)
 
         return await self.layer(base, write, op.epoch)
+
+
+def _check_room(base: Layers) -> None:
+    """For one more layer: what has too many cannot be mounted."""
+    if len(base.diffs) >= overlay.MOST_LAYERS:
+        raise errors.InvalidParameter(
+            f"there are {len(base.diffs)} layers below this step already, and overlayfs mounts no more: make one of several RUN, COPY or ADD, "
+            "or go on in another stage that copies the files (COPY --from=STAGE / /)"
+        )
 
 
 def _checked_out(source: graph.GitSource, into: str, environment: Mapping[str, str], access: Access, stop: Event) -> str:
