@@ -311,7 +311,7 @@ def test_as_many_layers_as_there_may_be(own_engine: Engine) -> None:
     layers = json.loads(own_engine.docker("image", "inspect", "deep").stdout)[0]["RootFS"]["Layers"]
     assert len(layers) == 498
     assert own_engine.run("deep", "sh", "-c", "echo x >>/numbers; ls -d /w* | wc -l; tail -1 /numbers").stdout == "496\nx\n"
-    said, error = build(own_engine, context("FROM deep AS deep\nFROM bb\nCOPY --from=deep /numbers /w495 /there/\nRUN --mount=from=deep,target=/d cmp /d/numbers /there/numbers\n"))
+    _, error = build(own_engine, context("FROM deep AS deep\nFROM bb\nCOPY --from=deep /numbers /w495 /there/\nRUN --mount=from=deep,target=/d cmp /d/numbers /there/numbers\n"))
     assert not error, error
     for line in ("RUN touch /x", "COPY a /x", "WORKDIR /x"):
         _, error = build(own_engine, context(f"FROM deep\n{line}\n"))
