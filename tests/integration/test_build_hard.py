@@ -306,7 +306,7 @@ def test_thousands_of_steps_are_refused_in_words_or_built(own_engine: Engine) ->
 def test_as_many_layers_as_there_may_be(own_engine: Engine) -> None:
     """dockerd has 127. What they make can be run, looked at, copied from and written on; one more is refused, as a layer and as a step."""
     made = context("FROM bb\n" + "".join(f"WORKDIR /w{number}\n" for number in range(496)) + "RUN seq 100000 >/numbers\n")
-    said, error = build(own_engine, made, "deep")
+    _, error = build(own_engine, made, "deep")
     assert not error, error
     layers = json.loads(own_engine.docker("image", "inspect", "deep").stdout)[0]["RootFS"]["Layers"]
     assert len(layers) == 498
