@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from berth.errors import BerthError, DataLoss, InvalidParameter
+from berth.store.tar import sum_of_bytes
 from berth.store.trees import remove_tree
 from berth.store.unpacking import Unpacker
 from tarmembers import ME, archive, member
@@ -349,6 +350,11 @@ def test_wrong_checksums(unpack) -> None:
         unpack(bytes(damaged))
     with pytest.raises(DataLoss, match="the archive is empty"):
         unpack(b"")
+
+
+@pytest.mark.parametrize("data", [bytes(512), b"\xff" * 512, b"\xff" * 256 + bytes(256), os.urandom(512), os.urandom(300), b""])
+def test_sums_of_bytes(data: bytes) -> None:
+    assert sum_of_bytes(data) == sum(data)
 
 
 def test_a_checksum_of_signed_bytes_is_one(root: Path, unpack) -> None:

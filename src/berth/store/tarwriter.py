@@ -14,6 +14,7 @@ from typing import IO
 
 from berth.errors import Conflict
 from berth.linux import libc
+from berth.store.tar import sum_of_bytes
 from berth.store.unpacking import Ids, same_ids
 
 _COPY_BYTES = 1 << 20
@@ -220,7 +221,7 @@ def _plain_header(info: tarfile.TarInfo) -> bytes:
     head = name.encode().ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % fields
     device = b"%07o\0%07o\0" % (info.devmajor, info.devminor) if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE) else bytes(16)
     tail = info.type + link.encode().ljust(100, b"\0") + b"ustar\00000" + bytes(64) + device + bytes(167)
-    return head + b"%06o\0 " % (sum(head) + sum(tail) + 8 * 32) + tail
+    return head + b"%06o\0 " % (sum_of_bytes(head + b"        " + tail)) + tail
 
 
 def joined(name: str, path: str) -> str:
