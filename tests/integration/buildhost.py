@@ -43,6 +43,9 @@ class HostClient:
             path = self._build.get("context") or "/var/empty"
         return Tree(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path, "")
 
+    def origin(self) -> None:
+        return None
+
     async def secret(self, identity: str) -> bytes | None:
         value = self._build.get("secrets", {}).get(identity)
         return value.encode() if value else None

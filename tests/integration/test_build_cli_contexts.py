@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import socket
 import subprocess
 import tarfile
@@ -245,3 +246,34 @@ def test_names_that_mean_something_else(engine: Engine, berth: Berth, tmp_path: 
     assert "127.0.0.1:9" in berth("build", "--build-context", "lib=docker-image://127.0.0.1:9/none", ".", code=1).stderr
     for wrong in ("lib=ftp://127.0.0.1/x", "lib=target:other"):
         assert "lib" in berth("build", "--build-context", wrong, ".", code=1).stderr
+
+
+def test_provenance_knows_where_a_context_is_from(berth: Berth, repositories: Path, tmp_path: Path) -> None:
+    commit = git(repositories / "app.git", "rev-parse", "other")
+    write(tmp_path, web__Dockerfile="FROM scratch\nENV A=1\n")
+    (tmp_path / "web" / "c.tar").write_bytes(data := archive({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"}))
+
+    def provenance(*words: str, version: str = "v0.2", **keywords: str) -> dict:
+        berth("build", "--provenance", f"mode=max,version={version}", "-o", "files", *words, **keywords)
+        return dict(json.loads((tmp_path / "files" / "provenance.json").read_text())["predicate"])
+
+    with serving_git(repositories, []) as address:
+        url = f"{address}/app.git#other:deep"
+        found = provenance(url.replace("://", "://me:hush@"))
+        source = {"uri": url, "digest": {"sha1": commit}}
+        assert found["invocation"]["configSource"] == {**source, "entryPoint": "Dockerfile"}
+        assert source in found["materials"]
+        assert found["invocation"]["parameters"]["locals"] == []
+        assert "hush" not in json.dumps(found)
+        found = provenance("-f", "-", url, input="FROM scratch\nCOPY g /\n", version="v1")
+        assert found["buildDefinition"]["externalParameters"]["configSource"] == {"path": "Dockerfile"}
+        assert source in found["buildDefinition"]["resolvedDependencies"]
+    with serving(tmp_path / "web") as address:
+        for name, held in (("c.tar", data), ("Dockerfile", b"FROM scratch\nENV A=1\n")):
+            found = provenance(f"{address}/{name}")
+            source = {"uri": f"{address}/{name}", "digest": {"sha256": hashlib.sha256(held).hexdigest()}}
+            assert found["invocation"]["configSource"] == {**source, "entryPoint": "Dockerfile"}
+    dockerfile(tmp_path, "FROM scratch\nCOPY web /\n")
+    found = provenance(".")
+    assert (found["invocation"]["configSource"], found["materials"]) == ({"entryPoint": "Dockerfile"}, [])
+    assert [each["name"] for each in found["invocation"]["parameters"]["locals"]] == ["context", "dockerfile"]

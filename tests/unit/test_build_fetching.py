@@ -399,13 +399,13 @@ def test_a_context_that_is_an_archive(server: Server, tmp_path: Path, pack: Call
     server.answers["/context"] = lambda handler: give(handler, pack(data))
     top = tmp_path / "into"
     top.mkdir()
-    assert from_url(f"{server.url}/context", str(top)) is True
+    assert from_url(f"{server.url}/context", str(top)) == f"sha256:{hashlib.sha256(pack(data)).hexdigest()}"
     assert sorted(os.listdir(top)) == ["Dockerfile", "d"]
 
 
 def test_a_context_that_is_a_dockerfile(server: Server, tmp_path: Path) -> None:
     server.answers["/Dockerfile.x"] = lambda handler: give(handler, b"FROM scratch\n")
-    assert from_url(f"{server.url}/Dockerfile.x", str(tmp_path)) is False
+    assert from_url(f"{server.url}/Dockerfile.x", str(tmp_path)) == f"sha256:{hashlib.sha256(b'FROM scratch' + bytes([10])).hexdigest()}"
     assert os.listdir(tmp_path) == ["Dockerfile"]
     assert (tmp_path / "Dockerfile").read_bytes() == b"FROM scratch\n"
 

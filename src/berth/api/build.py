@@ -21,6 +21,7 @@ from berth.build.files.cloning import Access
 from berth.build.files.ignore import Ignore
 from berth.build.files.reading import read_file
 from berth.build.progress import Event
+from berth.build.provenance import Origin
 from berth.build.worker import Output, Tree
 from berth.engine import registryauth
 from berth.engine.builds.mirrors import Mirror, key_of
@@ -134,6 +135,7 @@ class ArchiveClient:
         self._credentials = credentials
         self._key = archive_key(exchange.query.get("dockerfile", ""), request)
         self._mirror: Mirror | None = None
+        self._origin: Origin | None = None
         self._directory = ""
         self._top = ""
         self._fd = -1
@@ -145,7 +147,7 @@ class ArchiveClient:
             into = self._new_directory()
             with contextlib.suppress(Disconnected):
                 await self._exchange.body.read_all(1 << 20)
-            await stoppable(lambda stop: receive_remote(remote, into, self.proxies(), stop))
+            self._origin = Origin(remote, await stoppable(lambda stop: receive_remote(remote, into, self.proxies(), stop)), dockerfile=True)
             return
         if self._exchange.headers.get("content-length") == "0":
             raise errors.InvalidParameter("the build context is empty: send a tar archive, or name one with the parameter remote")
@@ -200,6 +202,9 @@ class ArchiveClient:
     async def layout_file(self, name: str, path: str, read: Callable[[IO[bytes]], T]) -> T:
         raise errors.NotFound(f"there is no OCI layout {name!r}")
 
+    def origin(self) -> Origin | None:
+        return self._origin
+
     async def secret(self, identity: str) -> bytes | None:
         return None
 
@@ -253,14 +258,13 @@ def _left_out(text: bytes, names: tuple[str, ...]) -> Ignore | None:
     return Ignore(found) if found else None
 
 
-def receive_remote(remote: str, into: str, environment: Mapping[str, str], stop: threading.Event, access: Access | None = None) -> None:
-    """Fills a directory from a Git repository, or from the web: an archive, or a Dockerfile alone. Blocks."""
+def receive_remote(remote: str, into: str, environment: Mapping[str, str], stop: threading.Event, access: Access | None = None) -> str:
+    """Fills a directory from a Git repository, or from the web: an archive, or a Dockerfile alone -> its commit or digest. Blocks."""
     if git.is_repository(remote, context=True):
-        contexts.from_git(remote, into, environment=environment, access=access, stop=stop)
-    elif remote.startswith(("http://", "https://")):
-        contexts.from_url(remote, into, environment=environment, stop=stop)
-    else:
-        raise errors.InvalidParameter(f"unable to prepare context: {remote!r} is neither a repository's address nor one of the web")
+        return contexts.from_git(remote, into, environment=environment, access=access, stop=stop)
+    if remote.startswith(("http://", "https://")):
+        return contexts.from_url(remote, into, environment=environment, stop=stop)
+    raise errors.InvalidParameter(f"unable to prepare context: {remote!r} is neither a repository's address nor one of the web")
 
 
 def _request(exchange: Exchange, engine: Engine) -> BuildRequest:

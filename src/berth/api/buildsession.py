@@ -21,6 +21,7 @@ from berth.build.files import git
 from berth.build.files.ignore import Ignore
 from berth.build.files.reading import read_file
 from berth.build.progress import Event
+from berth.build.provenance import Origin
 from berth.build.worker import Output, Tree
 from berth.engine import registryauth
 from berth.engine.builds import repositories
@@ -118,6 +119,7 @@ class SessionClient:
         self._words = words
         self._mirrors: list[Mirror] = []
         self._received: asyncio.Task[str] | None = None
+        self._origin: Origin | None = None
         self._dockerfile = b""
         self._directories: list[str] = []
         self._agents = Agents(link, self._new_scratch)
@@ -225,7 +227,8 @@ class SessionClient:
         if self._words.context.get("kind") == buildwords.REMOTE:
             self._directories.append(self._engine.builds.new_directory())
             into = self._directories[-1]
-            await self._fetch(str(self._words.context.get("url")), into)
+            url = str(self._words.context.get("url"))
+            self._origin = Origin(url, await self._fetch(url, into), dockerfile=not (self._words.dockerfile_url or self._words.dockerfile))
             return into
         mirror = self._take_mirror(archive_key(self._words.file, self._words.build_request()))
         question = await self._link.ask("tar")
@@ -240,9 +243,9 @@ class SessionClient:
         self._mirrors.append(mirror)
         return mirror
 
-    async def _fetch(self, url: str, into: str) -> None:
+    async def _fetch(self, url: str, into: str) -> str:
         access = await repositories.access(self, url) if git.is_repository(url, context=True) else None
-        await stoppable(lambda stop: receive_remote(url, into, self.proxies(), stop, access))
+        return await stoppable(lambda stop: receive_remote(url, into, self.proxies(), stop, access))
 
     async def _local(self, name: str, called: str, paths: tuple[str, ...] | None, output: Output) -> Tree:
         """A directory of the client's: only what its mirror does not have is sent."""
@@ -285,6 +288,9 @@ class SessionClient:
                 question.close()
 
     # -- what is asked for one by one --------------------------------------------------------------------
+
+    def origin(self) -> Origin | None:
+        return self._origin
 
     async def secret(self, identity: str) -> bytes | None:
         if identity not in self._words.secrets:

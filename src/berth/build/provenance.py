@@ -41,6 +41,18 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Of a context that the engine has fetched. digest: of the download, or the commit; dockerfile: whether it was in there."""
+
+    url: str
+    digest: str
+    dockerfile: bool
+
+    def source(self) -> dict[str, Any]:
+        return {"uri": _without_password(self.url), "digest": _digest(self.digest)}
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Of a build. images: (reference, platform) -> digest; dockerfile: what it is called and its bytes."""
 
@@ -51,6 +63,7 @@ class Facts:
     started_ns: int
     finished_ns: int
     invocation: str
+    origin: Origin | None = None
 
 
 def parse(given: Mapping[str, str]) -> Wanted:
@@ -69,7 +82,8 @@ def parse(given: Mapping[str, str]) -> Wanted:
 def predicate(wanted: Wanted, facts: Facts, target: Vertex, platform: str) -> dict[str, Any]:
     """Of one image."""
     vertices = _in_order(target)
-    materials = [found for vertex in vertices if (found := _material(vertex, facts))]
+    materials = [facts.origin.source()] if facts.origin else []
+    materials += [found for vertex in vertices if (found := _material(vertex, facts))]
     unique = list({json.dumps(each, sort_keys=True): each for each in materials}.values())
     parameters = _parameters(wanted, facts)
     steps = _steps(vertices, facts) if wanted.mode == _MAX else None
@@ -81,7 +95,7 @@ def predicate(wanted: Wanted, facts: Facts, target: Vertex, platform: str) -> di
     return {
         "builder": {"id": wanted.builder}, "buildType": BUILD_TYPE, "materials": unique,
         "invocation": {
-            "configSource": {"entryPoint": facts.dockerfile[0]}, "parameters": parameters, "environment": {"platform": facts.options.build_platform},
+            "configSource": {**_configured(facts), "entryPoint": facts.dockerfile[0]}, "parameters": parameters, "environment": {"platform": facts.options.build_platform},
         },
         **({"buildConfig": steps} if steps else {}),
         "metadata": {
@@ -100,7 +114,7 @@ def _v1(
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
-            "externalParameters": {"configSource": {"path": facts.dockerfile[0]}, "request": parameters},
+            "externalParameters": {"configSource": {**_configured(facts), "path": facts.dockerfile[0]}, "request": parameters},
             "internalParameters": {
                 "builderPlatform": facts.options.build_platform, "platform": platform, **({"buildConfig": steps} if steps else {}),
                 **({"source": _source(facts)} if wanted.mode == _MAX else {}),
@@ -109,6 +123,15 @@ def _v1(
         },
         "runDetails": {"builder": {"id": wanted.builder}, "metadata": times},
     }  # fmt: skip
+
+
+def _configured(facts: Facts) -> dict[str, Any]:
+    return facts.origin.source() if facts.origin and facts.origin.dockerfile else {}
+
+
+def _sent(facts: Facts) -> list[str]:
+    """What came from the client itself."""
+    return [*([] if facts.origin else ["context"]), *([] if facts.origin and facts.origin.dockerfile else ["dockerfile"])]
 
 
 def _parameters(wanted: Wanted, facts: Facts) -> dict[str, Any]:
@@ -120,7 +143,7 @@ def _parameters(wanted: Wanted, facts: Facts) -> dict[str, Any]:
         arguments |= {f"context:{key}": _without_password(value) for key, value in options.contexts.items()}
     return {
         "frontend": "dockerfile.v0", **({"args": dict(sorted(arguments.items()))} if arguments else {}),
-        "locals": [{"name": "context"}, {"name": "dockerfile"}],
+        "locals": [{"name": name} for name in _sent(facts)],
     }  # fmt: skip
 
 

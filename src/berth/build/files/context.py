@@ -95,10 +95,10 @@ def dockerfile_from_url(
 
 def from_url(
     url: str, into: str, *, environment: Mapping[str, str] | None = None, stop: Event | None = None, tls: ssl.SSLContext | None = None
-) -> bool:
-    """Downloads an archive, which is unpacked in the directory `into`, or else a Dockerfile, which is put there.
+) -> str:
+    """Downloads an archive, which is unpacked in the directory `into`, or else a Dockerfile, which is put there -> the digest of the download.
 
-    Whether it was an archive; what it is is told by what it holds.
+    What it is is told by what it holds.
     """
     scratch = f"{into}/{_DOWNLOAD}"
     fetched = fetch(url, into=scratch, environment=environment, stop=stop, tls=tls)
@@ -106,9 +106,9 @@ def from_url(
         os.unlink(fetched.path)
         if is_archive(file.fileno()):
             receive_tar(file, into)
-            return True
+            return fetched.digest
         if os.fstat(file.fileno()).st_size > _MOST_DOCKERFILE_BYTES:
             raise InvalidParameter(f"{shown(url)} is no tar archive, and too large for a Dockerfile")
         with open(f"{into}/Dockerfile", "xb") as dockerfile:
             dockerfile.write(file.read())
-        return False
+        return fetched.digest

@@ -67,8 +67,9 @@ class BuildJob:
         if unused := planning.unused_arguments(dockerfile, request.options.build_args, bases):
             self._warn(unused)
         facts = provenance.Facts(
-            request.options, (called, data), self._digests(), solver.results, self._started_ns, time.time_ns(), secrets.token_hex(12)
-        )
+            request.options, (called, data), self._digests(), solver.results, self._started_ns, time.time_ns(), secrets.token_hex(12),
+            self.client.origin(),
+        )  # fmt: skip
         return await self._deliver(targets, results, solver, facts)
 
     def _warn(self, text: str, line: int = 0) -> None:

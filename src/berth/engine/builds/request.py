@@ -6,6 +6,7 @@ from typing import IO, Any, Protocol, TypeVar
 
 from berth import errors
 from berth.build.planning import Options
+from berth.build.provenance import Origin
 from berth.build.worker import Output, Tree
 from berth.oci.reference import Reference
 from berth.registry.client.challenge import Credentials
@@ -34,6 +35,10 @@ class Client(Protocol):
 
     async def layout_file(self, name: str, path: str, read: Callable[[IO[bytes]], T]) -> T:
         """What `read` makes, in a thread, of a file in the OCI layout that is called so. NotFound where it is not there."""
+        ...
+
+    def origin(self) -> Origin | None:
+        """Where the build context was fetched from, once it was; None for one that the client has itself."""
         ...
 
     async def secret(self, identity: str) -> bytes | None: ...
