@@ -21,23 +21,27 @@ class Agents:
         self._link = link
         self._new_scratch = new_scratch
         self._directory = ""
-        self._servers: dict[tuple[str, int, int, int], tuple[asyncio.Server, str]] = {}
+        self._servers: dict[tuple[str, int, int, int], asyncio.Task[tuple[asyncio.Server, str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def socket(self, identity: str, uid: int, gid: int, mode: int) -> str:
         """The path of a socket with this owner, behind which is the client's agent of this name."""
         key = (identity, uid, gid, mode)
-        if key not in self._servers:
+        if key not in self._servers:  # steps that run side by side share it
             self._directory = self._directory or self._new_scratch()
             path = f"{self._directory}/agent-{len(self._servers)}"
-            listening = _listening(path, uid, gid, mode)
-            server = await asyncio.start_unix_server(lambda reader, writer: self._accept(identity, reader, writer), sock=listening, backlog=_BACKLOG)
-            self._servers[key] = server, path
-        return self._servers[key][1]
+            self._servers[key] = asyncio.ensure_future(self._serve(identity, path, uid, gid, mode))
+        return (await asyncio.shield(self._servers[key]))[1]
+
+    async def _serve(self, identity: str, path: str, uid: int, gid: int, mode: int) -> tuple[asyncio.Server, str]:
+        listening = _listening(path, uid, gid, mode)
+        server = await asyncio.start_unix_server(lambda reader, writer: self._accept(identity, reader, writer), sock=listening, backlog=_BACKLOG)
+        return server, path
 
     async def close(self) -> None:
-        for server, _ in self._servers.values():
-            server.close()
+        for started in await asyncio.gather(*self._servers.values(), return_exceptions=True):
+            if isinstance(started, tuple):
+                started[0].close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -26,6 +26,7 @@ _MOST_FILE_BYTES = 16 << 30  # of a single file that git writes
 _MOST_OUTPUT_BYTES = 16 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _NETWORK = re.compile(r"Could not resolve|Connection (refused|reset|timed out)|unable to (connect|access)")
+_UNKNOWN_HOST = "\nThe engine's host does not know this server: add its key to /etc/ssh/ssh_known_hosts there (ssh-keyscan prints it; see that it is the right one)"
 _WORK = ".berth-checkout"
 _KEPT = ("PATH", "http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "LANG")
 # What a repository's owner could otherwise make git do here: read local paths, run programs, write outside (git-config(1)).
@@ -172,7 +173,8 @@ class Git:
         if process.returncode:
             text = self._redacted(text.strip() or f"it ended with {process.returncode}")
             kind = Unavailable if _NETWORK.search(text) else InvalidParameter
-            raise kind(f"git {arguments[0]} of {self._shown()} failed: {text[-2000:]}")
+            hint = _UNKNOWN_HOST if "Host key verification failed" in text else ""
+            raise kind(f"git {arguments[0]} of {self._shown()} failed: {text[-2000:]}{hint}")
         return written
 
     def _wait(self, process: "subprocess.Popen[bytes]", what: str) -> None:
