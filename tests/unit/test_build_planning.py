@@ -96,9 +96,37 @@ def test_what_was_meant_by_the_name_of_an_image(name: str, meant: str) -> None:
     assert Planner(dockerfile, Options(build_platform="linux/amd64", contexts={"assets": "local"}), "linux/amd64").meant(name) == meant
 
 
-def test_a_protocol_with_a_slip_in_it() -> None:
-    with pytest.raises(InvalidParameter, match=r"line 2: invalid port: \"80/tpc\": invalid proto: tpc \(did you mean tcp\?\)"):
-        plan("FROM bb\nEXPOSE 80/tpc\n")
+@pytest.mark.parametrize(
+    ("instruction", "said", "under"),
+    [
+        ("EXPOSE 80/tpc", 'invalid port: "80/tpc": invalid proto: tpc (did you mean tcp?)', "80/tpc"),
+        ("STOPSIGNAL SIGTREM", "invalid signal: SIGTREM (did you mean SIGTERM?)", "SIGTREM"), ("STOPSIGNAL 0", "invalid signal: 0", "0"),
+        ("STOPSIGNAL trem", "invalid signal: trem (did you mean TERM?)", "trem"),
+        ("COPY --chmod=999 a b", "invalid chmod parameter: '999'", "999"), ("ADD --chmod=u+z a b", "invalid chmod parameter: 'u+z'", "u+z"),
+        ("COPY https://example.org/a b", "source can't be a URL for COPY", "https://example.org/a"),
+        ("COPY a git@example.org:a/b.git /c/", "source can't be a git ref for COPY", "git@example.org:a/b.git"),
+        (f"ADD --checksum=sha256:{'0' * 64} https://example.org/a https://example.org/b /c/", "checksum can't be specified for multiple sources", "--checksum"),
+        (f"ADD --checksum=sha256:{'0' * 64} a /c/", "checksum requires HTTP(S) or Git sources", "--checksum"),
+        (f"ADD --checksum=sha265:{'0' * 64} https://example.org/a /c/", "(did you mean sha256?)", f"sha265:{'0' * 64}"),
+        ("ADD --checksum=sha256:12 https://example.org/a /c/", "invalid checksum sha256:12: expected sha256: and 64 hexadecimal digits", "sha256:12"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_once_variables_are_in(instruction: str, said: str, under: str) -> None:
+    """As BuildKit has it, before anything is built; with the line and the place."""
+    with pytest.raises(InvalidParameter) as caught:
+        plan(f"FROM bb\n{instruction}\n")
+    text = str(caught.value)
+    assert said in text
+    line, mark = text.splitlines()[-2:]
+    assert line.startswith("   2 | ")
+    assert line[mark.index("^") : mark.rindex("^") + 1] == under or len(line) > 100
+
+
+def test_what_is_right_once_variables_are_in() -> None:
+    plan(
+        "FROM bb\nARG M=u=rwX,go=rX S=RTMIN+3\nCOPY --chmod=$M a b\nSTOPSIGNAL SIG$S\nADD --chmod=0644 git@example.org:a/b.git /c/\n"
+        f"ADD --checksum=sha512:{'0' * 128} https://example.org/a /c\nADD --checksum=0123abc https://example.org/a.git /d\n"
+    )
 
 
 @pytest.mark.parametrize(

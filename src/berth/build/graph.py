@@ -62,10 +62,11 @@ class ContextSource(Op):
 
 @dataclass(frozen=True, slots=True)
 class UrlSource(Op):
-    """One file from the web, in a directory of its own. checksum: `sha256:…` or ''."""
+    """One file from the web, in a directory of its own. checksum: `sha256:…` or ''; unnamed: it may be one whose name nobody says."""
 
     url: str
     checksum: str
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,11 @@ from berth.build.dockerfile.stages import (
 )
 from berth.build.dockerfile.suggesting import nearest
 from berth.build.files import git
+from berth.build.files.modes import parse_chmod
 from berth.build.graph import Step, Target, Vertex
 from berth.errors import InvalidParameter, NotImplementedHere
+from berth.linux import signals
+from berth.oci import digest as digests
 from berth.oci import platforms, reference
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -393,6 +396,11 @@ class _Stage:
         self._note(f"USER {each.user}")
 
     def _stopsignal(self, each: words.Stopsignal) -> None:
+        try:
+            signals.number_of(each.signal)
+        except InvalidParameter:
+            known = [f"SIG{name}" if each.signal.upper().startswith("SIG") else name for name in sorted(signals.NUMBERS)]
+            raise placed(f"invalid signal: {each.signal}", each, each.signal, nearest(each.signal, known)) from None
         self._state.config["StopSignal"] = each.signal
         self._note(f"STOPSIGNAL {each.signal}")
 
@@ -508,9 +516,18 @@ class _Stage:
         return tuple(found.items()), (*proxies.items(), *emulator)
 
     def _copy(self, each: words.Copy) -> None:
+        for source in each.sources:
+            if is_remote(source):
+                kind = "git ref" if git.is_repository(source) else "URL"
+                raise placed(f"source can't be a {kind} for COPY", each, source)
         self._transfer(each, self._planner.files_of(each.from_, self._stage, each), each.sources, unpack=False)
 
     def _transfer(self, each: words.Copy | words.Add, source: Vertex, sources: tuple[str, ...], *, unpack: bool) -> None:
+        if each.chmod:
+            try:
+                parse_chmod(each.chmod)
+            except InvalidParameter as error:
+                raise placed(str(error), each, each.chmod) from None
         op = graph.Copy(
             sources=sources, destination=each.destination, directory=self._state.directory, owner=each.chown, mode=each.chmod,
             exclude=each.exclude, parents=each.parents, unpack=unpack, independent=each.link, inline=each.inline, epoch=self._options.epoch,
@@ -521,8 +538,8 @@ class _Stage:
 
     def _add(self, each: words.Add) -> None:
         local = tuple(source for source in each.sources if not is_remote(source))
-        if each.checksum and (local or each.inline):
-            raise placed("checksum can't be specified for non-HTTP(S) sources", each, "--checksum")
+        if each.checksum:
+            _check_checksum(each)
         if local or each.inline:
             unpack = True if each.unpack is None else each.unpack
             self._transfer(each, self._planner.context(""), local, unpack=unpack)
@@ -536,9 +553,22 @@ class _Stage:
                 vertex = Vertex(graph.GitSource(source, each.keep_git_dir, each.checksum), label=f"[git] {source}", line=each.place.line)
                 self._transfer(each, vertex, (".",), unpack=False)
             else:
-                vertex = Vertex(graph.UrlSource(source, each.checksum), label=f"[url] {source}", line=each.place.line)
+                unnamed = not each.destination.endswith(("/", "/.", "/..")) and each.destination not in (".", "..")
+                vertex = Vertex(graph.UrlSource(source, each.checksum, unnamed), label=f"[url] {source}", line=each.place.line)
                 shown = each if each.chmod else replace(each, chmod="0600")
                 self._transfer(shown, vertex, ("*",), unpack=bool(each.unpack))
+
+
+def _check_checksum(each: words.Add) -> None:
+    if len(each.sources) + len(each.inline) != 1:
+        raise placed("checksum can't be specified for multiple sources", each, "--checksum")
+    if each.inline or not is_remote(each.sources[0]):
+        raise placed("checksum requires HTTP(S) or Git sources", each, "--checksum")
+    if git.is_repository(each.sources[0]) or digests.is_known(each.checksum):
+        return
+    algorithm = each.checksum.partition(":")[0]
+    reason = f"invalid checksum {each.checksum}: expected sha256: and 64 hexadecimal digits"
+    raise placed(reason, each, each.checksum, nearest(algorithm, ("sha256", "sha512")))
 
 
 _MAKING = (words.Run, words.Copy, words.Add, words.Workdir)

@@ -334,8 +334,9 @@ def _downloaded(source: graph.UrlSource, into: str, environment: Mapping[str, st
     """The same of one file."""
     scratch = f"{into}.part"
     fetched = fetching.fetch(source.url, checksum=source.checksum, into=scratch, environment=environment, stop=stop)
-    if not fetched.name:
+    name = fetched.name or ("__unnamed__" if source.unnamed else "")
+    if not name:
         os.unlink(scratch)
         raise errors.InvalidParameter(f"cannot determine a file name for {fetching.shown(source.url)}: end the destination with a name")
-    os.rename(scratch, f"{into}/{fetched.name}")
-    return f"url {fetched.name} {fetched.digest} {fetched.last_modified}"
+    os.rename(scratch, f"{into}/{name}")
+    return f"url {name} {fetched.digest} {fetched.last_modified}"
