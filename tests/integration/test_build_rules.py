@@ -116,3 +116,50 @@ def test_parents_and_exclude(engine: Engine, berth: Berth, tmp_path: Path) -> No
     ]  # fmt: skip
     dockerfile(tmp_path, "FROM bb\nCOPY --parents x/nothing /one/\n")
     assert "not found" in berth("build", ".", code=1).stderr
+
+
+NAMES = ("x/a.txt", "y/a.txt", "src/a.txt", "src/x/b.txt", "src/x/y/c.txt", "home.md", "hom.txt", "home.go", "arr[0].txt", "sub/f")
+FILES = {name.replace("/", "__"): name for name in NAMES}
+PATTERNS = {
+    "parents": ("COPY --parents ./x/a.txt ./y/a.txt /o/\n", "/o/x/a.txt /o/y/a.txt"),
+    "parents from a point": ("COPY --parents ./src/./x/*.txt /o/\n", "/o/x/b.txt"),
+    "parents at any depth": ("COPY --parents ./src/**/*.txt /o/\n", "/o/src/a.txt /o/src/x/b.txt /o/src/x/y/c.txt"),
+    "parents of a directory": ("COPY --parents src/x /o\n", "/o/src/x/b.txt /o/src/x/y/c.txt"),
+    "parents of a stage": ("COPY sub /deep/er/\nFROM bb\nCOPY --from=0 --parents /deep/./er/f /o/\n", "/o/er/f"),
+    "parents, nothing fits": ("RUN mkdir /o\nCOPY --parents ./src/**/*.none /o/\n", ""),
+    "exclude": ("COPY --exclude=*.txt --exclude=*.md hom* /o/\n", "/o/home.go"),
+    "exclude below": ("COPY --exclude=x src /o/\n", "/o/a.txt"),
+    "exclude at any depth": ("COPY --exclude=**/*.txt src sub /o/\n", "/o/f"),
+    "exclude of ADD": ("ADD --exclude=x/y src /o/\n", "/o/a.txt /o/x/b.txt"),
+    "exclude and parents": ("COPY --exclude=src/x/y --parents src /o/\n", "/o/src/a.txt /o/src/x/b.txt"),
+    "off": ("COPY --parents=false --link=false x/a.txt /o/\n", "/o/a.txt"),
+    "above the context": ("COPY ../../sub/f /o/\n", "/o/f"),
+    "slashes at the end": ("COPY sub/ /o\n", "/o/f"),
+    "a leading slash": ("COPY /sub/f /o/g\n", "/o/g"),
+    "brackets": ("COPY arr[[]0].txt /o/\n", "/o/arr[0].txt"),
+    "JSON": ('COPY ["arr[[]0].txt", "/o/with space/"]\n', "/o/with space/arr[0].txt"),
+    "a relative destination": ("WORKDIR /o\nCOPY sub/f rel/\nCOPY sub/f .\nCOPY sub/f ./g\n", "/o/f /o/g /o/rel/f"),
+    "a directory over a directory": ("COPY sub /o/\nCOPY src/x/y /o/\n", "/o/c.txt /o/f"),
+    "over a link": ("RUN mkdir /real && ln -s real /o\nCOPY sub/f /o/\nRUN test -e /real/f\n", ""),
+    "linked over a link": ("RUN mkdir /real && ln -s real /o\nCOPY --link sub/f /o/\nRUN test ! -e /real/f\n", "/o/f"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_copies(engine: Engine, berth: Berth, tmp_path: Path, name: str) -> None:
+    write(tmp_path, **FILES)
+    text, found = PATTERNS[name]
+    shown = built(engine, berth, tmp_path, f"FROM bb\n{text}", "test -e /o && find /o -type f | sort")
+    assert shown.splitlines() == found.replace(" /o", "\n/o").splitlines()
+
+
+@pytest.mark.parametrize("text", [
+    "RUN mkdir -p /o/f\nCOPY sub/f /o/\n", "RUN touch /o\nCOPY sub /o/\n", "COPY none* /o/\nCOPY nothing /o/\n", "COPY --parents src/none /o/\n", "COPY --chown=nobody-here sub /o/\n",
+    "COPY sub/f hom.txt /o\n",
+])  # fmt: skip
+def test_copies_that_cannot_be(berth: Berth, tmp_path: Path, text: str) -> None:
+    write(tmp_path, **FILES)
+    dockerfile(tmp_path, f"FROM bb\n{text}")
+    said = berth("build", ".", code=1).stderr
+    assert ">>> COPY" in said
+    assert "ERROR: failed to build" in said
