@@ -174,3 +174,59 @@ def test_a_client_that_goes_ends_what_it_copies(engine: Engine) -> None:
             connection.request("POST", "/build?networkmode=none", data, {"Content-Type": "application/x-tar"})
             wait_until(lambda before=before: moved_bytes(engine) > before + (1 << 30), "a gigabyte of it")  # type: ignore[misc]
         wait_until(lambda: left(engine) == [], f"left: {left(engine)}")
+
+
+# -- contexts -------------------------------------------------------------------------------------------------------
+
+
+def many_files(count: int) -> bytes:
+    """An archive of empty files, less than two bytes each: all of it has arrived before the first of them are there."""
+    block = bytearray(head("d/00000000", 0))
+    rest = sum(block[:2]) + sum(block[10:148]) + 8 * 32 + sum(block[156:])
+    parts = []
+    for number in range(count):
+        block[2:10] = b"%08d" % number
+        block[148:156] = b"%06o\0 " % (rest + sum(block[2:10]))
+        parts.append(bytes(block))
+    data = b"".join(parts) + context("FROM scratch\nCOPY d /d\n")
+    return bytes(importlib.import_module("backports.zstd").compress(data, 10))
+
+
+def contexts(engine: Engine) -> int:
+    """How many files all contexts of the engine have."""
+    found = 0
+    for _, _, names in os.walk(f"{engine.data}/build/contexts"):
+        found += len(names)
+    return found
+
+
+@contextlib.contextmanager
+def receiving(engine: Engine, data: bytes) -> Iterator[None]:
+    """A client that has sent all of a context, which the engine is unpacking."""
+    with contextlib.closing(connect(engine)) as connection:
+        connection.request("POST", "/build?networkmode=none", data, {"Content-Type": "application/x-tar"})
+        wait_until(lambda: contexts(engine) > 2000, "some files")
+        yield
+
+
+def test_a_client_that_goes_ends_what_it_has_sent(own_engine: Engine) -> None:
+    with receiving(own_engine, many_files(200_000)):
+        pass
+    seen = contexts(own_engine)
+    while now := contexts(own_engine):
+        assert now < seen + 50_000
+    wait_until(lambda: left(own_engine) == [], f"left: {left(own_engine)}")
+    said, error = build(own_engine, context("FROM bb\nCOPY a /a\n"))
+    assert not error, said
+
+
+def test_an_engine_that_ends_waits_neither_for_a_context_nor_for_its_removal(own_engine: Engine) -> None:
+    with receiving(own_engine, many_files(200_000)):
+        wait_until(lambda: contexts(own_engine) > 50_000, "more files")
+        own_engine.stop()
+    seen = contexts(own_engine)
+    assert 10_000 < seen < 200_000
+    own_engine.start()
+    said, error = build(own_engine, context("FROM bb\nCOPY a /a\n", {"large": os.urandom(100_000)}))
+    assert not error, said
+    wait_until(lambda: contexts(own_engine) < 10, "the rest of what the engine before had unpacked")

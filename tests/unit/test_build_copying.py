@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from berth.build.files import owners
-from berth.build.files.context import Directory, receive_tar
+from berth.build.files.context import Directory, receive_tar, refresh_tar
 from berth.build.files.copying import parse_chmod, write_archive, write_copy, write_directory, write_file
 from berth.build.files.selection import select
-from berth.errors import BerthError, Conflict, DataLoss, InvalidParameter
+from berth.engine.hostfiles import remove_directories
+from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter
 from berth.store.tarwriter import TarWriter
-from berth.store.unpacking import Unpacker
+from berth.store.unpacking import Limits, Unpacker
 from tarmembers import archive, member
 
 pytestmark = pytest.mark.root
@@ -623,3 +624,27 @@ def test_contexts_that_are_none(place: Place) -> None:
         into.mkdir()
         with pytest.raises((DataLoss, InvalidParameter)):
             receive_tar(io.BytesIO(data), str(into))
+
+
+def test_contexts_have_a_bound_and_an_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = archive(*(member(f"f{number}") for number in range(7)))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Cancelled, match="not wanted"):
+        received(place, data, stop=stop)
+    assert os.listdir(place.top / "into") == []
+    monkeypatch.setattr("berth.build.files.context._LIMITS", Limits(entries=6))
+    with pytest.raises(InvalidParameter, match="more than 6 entries"):
+        receive_tar(io.BytesIO(data), str(place.top / "into"))
+    with Directory(str(place.top / "into")) as there, pytest.raises(InvalidParameter, match="more than 6 entries"):
+        refresh_tar(io.BytesIO(data), there.fd)
+
+
+def test_a_removal_that_is_stopped_leaves_the_rest(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"top/{name}/f" for name in "abc"))
+    stop = threading.Event()
+    stop.set()
+    remove_directories([str(tmp_path / "top")], stop)
+    assert len(list((tmp_path / "top").rglob("f"))) == 3
+    remove_directories([str(tmp_path / "top")])
+    assert not (tmp_path / "top").exists()

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from berth import errors
@@ -107,6 +107,23 @@ class Build:
         exchange.respond(204)
 
 
+async def _while_there(exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits what nobody needs once the client has gone; Disconnected then."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(exchange.gone())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Disconnected
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # it is about the end
+
+
 async def _say(exchange: Exchange, messages: Iterable[dict[str, Any]]) -> None:
     data = _lines(messages)
     if data and not exchange.streaming:
@@ -147,7 +164,8 @@ class ArchiveClient:
             into = self._new_directory()
             with contextlib.suppress(Disconnected):
                 await self._exchange.body.read_all(1 << 20)
-            self._origin = Origin(remote, await stoppable(lambda stop: receive_remote(remote, into, self.proxies(), stop)), dockerfile=True)
+            digest = await _while_there(self._exchange, stoppable(lambda stop: receive_remote(remote, into, self.proxies(), stop)))
+            self._origin = Origin(remote, digest, dockerfile=True)
             return
         if self._exchange.headers.get("content-length") == "0":
             raise errors.InvalidParameter("the build context is empty: send a tar archive, or name one with the parameter remote")
@@ -155,13 +173,14 @@ class ArchiveClient:
         if not await small.whole():
             self._mirror = self._engine.builds.contexts.take(self._key)
             self._top = self._mirror.files
-            await in_thread_with_body(small, self._mirror.unpack)
+            mirror, stop = self._mirror, threading.Event()
+            await _while_there(self._exchange, in_thread_with_body(small, lambda stream: mirror.unpack(stream, stop), stop))
             return
         into = self._new_directory()
         if len(small.data) <= _TINY_BYTES and small.data[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar":
             contexts.receive_tar(io.BytesIO(small.data), into)  # some thirty files at most: less than a thread's turn
         else:
-            await to_its_end(lambda: contexts.receive_tar(io.BytesIO(small.data), into))
+            await _while_there(self._exchange, stoppable(lambda stop: contexts.receive_tar(io.BytesIO(small.data), into, stop=stop)))
 
     def _new_directory(self) -> str:
         self._directory = self._top = self._engine.builds.new_directory()

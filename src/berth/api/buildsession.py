@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
@@ -233,7 +234,8 @@ class SessionClient:
         mirror = self._take_mirror(archive_key(self._words.file, self._words.build_request()))
         question = await self._link.ask("tar")
         try:
-            await in_thread_with_body(question, mirror.unpack)
+            stop = threading.Event()
+            await in_thread_with_body(question, lambda stream: mirror.unpack(stream, stop), stop)
         finally:
             question.close()
         return mirror.files

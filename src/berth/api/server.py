@@ -57,6 +57,7 @@ async def serve(options: Options, ready_fd: int, reread: Callable[[], tuple[Opti
                 os.close(ready_fd)
             notify("READY=1")
             await stop.wait()
+            engine.ending.set()
             notify("STOPPING=1")
             for server in servers:
                 server.close()

@@ -143,8 +143,8 @@ class Incoming(Protocol):
         ...
 
 
-async def in_thread_with_body(body: Incoming, work: Callable[[IO[bytes]], _T]) -> _T:
-    """Runs `work` on a stream of the request's body. The body of a client that went away is an error."""
+async def in_thread_with_body(body: Incoming, work: Callable[[IO[bytes]], _T], stop: threading.Event | None = None) -> _T:
+    """Runs `work` on a stream of the request's body. The body of a client that went away is an error. stop: is set where nobody wants the work."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
 
     def run() -> _T:
@@ -162,6 +162,10 @@ async def in_thread_with_body(body: Incoming, work: Callable[[IO[bytes]], _T]) -
             pass  # the work has seen enough, or failed: it says which
         finally:
             os.close(write_end)
-        return await worker
+        return await asyncio.shield(worker)
+    except BaseException:
+        if stop:
+            stop.set()
+        raise
     finally:
         await settle(worker)

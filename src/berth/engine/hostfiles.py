@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 import time
 
 from berth import errors
@@ -89,12 +90,12 @@ def empty_directory(path: str) -> None:
         os.close(fd)
 
 
-def remove_directories(paths: list[str]) -> None:
-    """Removes trees without following a link in them."""
+def remove_directories(paths: list[str], stop: threading.Event | None = None) -> None:
+    """Removes trees without following a link in them. stop: leaves the rest where it is."""
     for path in paths:
         parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            remove_tree(parent, os.path.basename(path))
+            remove_tree(parent, os.path.basename(path), stop)
         finally:
             os.close(parent)
 

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import platform
+import threading
 import time
 import uuid
 from functools import cached_property
@@ -54,6 +55,7 @@ class Engine:
 
     def __init__(self, options: Options, tasks: Tasks) -> None:
         self.options = options
+        self.ending = threading.Event()  # the engine has been told to end: what nobody waits for is the next one's
         for path in (options.data_root, options.exec_root):
             try:
                 os.makedirs(path, mode=0o711, exist_ok=True)
@@ -120,7 +122,7 @@ class Engine:
         return BuildService(
             data_root=self.options.data_root, exec_root=self.options.exec_root, containers=self.containers, roots=self.roots,
             images=self.images, commits=self.commits, events=self.events, distribution=lambda: self.distribution,
-            settings=lambda: self.options.builder,
+            settings=lambda: self.options.builder, ending=self.ending,
         )  # fmt: skip
 
     def _kept_by_builds(self) -> set[str]:

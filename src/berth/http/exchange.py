@@ -205,6 +205,9 @@ class Exchange:
         self._protocol.write(head.encode())
         return self._protocol.take_over()
 
+    async def gone(self) -> None:
+        """Returns once the client has left altogether, not only finished sending."""
+        await self._protocol.lost.wait()
 
     def _common(self) -> str:
         return "".join(f"{name}: {value}\r\n" for name, value in self._protocol.common_headers.items())

@@ -13,15 +13,15 @@ from berth.build.files.fetching import fetch, shown
 from berth.build.files.git import parse
 from berth.build.files.ignore import Ignore
 from berth.build.files.places import cleaned
-from berth.errors import InvalidParameter
-from berth.store.compression import open_stream
+from berth.errors import Cancelled, InvalidParameter
+from berth.store.compression import Readable, open_stream
 from berth.store.refreshing import Refresher
 from berth.store.tar import DIRECTORY, Entry
 from berth.store.unpacking import Limits, Unpacker
 
 _DOWNLOAD = ".berth-download"
 _MOST_DOCKERFILE_BYTES = 16 << 20
-_LIMITS = Limits(entries=2_000_000, directories=800_000)
+_LIMITS = Limits()  # a layer of more would be refused, too
 
 
 class Directory:
@@ -43,10 +43,25 @@ class Directory:
         self.close()
 
 
-def receive_tar(stream: IO[bytes], into: str, ignore: Ignore | None = None, *, cache: ChecksumCache | None = None) -> None:
+class _Wanted:
+    """A stream that breaks off once nobody wants what is made of it."""
+
+    def __init__(self, stream: Readable, stop: Event) -> None:
+        self._stream = stream
+        self._stop = stop
+
+    def read(self, size: int, /) -> bytes:
+        if self._stop.is_set():
+            raise Cancelled("the build context is not wanted any more")
+        return self._stream.read(size)
+
+
+def receive_tar(
+    stream: IO[bytes], into: str, ignore: Ignore | None = None, *, cache: ChecksumCache | None = None, stop: Event | None = None
+) -> None:
     """Unpacks a client's archive, compressed or not, in the directory `into`, which is empty. All belongs to root, as Docker has it.
 
-    cache: is told the digests of the files, so that nobody has to read them again for `content_digest`.
+    cache: is told the digests of the files, so that nobody has to read them again for `content_digest`. stop: ends it, Cancelled.
     InvalidParameter or DataLoss for an archive that is none or means harm; what is there by then stays for the caller to remove.
     """
     with Directory(into) as top:
@@ -55,16 +70,16 @@ def receive_tar(stream: IO[bytes], into: str, ignore: Ignore | None = None, *, c
             top.fd, whiteouts=False, base="/", ids=lambda uid, gid: (0, 0), limits=_LIMITS, skip=skip, hashed=cache.put_new if cache else None,
             open_end=True,
         )  # fmt: skip
-        unpacker.unpack(open_stream(stream), lambda data: None)
+        unpacker.unpack(_Wanted(open_stream(stream), stop or Event()), lambda data: None)
 
 
-def refresh_tar(stream: IO[bytes], top_fd: int) -> int:
+def refresh_tar(stream: IO[bytes], top_fd: int, stop: Event | None = None) -> int:
     """The same in a directory that may have anything in it, of which stays what the archive has, too -> bytes of its files.
 
     Nobody else may change the directory meanwhile. After an error it is good for the next archive.
     """
     refresher = Refresher(top_fd, ids=lambda uid, gid: (0, 0), limits=_LIMITS, open_end=True)
-    refresher.unpack(open_stream(stream), lambda data: None)
+    refresher.unpack(_Wanted(open_stream(stream), stop or Event()), lambda data: None)
     return refresher.size_bytes
 
 
@@ -105,7 +120,7 @@ def from_url(
     with open(fetched.path, "rb") as file:
         os.unlink(fetched.path)
         if is_archive(file.fileno()):
-            receive_tar(file, into)
+            receive_tar(file, into, stop=stop)
             return fetched.digest
         if os.fstat(file.fileno()).st_size > _MOST_DOCKERFILE_BYTES:
             raise InvalidParameter(f"{shown(url)} is no tar archive, and too large for a Dockerfile")

@@ -45,9 +45,10 @@ def key_of(*parts: str) -> str:
 
 
 class Mirrors:
-    """Those of one engine. Any thread may use it; all but `take` and `give_back` blocks."""
+    """Those of one engine. Any thread may use it; all but `take` and `give_back` blocks. ending: ends what removes, for the next engine to go on."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, ending: threading.Event | None = None) -> None:
+        self._ending = ending
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._directory = directory
         self._used: set[str] = set()
@@ -83,7 +84,10 @@ class Mirrors:
                 return False
             self._used.add(name)
         try:
-            remove_directories([f"{self._directory}/{name}"])
+            path = f"{self._directory}/{name}"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}/index")  # first: half a mirror is none
+            remove_directories([path], self._ending)
         finally:
             self._used.discard(name)
         return True
@@ -305,13 +309,13 @@ class Mirror:
 
     # -- archives ---------------------------------------------------------------------------------------
 
-    def unpack(self, stream: IO[bytes]) -> None:
+    def unpack(self, stream: IO[bytes], stop: threading.Event | None = None) -> None:
         """Makes it what an archive holds; errors are those of receive_tar."""
         if not os.path.isdir(self.files):
             self._make_empty()
         self.fd = os.open(self.files, _DIRECTORY)
         self._begin_change()
-        self._size_bytes = refresh_tar(stream, self.fd)
+        self._size_bytes = refresh_tar(stream, self.fd, stop)
         self._write_index()
 
 

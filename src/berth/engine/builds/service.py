@@ -9,6 +9,7 @@
 import asyncio
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,8 +49,10 @@ class BuildService:
 
     def __init__(
         self, *, data_root: str, exec_root: str, containers: ContainerService, roots: RootViews, images: ImageStore, commits: Commits,
-        events: EventBus, distribution: "Callable[[], Distribution]", settings: Callable[[], BuildSettings],
+        events: EventBus, distribution: "Callable[[], Distribution]", settings: Callable[[], BuildSettings], ending: threading.Event,
     ) -> None:  # fmt: skip
+        """ending: set when the engine ends, and waits for no file to be removed any more."""
+        self._ending = ending
         self._directory = f"{data_root}/build"
         self._scratch = f"{exec_root}/build"
         memory.make(self._scratch)
@@ -57,7 +60,7 @@ class BuildService:
         self.cache = Cache(self._directory)
         self.checksums = ChecksumCache(f"{self._directory}/checksums.db")
         self.mounts = CacheMounts(f"{self._directory}/mounts")
-        self.contexts = Mirrors(f"{self._directory}/contexts")
+        self.contexts = Mirrors(f"{self._directory}/contexts", ending)
         self._roots = roots
         self._images = images
         self._events = events
@@ -138,7 +141,7 @@ class BuildService:
         await imports.close()
         await worker.close()
         if there := _existing(directories):
-            await to_its_end(lambda: remove_directories(there))
+            await to_its_end(lambda: remove_directories(there, self._ending))
 
     async def let_go(self, client: Client) -> None:
         """Closes a client that has its answer: when no other build waits for a step any more that reads its files."""
@@ -196,7 +199,7 @@ class BuildService:
 
     def remove_directory(self, path: str) -> None:
         """One that `new_directory` or `new_scratch` made. Blocks."""
-        remove_directories([path])
+        remove_directories([path], self._ending)
 
     async def prune(
         self, *, everything: bool, filters: dict[str, list[str]], keep_bytes: int, most_bytes: int, least_free_bytes: int
