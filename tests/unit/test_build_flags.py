@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from berth import errors
-from berth.api.buildcalls import _MEANING, _dashed, call
+from berth.api.buildcalls import _dashed, call
 from berth.api.buildlink import Link
 from berth.api.buildwords import Words
 from berth.build import progress, wire
+from berth.build.dockerfile.rules import RULES
 from berth.build.graph import ContextSource, Copy, Mount, Run, Scratch, Vertex, context_paths
 from berth.build.planning import Options
 from berth.build.progress import Event
@@ -439,7 +440,7 @@ def test_every_rule_has_a_meaning():
     """The rules are those that the document lists."""
     text = Path(__file__).parents[2].joinpath("docs/dockerfile.md").read_text()
     listed = text.partition("## Warnings")[2].partition("##")[0]
-    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", listed)) == set(_MEANING)
+    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", listed)) == set(RULES)
 
 
 @pytest.mark.parametrize(("words", "found"), [

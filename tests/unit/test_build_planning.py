@@ -88,6 +88,23 @@ def test_arguments_that_nobody_declares() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"no_cache_stages": frozenset({"build", "0", "1"})}, []),
+        ({"no_cache_stages": frozenset({"biuld"})}, ["--no-cache-filter biuld: there is no such stage (did you mean build?)"]),
+        ({"no_cache_stages": frozenset({"7"})}, ["--no-cache-filter 7: there is no such stage"]),
+        ({"contexts": {"bb": "local", "docker.io/library/assets:latest": "local", "other": "local", "build": "local"}}, []),
+        ({"contexts": {"asets": "local"}}, ["--build-context asets is not used (did you mean assets?)"]),
+        ({"build_args": {"BUILDKIT_DOCKERFILE_CHECK": "skip=JSONArgsRecomended,UndefinedVar"}}, ["check: there is no rule JSONArgsRecomended (did you mean JSONArgsRecommended?)"]),
+        ({"build_args": {"BUILDKIT_DOCKERFILE_CHECK": "skip=all"}}, []),
+    ],
+)  # fmt: skip
+def test_names_that_the_file_has_nothing_for(given: dict[str, Any], said: list[str]) -> None:
+    dockerfile = planning.read(b"FROM bb AS build\nFROM bb\nCOPY --from=assets a b\n", "Dockerfile")
+    assert planning.slips(dockerfile, Options(build_platform="linux/amd64", **given)) == said
+
+
+@pytest.mark.parametrize(
     ("name", "meant"),
     [("biuld", "build"), ("Buidl", "build"), ("asets", "assets"), ("debain:12", "debian:12"), ("registry.example.org/app", ""), ("bb", ""), ("build", "")],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from berth.build import planning
 from berth.build.dockerfile import instructions as words
 from berth.build.dockerfile.checks import check
 from berth.build.dockerfile.errors import DockerfileError
+from berth.build.dockerfile.rules import RULES
 from berth.build.dockerfile.scopes import Scope, global_variables, predefined
 from berth.build.dockerfile.stages import needed, select
 from berth.build.planning import Options
@@ -22,30 +23,7 @@ from berth.oci import platforms
 JSON = "json"
 FORMATS = ("", "default", JSON)
 _AROUND = 2
-_RULES = "https://docs.docker.com/go/dockerfile/rule/"
-_MEANING = {
-    "ConsistentInstructionCasing": "Instructions of one Dockerfile should be in the same case",
-    "CopyIgnoredFile": "COPY should not name a file that .dockerignore excludes",
-    "DuplicateStageName": "Stage names should be unique",
-    "ExposeInvalidFormat": "EXPOSE should name ports of the container alone",
-    "ExposeProtoCasing": "The protocol in EXPOSE should be in lower case",
-    "FromAsCasing": "AS should be in the same case as FROM",
-    "FromPlatformFlagConstDisallowed": "FROM --platform should not be a constant",
-    "InvalidDefaultArgInFrom": "The default of an ARG should give FROM an image",
-    "InvalidDefinitionDescription": "A comment above a stage or an ARG should begin with its name",
-    "JSONArgsRecommended": "CMD and ENTRYPOINT should be JSON, so that signals reach the program",
-    "LegacyKeyValueFormat": "Names and values should be written with =",
-    "MaintainerDeprecated": "A label should name the author instead of MAINTAINER",
-    "MultipleInstructionsDisallowed": "An instruction of which the last one counts should be there once",
-    "NoEmptyContinuation": "A continued instruction should have no empty lines",
-    "RedundantTargetPlatform": "--platform=$TARGETPLATFORM is the default",
-    "ReservedStageName": "Stage names should not be reserved words",
-    "SecretsUsedInArgOrEnv": "Secrets should not be in ARG or ENV",
-    "StageNameCasing": "Stage names should be in lower case",
-    "UndefinedArgInFrom": "FROM should use declared ARGs",
-    "UndefinedVar": "Variables should be set before they are used",
-    "WorkdirRelativePath": "The first WORKDIR of a build should be absolute",
-}
+_ADDRESS = "https://docs.docker.com/go/dockerfile/rule/"
 
 
 def call(kind: str, data: bytes, name: str, options: Options, form: str = "") -> dict[str, Any]:
@@ -94,7 +72,7 @@ def _check(dockerfile: words.Dockerfile, options: Options, form: str) -> dict[st
     if form == JSON:
         warnings = [
             {
-                "ruleName": warning.code, "description": _MEANING[warning.code], "url": _url(warning), "detail": warning.message,
+                "ruleName": warning.code, "description": RULES[warning.code], "url": _url(warning), "detail": warning.message,
                 "location": _location(warning.place),
             }
             for warning in found
@@ -112,7 +90,7 @@ def _check(dockerfile: words.Dockerfile, options: Options, form: str) -> dict[st
 
 
 def _url(warning: words.Warning) -> str:
-    return f"{_RULES}{_dashed(warning.code)}/"
+    return f"{_ADDRESS}{_dashed(warning.code)}/"
 
 
 def picture(name: str, source: Sequence[str], start: int, end: int) -> list[str]:

@@ -5,7 +5,7 @@
 
 import json
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,7 @@ from berth.build.dockerfile.errors import DockerfileError
 from berth.build.dockerfile.expanding import expand_instruction, placed
 from berth.build.dockerfile.parse import parse, parse_trigger
 from berth.build.dockerfile.ports import exposed
+from berth.build.dockerfile.rules import RULES
 from berth.build.dockerfile.scopes import Scope, global_variables, predefined
 from berth.build.dockerfile.stages import (
     SCRATCH,
@@ -596,6 +597,28 @@ def unused_arguments(dockerfile: words.Dockerfile, given: Mapping[str, str], bas
     near = ", ".join(dict.fromkeys(found for name in unused if (found := nearest(name, sorted(declared)))))
     hint = f" (did you mean {near}?)" if near else ""
     return f"One or more build-args [{' '.join(unused)}] were not consumed{hint}" if unused else ""
+
+
+def slips(dockerfile: words.Dockerfile, options: Options) -> list[str]:
+    """What is to be said of names that the Dockerfile has nothing for, where BuildKit says nothing and does nothing."""
+    stages = [stage.name for stage in dockerfile.stages if stage.name]
+    found = [
+        f"--no-cache-filter {name}: there is no such stage{_hint(name, stages)}"
+        for name in sorted(options.no_cache_stages) if name not in stages and not (name.isdecimal() and int(name) < len(dockerfile.stages))
+    ]  # fmt: skip
+    check = checks.options(dockerfile, options.build_args)
+    found += [f"check: there is no rule {name}{_hint(name, RULES)}" for name in (*check.skip, *check.experimental) if name not in RULES]
+    if not options.contexts:
+        return found
+    named = {stage.base.image for stage in dockerfile.stages} | {name for stage in dockerfile.stages for each in stage.instructions for name in sources_of(each)}
+    known = {short_name(name) for name in (*named, *stages)}
+    unused = [name for name in options.contexts if short_name(name) not in known]
+    return found + [f"--build-context {name} is not used{hint}" for name in unused if (hint := _hint(short_name(name), known))]
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, sorted(known))
+    return f" (did you mean {near}?)" if near else ""
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -64,6 +64,8 @@ class BuildJob:
         dockerfile = _read(data, called) if len(data) <= _SHORT_BYTES else await asyncio.to_thread(planning.read, data, called)
         targets, bases = await self._plan(dockerfile)
         solver, results = await self._solve(targets)
+        for text in planning.slips(dockerfile, self.request.options):
+            self._warn(text)
         if unused := planning.unused_arguments(dockerfile, request.options.build_args, bases):
             self._warn(unused)
         facts = provenance.Facts(

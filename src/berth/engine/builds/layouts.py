@@ -115,29 +115,30 @@ class Layouts:
         try:
             for layer, diff, parent, chain in zip(manifest.layers, diffs, chains, chains[1:], strict=False):
                 if not self.images.has_layer(chain):
-                    new += await self._layer(name, layer, diff, parent)
+                    await self._layer(name, layer, diff, parent, new)
         except BaseException:
             await asyncio.to_thread(self.images.discard_layers, new)
             raise
         if chains[-1]:
             self.cache.put(key, chains[-1], "", f"image of OCI layout {name}", _KIND)
 
-    async def _layer(self, name: str, layer: Descriptor, diff: str, parent: str) -> list[Layer]:
+    async def _layer(self, name: str, layer: Descriptor, diff: str, parent: str, new: list[Layer]) -> None:
+        """Fetches one; it is in `new` as soon as the store has it, whoever is cancelled meanwhile."""
         if layer.media_type and not media.is_layer(layer.media_type):
             raise errors.InvalidParameter(f"it has a layer of type {layer.media_type}, which is no archive of files")
 
-        def unpack(stream: IO[bytes]) -> list[Layer]:
+        def unpack(stream: IO[bytes]) -> None:
             compared = _Compared(stream, layer)
             loose = self.images.layers.unpack(open_stream(compared))
             try:
                 compared.finish()
                 if loose.diff != diff:
                     raise errors.DataLoss(f"layer {layer.digest} unpacks to {loose.diff}, the configuration says {diff}")
-                return self.images.keep_layers([(loose, parent)])
+                new.extend(self.images.keep_layers([(loose, parent)]))
             finally:
                 self.images.layers.drop(loose)
 
-        return await self.client.layout_file(name, _path(layer), unpack)
+        await self.client.layout_file(name, _path(layer), unpack)
 
 
 _OF_REGISTRY = "the registry's "  # documents.py reads what registries send

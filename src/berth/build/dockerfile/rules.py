@@ -1,0 +1,25 @@
+"""The rules of `docker build --check` by BuildKit's names, and what each wants. Constants."""
+
+RULES = {
+    "ConsistentInstructionCasing": "Instructions of one Dockerfile should be in the same case",
+    "CopyIgnoredFile": "COPY should not name a file that .dockerignore excludes",
+    "DuplicateStageName": "Stage names should be unique",
+    "ExposeInvalidFormat": "EXPOSE should name ports of the container alone",
+    "ExposeProtoCasing": "The protocol in EXPOSE should be in lower case",
+    "FromAsCasing": "AS should be in the same case as FROM",
+    "FromPlatformFlagConstDisallowed": "FROM --platform should not be a constant",
+    "InvalidDefaultArgInFrom": "The default of an ARG should give FROM an image",
+    "InvalidDefinitionDescription": "A comment above a stage or an ARG should begin with its name",
+    "JSONArgsRecommended": "CMD and ENTRYPOINT should be JSON, so that signals reach the program",
+    "LegacyKeyValueFormat": "Names and values should be written with =",
+    "MaintainerDeprecated": "A label should name the author instead of MAINTAINER",
+    "MultipleInstructionsDisallowed": "An instruction of which the last one counts should be there once",
+    "NoEmptyContinuation": "A continued instruction should have no empty lines",
+    "RedundantTargetPlatform": "--platform=$TARGETPLATFORM is the default",
+    "ReservedStageName": "Stage names should not be reserved words",
+    "SecretsUsedInArgOrEnv": "Secrets should not be in ARG or ENV",
+    "StageNameCasing": "Stage names should be in lower case",
+    "UndefinedArgInFrom": "FROM should use declared ARGs",
+    "UndefinedVar": "Variables should be set before they are used",
+    "WorkdirRelativePath": "The first WORKDIR of a build should be absolute",
+}
