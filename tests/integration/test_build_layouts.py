@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from buildcli import Berth, dockerfile, run_berth
-from harness import Engine
+from buildcli import BERTH, Berth, dockerfile, run_berth
+from harness import Engine, wait_until
 
 pytestmark = [
     pytest.mark.root, pytest.mark.skipif(not (shutil.which("skopeo") and shutil.which("umoci")), reason="needs skopeo and umoci"),
@@ -165,3 +167,68 @@ def test_what_is_no_layout(berth: Berth, tmp_path: Path) -> None:
     (tmp_path / "empty" / "index.json").write_text("[]")
     assert "OCI layout base: " in berth("build", "--build-context", "base=oci-layout://empty", ".", code=1).stderr
     assert "no digest" in berth("build", "--build-context", "base=oci-layout://empty@sha256:12", ".", code=1).stderr
+
+
+class Stopping:
+    """A socket in front of the engine's: one connection, of which no more than so many bytes of the client come through."""
+
+    def __init__(self, engine: Engine, path: str, most_bytes: int) -> None:
+        self.held = threading.Event()
+        self._gone = threading.Event()
+        self._target = engine.env["DOCKER_HOST"].removeprefix("unix://")
+        self._most_bytes = most_bytes
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(path)
+        self._listening.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        """The connection goes, as with a client that is killed."""
+        self._gone.set()
+        self._thread.join()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        client, _ = self._listening.accept()
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(self._target)
+            back = threading.Thread(target=self._back, args=(server, client))
+            back.start()
+            left = self._most_bytes
+            while left and (data := client.recv(min(left, 1 << 16))):
+                left -= len(data)
+                server.sendall(data)
+            self.held.set()
+            self._gone.wait()
+            server.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    def _back(self, server: socket.socket, client: socket.socket) -> None:
+        while data := server.recv(1 << 16):
+            try:
+                client.sendall(data)
+            except OSError:
+                pass
+
+
+def test_a_client_that_goes_in_the_middle_of_a_layer(engine: Engine, berth: Berth, layout: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    run("umoci", "unpack", "--image", f"{layout}:one", str(tmp_path / "new" / "one"))
+    (tmp_path / "new" / "one" / "rootfs" / "large").write_bytes(os.urandom(8 << 20))
+    run("umoci", "repack", "--image", f"{layout}:one", str(tmp_path / "new" / "one"))
+    layers, loose, work = f"{engine.data}/layers", f"{engine.data}/tmp", f"{engine.data}/build/work"
+    dockerfile(tmp_path, "FROM base\n")
+    build = ("build", "-t", "layout:large", "--build-context", f"base=oci-layout://{layout}:one", ".")
+    relay = Stopping(engine, str(tmp_path / "s"), 6 << 20)
+    before = set(os.listdir(layers))
+    client = subprocess.Popen([*BERTH, *build], cwd=tmp_path, env={**engine.env, "DOCKER_HOST": f"unix://{tmp_path}/s"}, stderr=subprocess.PIPE)
+    relay.held.wait()
+    wait_until(lambda: bool(os.listdir(loose)), "a layer on its way")
+    client.kill()
+    client.communicate()
+    relay.close()
+    wait_until(lambda: not os.listdir(loose) and not os.listdir(work), "what the build left")
+    assert set(os.listdir(layers)) <= before
+    berth(*build)
+    assert engine.docker("run", "--rm", "layout:large", "sh", "-c", "wc -c </large").stdout.strip() == str(8 << 20)
