@@ -124,6 +124,21 @@ def test_a_client_that_goes_leaves_the_other_its_step(engine: Engine, tmp_path: 
 
 
 @pytest.mark.skipif(not os.path.isdir(f"{GROUPS}/pids"), reason="needs the pids controller of cgroup v1")
+def test_a_step_has_a_bound_on_processes_and_a_container_has_what_it_is_given(engine: Engine, tmp_path: Path) -> None:
+    def limit(pid: int) -> str:
+        (path,) = [line.split(":")[2] for line in read(f"/proc/{pid}/cgroup").splitlines() if line.split(":")[1] == "pids"]
+        return read(f"{GROUPS}/pids{path}/pids.max").strip()
+
+    with building(engine, tmp_path, f"FROM bb\nRUN exec sh -c 'sleep 1000; : {MARK}-8'\n"):
+        wait_until(lambda: bool(marked(f"{MARK}-8")), "the step")
+        assert {limit(pid) for pid in marked(f"{MARK}-8")} == {"8192"}
+    wait_until(lambda: not marked(f"{MARK}-8"), "the end of the step")
+    container = engine.up()
+    assert limit(engine.pid(container)) == "max"  # as with Docker: --pids-limit says otherwise
+    engine.rm(container)
+
+
+@pytest.mark.skipif(not os.path.isdir(f"{GROUPS}/pids"), reason="needs the pids controller of cgroup v1")
 def test_a_fork_bomb_ends_with_its_step(engine: Engine, tmp_path: Path) -> None:
     """It may make as many processes as a step may have, none of which outlives the step."""
     text = f"FROM bb\nRUN i=0; while [ $i -lt 9000 ]; do (sleep 1000; echo {MARK}-4) & i=$((i+1)); done 2>/dev/null; echo forked\n"

@@ -27,6 +27,7 @@ echo "@refused"; mount -t tmpfs none /tmp 2>&1; mknod /tmp/disk b 8 0 && head -c
 echo "@namespaces"; for n in user cgroup uts ipc net pid mnt; do readlink /proc/self/ns/$n; done
 echo "@network"; ip -o link | awk '{ print $2 }'
 echo "@limits"; cat /proc/self/limits
+echo "@oom"; cat /proc/self/oom_score_adj
 echo "@pid"; echo $$; cat /proc/1/comm
 echo "@end"
 """

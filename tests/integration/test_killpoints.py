@@ -1,6 +1,6 @@
 """The engine killed right before a file operation, SQL statement or message of each verb, and what the next one finds.
 
-BERTH_KILLPOINTS=all tries every point (minutes); without it each verb is tried at three: one of each kind, in turn the
+BERTH_KILLPOINTS=all tries every point (minutes), 100:200 those of all; without it each verb is tried at three: one of each kind, in turn the
 first, the middle and the last. What is there afterwards is read from SQLite, /proc, the cgroups and the directories.
 """
 
@@ -406,8 +406,10 @@ VERBS = {
 def chosen_points(turn: int, points: list[str]) -> list[tuple[str, int]]:
     """(kind, occurrence) to kill at. turn: which of the first, the middle and the last is begun with."""
     counts = {kind: sum(point.startswith(f"{kind} ") for point in points) for kind in KINDS[1:]}
-    if os.environ.get("BERTH_KILLPOINTS") == "all":
-        return [(kind, at) for kind, count in counts.items() for at in range(1, count + 1)]
+    if which := os.environ.get("BERTH_KILLPOINTS"):
+        every = [(kind, at) for kind, count in counts.items() for at in range(1, count + 1)]
+        begin, _, end = which.replace("all", "0:").partition(":")
+        return every[int(begin) : int(end or len(every))]
     picks = {kind: (1, (count + 1) // 2, count)[(turn + number) % 3] for number, (kind, count) in enumerate(counts.items())}
     return [(kind, at) for kind, at in picks.items() if at]
 

@@ -1,7 +1,7 @@
 """The engine killed right before a file operation, SQL statement or message of a build, and what the next one finds.
 
 Nothing of the build is left but what its cache has, the store is in order, and the same build succeeds and makes the same image.
-BERTH_KILLPOINTS=all tries every point (minutes).
+BERTH_KILLPOINTS=all tries every point (minutes), 100:200 those of all.
 """
 
 import gzip
@@ -86,7 +86,8 @@ def test_killed_within_a_build(killed: Killed, name: str) -> None:
     assert points
     hit = 0
     todo = chosen_points(list(DOCKERFILES).index(name), points)
-    for kind, at in todo:
+    for number, (kind, at) in enumerate(todo):
+        print(f"{name}: point {number} of {len(todo)}, {kind} {at}", flush=True)  # the last one is where a run that does not end is
         remove(killed)
         killed.count(kind, at)
         build(killed, data)
