@@ -1,5 +1,6 @@
 """`--build-context NAME=oci-layout://…`: layouts that skopeo and umoci have made, as base images and to copy from."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -167,6 +168,25 @@ def test_what_is_no_layout(berth: Berth, tmp_path: Path) -> None:
     (tmp_path / "empty" / "index.json").write_text("[]")
     assert "OCI layout base: " in berth("build", "--build-context", "base=oci-layout://empty", ".", code=1).stderr
     assert "no digest" in berth("build", "--build-context", "base=oci-layout://empty@sha256:12", ".", code=1).stderr
+
+
+def test_an_archive_without_its_last_padding(engine: Engine, berth: Berth, layout: Path, tmp_path: Path) -> None:
+    """As `umoci insert` writes layers; dockerd takes them."""
+    (tmp_path / "small").write_text("small\n")
+    run("umoci", "insert", "--image", f"{layout}:one", str(tmp_path / "small"), "/small")
+    manifest = document(layout, listed(layout, "one")["digest"])
+    top = gzip.decompress(blob(layout, manifest["layers"][-1]["digest"]).read_bytes())
+    assert len(top) % 512  # else this tests nothing
+    dockerfile(tmp_path, "FROM base\n")
+    berth("build", "-t", "layout:small", "--build-context", f"base=oci-layout://{layout}:one", ".")
+    assert engine.docker("run", "--rm", "layout:small", "cat", "/small").stdout == "small\n"
+    engine.docker("save", "-o", str(tmp_path / "saved.tar"), "layout:small")
+    engine.docker("rmi", "layout:small")
+    berth("builder", "prune", "--all", "--force")
+    # skopeo compares each layer of the archive with its digest
+    run("skopeo", "copy", "--quiet", f"docker-archive:{tmp_path}/saved.tar", f"docker-archive:{tmp_path}/copied.tar:layout:small")
+    engine.docker("load", "-i", str(tmp_path / "copied.tar"))
+    assert engine.docker("run", "--rm", "layout:small", "cat", "/small").stdout == "small\n"
 
 
 class Stopping:

@@ -28,6 +28,9 @@ _Json = TypeVar("_Json", list, dict)
 Progress = Callable[[str, int, int], None]  # what the layer is called, bytes of it that were read, bytes that it has
 
 
+_MAGIC, _MAGIC_AT = b"ustar", 257  # of a tar's header; a layer may end where its last file does
+
+
 class Member:
     """A file of the archive: a small document, or a layer unpacked as it went by, or neither. digest: of its bytes."""
 
@@ -114,7 +117,8 @@ class Archive:
         bounded = _Bounded(reader, size)
         head = bounded.read(min(size, _BLOCK))
         stream = prepended(head, bounded)
-        if head[:1] in (b"{", b"[", b"") or (size < 2 * _BLOCK and not is_compressed(head)):
+        is_small = size < 2 * _BLOCK and not is_compressed(head) and head[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC
+        if head[:1] in (b"{", b"[", b"") or is_small:
             return self._read_document(stream, bounded, size)
         if self._progress:
             self._layer_files += 1

@@ -78,7 +78,7 @@ class LayerStore:
             try:
                 unpacker = Unpacker(
                     root_fd, whiteouts=True, limits=self._limits, recipe=recipe, sharing=self._sharing,
-                    make_room=self._eraser.wait,
+                    make_room=self._eraser.wait, open_end=True,  # as umoci insert writes them; who knows a digest compares it
                 )  # fmt: skip
                 unpacker.unpack(stream, observe)
                 recipe.finish()
