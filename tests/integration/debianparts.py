@@ -39,18 +39,18 @@ POSTGRES = (
 )
 
 
-def debian_package(name: str, architecture: str = "") -> Path:
-    """A directory with the files of a Debian package, of another architecture too; fetched once on a machine and kept.
+def debian_file(package: str, path: str, architecture: str = "") -> Path:
+    """A file of a Debian package, of another architecture too; fetched once on a machine and kept.
 
     apt works in directories of its own: what this machine has installed, and what it knows of architectures, stays as it is.
     """
-    kept = Path(tempfile.gettempdir()) / f"berth-test-{name}-{architecture or 'host'}-{os.getuid()}"
+    kept = Path(tempfile.gettempdir()) / f"berth-test-{os.path.basename(path)}-{architecture or 'host'}-{os.getuid()}"
     if kept.exists():
         if kept.lstat().st_uid != os.getuid():
             pytest.skip(f"{kept} belongs to somebody else")
         return kept
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        pytest.skip(f"needs apt-get and dpkg-deb for Debian's package {name}")
+        pytest.skip(f"needs apt-get and dpkg-deb for Debian's package {package}")
     with tempfile.TemporaryDirectory(prefix="berth-test-apt-", dir="/var/tmp") as work:
         for directory in ("state/lists/partial", "cache/archives/partial"):
             os.makedirs(f"{work}/{directory}")
@@ -58,17 +58,14 @@ def debian_package(name: str, architecture: str = "") -> Path:
         options = {"Dir::State": f"{work}/state", "Dir::State::status": f"{work}/status", "Dir::Cache": f"{work}/cache", "APT::Sandbox::User": "root"}
         options |= {"Acquire::Languages": "none"} | ({"APT::Architecture": architecture, "APT::Architectures": architecture} if architecture else {})
         apt = ["apt-get", "-q", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
-        for command in ([*apt, "update"], [*apt, "download", name]):
+        for command in ([*apt, "update"], [*apt, "download", package]):
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300, check=False)
             if done.returncode:
-                pytest.skip(f"apt cannot fetch {name}: {done.stderr.strip()[-300:]}")
-        [package] = Path(work).glob("*.deb")
-        subprocess.run(["dpkg-deb", "--extract", str(package), f"{work}/files"], check=True)
-        try:
-            shutil.move(f"{work}/files", kept)
-        except OSError:
-            if not kept.exists():  # else another test was faster
-                raise
+                pytest.skip(f"apt cannot fetch {package}: {done.stderr.strip()[-300:]}")
+        [archive] = Path(work).glob("*.deb")
+        subprocess.run(["dpkg-deb", "--extract", str(archive), f"{work}/files"], check=True)
+        shutil.copy(f"{work}/files/{path}", f"{kept}.{os.getpid()}")
+        os.rename(f"{kept}.{os.getpid()}", kept)
     return kept
 
 

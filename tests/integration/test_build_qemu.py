@@ -15,7 +15,7 @@ from typing import Any
 
 import guest
 import pytest
-from debianparts import debian_package
+from debianparts import debian_file
 from v2_build_qemu import HANDLERS, NAME
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
@@ -64,9 +64,8 @@ def test_foreign_steps(rootfs_tar: str, tmp_path: Path) -> None:
     is_free = handlers is not None and not [name for name in handlers if "aarch64" in name or "arm64" in name]
     if not is_free:
         guest.need()
-    emulator = debian_package("qemu-user-static") / "usr/bin/qemu-aarch64-static"
-    shutil.copy(emulator, tmp_path / "qemu-aarch64-static")
-    _image(rootfs_tar, debian_package("busybox-static", "arm64") / "bin/busybox", tmp_path / "arm64.tar")
+    shutil.copy(debian_file("qemu-user-static", "usr/bin/qemu-aarch64-static"), tmp_path / "qemu-aarch64-static")
+    _image(rootfs_tar, debian_file("busybox-static", "bin/busybox", "arm64"), tmp_path / "arm64.tar")
     found = _here(tmp_path) if is_free else _elsewhere(tmp_path)
     assert "install Debian's packages qemu-user-static and binfmt-support" in found["without"]
     assert "register it with the flag F" in found["unfixed"]
