@@ -105,7 +105,7 @@ async def _main(spec: dict) -> None:
 
 async def _build(engine: Any, build: dict) -> dict:
     from berth import errors
-    from berth.build.planning import Options
+    from berth.build.options import Options
     from berth.engine.builds.request import BuildRequest
     from berth.oci import platforms
 

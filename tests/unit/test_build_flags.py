@@ -16,7 +16,7 @@ from berth.api.buildwords import Words
 from berth.build import progress, wire
 from berth.build.dockerfile.rules import RULES
 from berth.build.graph import ContextSource, Copy, Mount, Run, Scratch, Vertex, context_paths
-from berth.build.planning import Options
+from berth.build.options import Options
 from berth.build.progress import Event
 from berth.cli import buildflags, buildoutput
 from berth.cli.buildfiles import Unwritable

@@ -14,7 +14,7 @@ from berth.build import outputs, provenance, sbom, sbompackages
 from berth.build.attestations import Claim, wanted
 from berth.build.graph import ContextSource, Copy, GitSource, ImageSource, Run, Vertex
 from berth.build.imagedocuments import Document, attestation_manifest, index, manifest
-from berth.build.planning import Options
+from berth.build.options import Options
 from berth.build.worker import Layers
 from berth.engine.builds import emulation
 from berth.engine.builds.request import BuildRequest, filled

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from berth.build import graph, planning
+from berth.build import advice, graph, planning
 from berth.build.dockerfile.stages import nearest_platform
 from berth.build.graph import Target
-from berth.build.planning import BaseImage, Options, Planner
+from berth.build.options import BaseImage, Options
+from berth.build.planning import Planner
 from berth.errors import InvalidParameter
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -80,11 +81,11 @@ def test_a_working_directory_is_the_users() -> None:
 def test_arguments_that_nobody_declares() -> None:
     dockerfile = planning.read(b"ARG A\nFROM bb\nARG B=1\n", "Dockerfile")
     given = dict.fromkeys(("A", "B", "C", "D", "HTTP_PROXY", "SOURCE_DATE_EPOCH", "BUILDKIT_X"), "1")
-    assert planning.unused_arguments(dockerfile, given, {}) == "One or more build-args [C D] were not consumed"
-    assert planning.unused_arguments(dockerfile, given, {("bb", ""): BaseImage("", {"config": {"OnBuild": ["ARG C=2", "RUN x"]}})}) == "One or more build-args [D] were not consumed"
+    assert advice.unused_arguments(dockerfile, given, {}) == "One or more build-args [C D] were not consumed"
+    assert advice.unused_arguments(dockerfile, given, {("bb", ""): BaseImage("", {"config": {"OnBuild": ["ARG C=2", "RUN x"]}})}) == "One or more build-args [D] were not consumed"
     dockerfile = planning.read(b"ARG VERSION\nFROM bb\n", "Dockerfile")
-    assert planning.unused_arguments(dockerfile, {"VERSOIN": "1"}, {}) == "One or more build-args [VERSOIN] were not consumed (did you mean VERSION?)"
-    assert planning.unused_arguments(dockerfile, {"VERSION": "1"}, {}) == ""
+    assert advice.unused_arguments(dockerfile, {"VERSOIN": "1"}, {}) == "One or more build-args [VERSOIN] were not consumed (did you mean VERSION?)"
+    assert advice.unused_arguments(dockerfile, {"VERSION": "1"}, {}) == ""
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_arguments_that_nobody_declares() -> None:
 )  # fmt: skip
 def test_names_that_the_file_has_nothing_for(given: dict[str, Any], said: list[str]) -> None:
     dockerfile = planning.read(b"FROM bb AS build\nFROM bb\nCOPY --from=assets a b\n", "Dockerfile")
-    assert planning.slips(dockerfile, Options(build_platform="linux/amd64", **given)) == said
+    assert advice.slips(dockerfile, Options(build_platform="linux/amd64", **given)) == said
 
 
 @pytest.mark.parametrize(

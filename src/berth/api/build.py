@@ -20,6 +20,7 @@ from berth.build.files import git
 from berth.build.files.cloning import Access
 from berth.build.files.ignore import Ignore
 from berth.build.files.reading import read_file
+from berth.build.options import Options
 from berth.build.progress import Event
 from berth.build.provenance import Origin
 from berth.build.worker import Output, Tree
@@ -296,7 +297,7 @@ def _request(exchange: Exchange, engine: Engine) -> BuildRequest:
     wanted = query.get("platform", "")
     if query.get("version", "1") not in ("", "1"):
         raise errors.NotImplementedHere("this engine does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0, or use `berth build`")
-    options = planning.Options(
+    options = Options(
         build_platform=str(platforms.host()), platforms=tuple(planning.platform_named(text) for text in wanted.split(",") if text),
         target=query.get("target", ""), build_args=arguments, labels={key: value or "" for key, value in _map(exchange, "labels").items()},
         hosts=tuple(host for text in exchange.query_lists.get("extrahosts", []) for host in text.split(",") if host),

@@ -16,7 +16,7 @@ from berth.build.dockerfile.errors import DockerfileError
 from berth.build.dockerfile.rules import RULES
 from berth.build.dockerfile.scopes import Scope, global_variables, predefined
 from berth.build.dockerfile.stages import needed, select
-from berth.build.planning import Options
+from berth.build.options import Options
 from berth.errors import InvalidParameter
 from berth.oci import platforms
 

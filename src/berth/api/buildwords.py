@@ -6,7 +6,7 @@
                  {"kind": "tar"}: asked for by `tar`; {"kind": "remote", "url"}: the engine fetches it; {"kind": "none"}
     contexts     {name: {"kind": "local", "name"}, {"kind": "other", "url"} or {"kind": "layout", "reference"}}: --build-context; of an OCI layout
                  `:TAG`, `@DIGEST` or '' says which image is meant, and its files are asked for by `list` and `files`
-    target, build_args, labels, hosts, network, limits, platforms, no_cache, no_cache_stages, epoch, slot     see planning.Options
+    target, build_args, labels, hosts, network, limits, platforms, no_cache, no_cache_stages, epoch, slot     see Options
     tags, pull, squash, outputs, cache_from, cache_to, attests, annotations, allow                        see engine.BuildRequest
     secrets, ssh     ids of those that the client has
     call             "build", "check", "outline" or "targets"; call_format: "json" or ""
@@ -19,6 +19,7 @@ from typing import Any
 
 from berth import errors
 from berth.build import planning
+from berth.build.options import OCI_LAYOUT, Options
 from berth.engine.builds.request import BuildRequest
 from berth.oci import digest, platforms, reference
 
@@ -77,7 +78,7 @@ class Words:
         epoch = self._of("epoch", int, None)
         if epoch is not None and not 0 <= epoch < _MOST_EPOCH:
             raise errors.InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
-        options = planning.Options(
+        options = Options(
             build_platform=str(platforms.host()), platforms=tuple(planning.platform_named(text) for text in self._strings("platforms")),
             target=self._of("target", str, ""), build_args=self._map("build_args"), labels=self._map("labels"),
             contexts={name: _meaning(name, each) for name, each in self.contexts.items()},
@@ -95,9 +96,9 @@ class Words:
 
 
 def _meaning(name: str, context: Mapping[str, Any]) -> str:
-    """Of a context, as planning.Options has it."""
+    """Of a context, as Options has it."""
     kind = context.get("kind")
-    return _string(context, "url") if kind == OTHER else f"{planning.OCI_LAYOUT}{name}" if kind == LAYOUT else LOCAL
+    return _string(context, "url") if kind == OTHER else f"{OCI_LAYOUT}{name}" if kind == LAYOUT else LOCAL
 
 
 def _reference(context: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from berth.build.graph import Target, Vertex
-from berth.build.planning import Options
+from berth.build.options import Options
 from berth.build.worker import Layers, Result
 from berth.models.times import moment
 from berth.oci import platforms

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from berth.build import graph
 from berth.build.graph import Vertex
-from berth.build.planning import OCI_LAYOUT, Options
+from berth.build.options import OCI_LAYOUT, Options
 from berth.build.worker import Layers, Result, Tree
 from berth.errors import InvalidParameter
 from berth.models.times import moment

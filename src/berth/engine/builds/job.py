@@ -9,11 +9,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from berth import errors
-from berth.build import cacheformat, planning, progress, provenance
+from berth.build import advice, cacheformat, planning, progress, provenance
 from berth.build import images as image_documents
 from berth.build.cache import Cache
 from berth.build.graph import Target
-from berth.build.planning import BaseImage, Planner
+from berth.build.options import OCI_LAYOUT, BaseImage
+from berth.build.planning import Planner
 from berth.build.progress import Event, Report
 from berth.build.solver import Shared, Solver
 from berth.build.worker import Layers, Output
@@ -64,9 +65,9 @@ class BuildJob:
         dockerfile = _read(data, called) if len(data) <= _SHORT_BYTES else await asyncio.to_thread(planning.read, data, called)
         targets, bases = await self._plan(dockerfile)
         solver, results = await self._solve(targets)
-        for text in planning.slips(dockerfile, self.request.options):
+        for text in advice.slips(dockerfile, self.request.options):
             self._warn(text)
-        if unused := planning.unused_arguments(dockerfile, request.options.build_args, bases):
+        if unused := advice.unused_arguments(dockerfile, request.options.build_args, bases):
             self._warn(unused)
         facts = provenance.Facts(
             request.options, (called, data), self._digests(), solver.results, self._started_ns, time.time_ns(), secrets.token_hex(12),
@@ -91,7 +92,7 @@ class BuildJob:
             warnings |= planner.warnings
         for text, line in warnings.items():
             self._warn(text, line)
-        for warning in planning.checked(dockerfile, options, bases):
+        for warning in advice.checked(dockerfile, options, bases):
             self._warn(f"{warning.code}: {warning.message} (line {warning.place.line})", warning.place.line)
         return targets, bases
 
@@ -165,7 +166,7 @@ class BuildJob:
         """Of the images that the build began with: as their registry names them, or their own ids."""
         found = {}
         for (name, platform), image in self.worker.found_images().items():
-            prefix = "" if reference.is_image_id(name) or name.startswith(planning.OCI_LAYOUT) else f"{reference.parse(name).familiar_name}@"
+            prefix = "" if reference.is_image_id(name) or name.startswith(OCI_LAYOUT) else f"{reference.parse(name).familiar_name}@"
             known = [digest.removeprefix(prefix) for digest in self.images.digests_of(image.id) if prefix and digest.startswith(prefix)]
             found[name, platform] = known[0] if known else image.id
         return found

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from berth import errors
 from berth.build.cache import Cache, key_of
-from berth.build.planning import OCI_LAYOUT
+from berth.build.options import OCI_LAYOUT
 from berth.engine.builds.request import Client
 from berth.oci import digest as digests
 from berth.oci import platforms

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any, Protocol, TypeVar
 
 from berth import errors
-from berth.build.planning import Options
+from berth.build.options import Options
 from berth.build.provenance import Origin
 from berth.build.worker import Output, Tree
 from berth.oci.reference import Reference

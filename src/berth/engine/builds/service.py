@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from berth import errors
 from berth.build.cache import Cache
 from berth.build.files.checksum import ChecksumCache
-from berth.build.planning import Options
+from berth.build.options import Options
 from berth.build.progress import Report
 from berth.build.solver import Shared
 from berth.engine.builds import memory, pruning

@@ -13,7 +13,7 @@ from berth.build.files import checksum, copying, fetching, git, owners
 from berth.build.files.checksum import ChecksumCache
 from berth.build.files.cloning import Access, Git
 from berth.build.files.selection import Selected, select
-from berth.build.planning import OCI_LAYOUT
+from berth.build.options import OCI_LAYOUT
 from berth.build.worker import Finished, Given, Layers, LayersLost, Output, Result, Tree
 from berth.engine import copyup
 from berth.engine.builds import emulation, repositories
