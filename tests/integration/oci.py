@@ -289,12 +289,11 @@ class Oci:
     def groups(self, prefix: str = "") -> "list[str]":
         """cgroups, one or two levels down in any hierarchy, that have one of our ids as their name."""
         top = [f"{GROUPS}/{name}" for name in os.listdir(GROUPS)]
-        levels = [*top, *(f"{path}/{name}" for path in top if os.path.isdir(path) for name in os.listdir(path))]
+        levels = [*top, *(f"{path}/{name}" for path in top for name in _names(path))]
         return [
             f"{path}/{name}"
             for path in levels
-            if os.path.isdir(path)
-            for name in os.listdir(path)
+            for name in _names(path)
             if name.startswith(prefix or self.name) and os.path.isdir(f"{path}/{name}")
         ]
 
@@ -350,3 +349,11 @@ def make_archive(path: str) -> None:
         subprocess.run(["tar", "-C", f"{directory}/rootfs", "-cf", path, "."], check=True)
     finally:
         shutil.rmtree(directory)
+
+
+def _names(path: str) -> "list[str]":
+    """In a directory; of one that others take away meanwhile, none."""
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -198,24 +198,31 @@ def test_follow_over_turns_to_the_end_and_a_removal(engine: Engine) -> None:
 
 def test_a_stalled_follower_stops_nobody(engine: Engine, up: Up) -> None:
     """Who reads the log is behind in the file, not in memory, and the container goes on."""
-    line, lines = "0123456789" * 10, 400_000
+    def memory_kib(pid: int) -> int:
+        return int(status(pid)["VmRSS"].split()[0])
+
+    assert engine.process
+    before_kib = memory_kib(engine.process.pid)
+    line, lines = "0123456789" * 10, 600_000
     script = f"echo first; usleep 300000; yes {line} | head -n {lines}; echo done >&2; exec sleep 1000"
     identity = up("--log-opt", "max-size=-1", command=("sh", "-c", script))
-    follower = subprocess.Popen(["docker", "logs", "-f", identity], env=engine.env, stdout=subprocess.PIPE)
-    assert follower.stdout
-    assert follower.stdout.read(6) == b"first\n"
-    wait_until(lambda: "done" in engine.docker("logs", "--tail", "1", identity).stderr, "the end of the output", 60)
-    for pid in (parent(engine.pid(identity)), engine.process.pid if engine.process else 0):
-        assert int(status(pid)["VmRSS"].split()[0]) < 100_000
-    digest, left = hashlib.sha256(), lines * (len(line) + 1)
-    while left:
-        data = follower.stdout.read(min(left, 1 << 16))
-        digest.update(data)
-        left -= len(data)
-    assert digest.hexdigest() == hashlib.sha256(f"{line}\n".encode() * lines).hexdigest()
-    engine.rm(identity)
-    assert follower.wait(60) == 0
-    follower.stdout.close()
+    with subprocess.Popen(["docker", "logs", "-f", identity], env=engine.env, stdout=subprocess.PIPE) as follower:
+        try:
+            assert follower.stdout
+            assert follower.stdout.read(6) == b"first\n"
+            wait_until(lambda: "done" in engine.docker("logs", "--tail", "1", identity).stderr, "the end of the output", 60)
+            assert memory_kib(engine.process.pid) - before_kib < 50_000
+            assert memory_kib(parent(engine.pid(identity))) < 50_000
+            digest, left = hashlib.sha256(), lines * (len(line) + 1)
+            while left:
+                data = follower.stdout.read(min(left, 1 << 16))
+                digest.update(data)
+                left -= len(data)
+            assert digest.hexdigest() == hashlib.sha256(f"{line}\n".encode() * lines).hexdigest()
+            engine.rm(identity)
+            assert follower.wait(60) == 0
+        finally:
+            follower.kill()
 
 
 @pytest.fixture
