@@ -71,6 +71,7 @@ class BuildService:
         self._running: dict[str, asyncio.Task[Built]] = {}
         self._settings = settings
         self._cleaning: asyncio.Task[None] | None = None
+        self._unseen = False  # whether a build has ended since that began
         self._afterwards: dict[Client, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -161,8 +162,15 @@ class BuildService:
         task.add_done_callback(lambda _: self._afterwards.pop(client, None))
 
     def _clean(self) -> None:
+        """Begins to; once more, if it is under way and may not have seen the last build."""
+        self._unseen = True
         if self._cleaning is None or self._cleaning.done():
-            self._cleaning = asyncio.create_task(asyncio.to_thread(self._keep_small))
+            self._cleaning = asyncio.create_task(self._clean_up())
+
+    async def _clean_up(self) -> None:
+        while self._unseen:
+            self._unseen = False
+            await asyncio.to_thread(self._keep_small)
 
     def _allowed(self, request: BuildRequest) -> frozenset[str]:
         """What steps may ask for: the client must say so, and the engine's configuration must not forbid it."""
