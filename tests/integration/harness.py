@@ -136,7 +136,9 @@ class Engine:
             wait_until(lambda work=work: not os.path.isdir(work) or os.listdir(work) == [], f"files of builds in {work}")
         # A monitor's cgroup is removed after everybody has been told.
         wait_until(lambda: not self.leftover_processes(but_engine=True), "processes")
+        scratch = os.path.realpath(f"{self.exec}/build")  # may lead to the machine's shared memory
         self.stop()
+        assert scratch.startswith(self.top) or not os.path.lexists(scratch), f"{scratch} of builds is left"
         wait_until(lambda: not self.leftover_processes(), "processes of the engine")
         assert not [line for line in mounts() - self.mounts_before if self.top in line]
         left = [f"{at}/{name}" for at, names in group_names().items() for name in names & self.seen_ids]

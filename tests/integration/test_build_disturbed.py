@@ -77,6 +77,19 @@ def test_an_engine_that_is_killed_leaves_no_step_behind(own_engine: Engine, tmp_
     assert "Using cache" in said
 
 
+def test_what_a_killed_engine_had_in_memory_goes_with_the_next_that_builds_nothing(own_engine: Engine, tmp_path: Path) -> None:
+    with building(own_engine, tmp_path, "FROM bb\nRUN true\n") as client:
+        assert "Successfully built" in client.communicate(timeout=60)[0]
+    scratch = os.path.realpath(f"{own_engine.exec}/build")
+    assert os.path.isdir(scratch)
+    own_engine.kill()
+    own_engine.start()
+    own_engine.stop()
+    assert not os.path.lexists(scratch)
+    assert not os.path.lexists(f"{own_engine.exec}/build")
+    own_engine.start()
+
+
 def test_an_engine_that_stops_ends_its_builds(own_engine: Engine, tmp_path: Path) -> None:
     with building(own_engine, tmp_path, f"FROM bb\nRUN sleep 1000; echo {MARK}-3\n") as client:
         wait_until(lambda: bool(marked(f"{MARK}-3")), "no step")

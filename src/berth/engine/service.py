@@ -132,7 +132,7 @@ class Engine:
         return os.path.exists(f"{self.options.data_root}/build/cache.db")
 
     def _left_by_builds(self) -> list[str]:
-        """What those of an engine that was killed had unpacked (building.py), found without making the service for it."""
+        """What those of an engine that was killed had unpacked (builds/service.py), found without making the service for it."""
         tops = [top for top in (f"{self.options.data_root}/build/work", f"{self.options.exec_root}/build") if os.path.isdir(top)]
         return [f"{top}/{name}" for top in tops for name in os.listdir(top)]
 
@@ -182,12 +182,20 @@ class Engine:
         self.launcher.close()
         if "builds" in self.__dict__:
             await self.builds.close()
+        self._remove_scratch()
         if "distribution" in self.__dict__:
             self.distribution.close()
         self.images.close()
         self.database.close()
         self.containers.remove_parent_group()
         os.close(self._lock)
+
+    def _remove_scratch(self) -> None:
+        """Where builds had their secrets; also the place of an engine before, which was killed."""
+        if os.path.lexists(scratch := f"{self.options.exec_root}/build"):
+            from berth.engine.builds import memory
+
+            memory.remove(scratch)
 
     # -- what it says of itself -----------------------------------------------------------------------
 

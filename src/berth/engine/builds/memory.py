@@ -33,12 +33,14 @@ def make(path: str) -> None:
 
 def remove(path: str) -> None:
     """What `make` made, if it is empty."""
-    with suppress(OSError):
-        if os.path.islink(path):
-            os.rmdir(os.readlink(path))
-            os.unlink(path)
-        else:
+    if not os.path.islink(path):
+        with suppress(OSError):
             os.rmdir(path)
+        return
+    with suppress(OSError):
+        os.rmdir(os.readlink(path))
+    if not os.path.isdir(path):
+        os.unlink(path)
 
 
 def _in_memory(path: str) -> bool:

@@ -88,7 +88,6 @@ class BuildService:
         await asyncio.gather(*([self._cleaning] if self._cleaning else []), return_exceptions=True)
         self.cache.close()
         self.checksums.close()
-        memory.remove(self._scratch)
 
     def cancel(self, identity: str) -> None:
         """Ends a build by its id; nothing happens where there is none."""
