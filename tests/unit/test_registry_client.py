@@ -19,7 +19,7 @@ import fake_registry
 from berth.errors import BerthError, Cancelled, Conflict, DataLoss, InvalidParameter, NotFound, Unauthorized, Unavailable
 from berth.oci import reference
 from berth.registry import media
-from berth.registry.client import download
+from berth.registry.client import download, failures
 from berth.registry.client.challenge import Credentials
 from berth.registry.client.client import RegistryClient
 from berth.registry.client.settings import Settings
@@ -927,3 +927,10 @@ def test_a_manifest_that_is_stored_as_another(registry: FakeRegistry) -> None:
     registry.rule("PUT", "/manifests/", answer(201, Docker_Content_Digest="sha256:" + "0" * 64))
     with client_of(registry.host) as client, pytest.raises(DataLoss, match="the registry stored manifest"):
         client.put_manifest("a/b", "v1", b"{}", media.OCI_MANIFEST)
+
+
+def test_a_refusal_without_a_body_says_what_it_means() -> None:
+    """As to HEAD; which question a registry refuses first is chance."""
+    assert failures.refusal(401, "", b"").words == "unauthorized: authentication required"
+    assert failures.refusal(403, "text/plain", b" \n").words == "denied: requested access to the resource is denied"
+    assert failures.refusal(418, "", b"").words == "the registry answered 418"

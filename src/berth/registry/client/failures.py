@@ -36,6 +36,8 @@ class Refusal(Exception):
             return self.message
         return f"{self.code.lower().replace('_', ' ')}: {self.message}"
 
+_CODES = {401: "UNAUTHORIZED", 403: "DENIED"}
+
 
 class RefusedAnswer(Exception):
     """The registry knows who asks, or will not be told, and says no."""
@@ -71,12 +73,14 @@ def refusal(status: int, content_type: str, body: bytes) -> Refusal:
     if "html" in content_type or text.startswith("<"):
         return Refusal(status, "", f"the registry answered {status} with a web page: is this the address of a registry?")
     printable = _printable(text)[:_MOST_SHOWN]
+    if not printable and status in _CODES:  # to HEAD, for one
+        return Refusal(status, _CODES[status], _MEANING[_CODES[status]])
     return Refusal(status, "", f"the registry answered {status}{': ' + printable if printable else ''}")
 
 
 def refused_head(status: int, url: str) -> Refusal:
     """An answer to HEAD, which has no body that could say why."""
-    code = {401: "UNAUTHORIZED", 403: "DENIED"}.get(status, "")
+    code = _CODES.get(status, "")
     return Refusal(status, code, f"{_MEANING[code]} (HEAD {url})" if code else f"HEAD {url}: status {status}")
 
 
