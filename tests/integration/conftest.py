@@ -10,6 +10,8 @@ from dockerd import HAVE_DOCKERD, Dockerd
 from harness import BUSYBOX, Engine, make_rootfs_tar
 from netlab import Lab
 from oci import Oci
+from registries import HAVE_DOCKER_REGISTRY, docker_registry
+from registries import Host as RegistryHost
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -133,3 +135,12 @@ def network(net: Engine) -> Iterator[Callable[..., str]]:
     """The same of networks."""
     with netlab.networks(net) as create:
         yield create
+
+
+@pytest.fixture
+def registry() -> Iterator[RegistryHost]:
+    """Debian's docker-registry; some modules have one of another kind under this name."""
+    if not HAVE_DOCKER_REGISTRY:
+        pytest.skip("needs Debian's docker-registry")
+    with docker_registry() as running:
+        yield running

@@ -5,12 +5,11 @@ import hashlib
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from buildhost import BuildHost, build_host, kinds
-from registries import HAVE_DOCKER_REGISTRY, Host, docker_registry
+from registries import Host
 
 pytestmark = pytest.mark.root
 
@@ -37,14 +36,6 @@ for directory, _, names in os.walk(top):
         with open(path, "wb") if kind in ("damaged", "cut") else open(os.devnull, "wb") as file:
             file.write(data[:50000] + (bytes(10) + data[50010:] if kind == "damaged" else b""))
 """
-
-
-@pytest.fixture
-def registry() -> Iterator[Host]:
-    if not HAVE_DOCKER_REGISTRY:
-        pytest.skip("needs Debian's docker-registry")
-    with docker_registry() as running:
-        yield running
 
 
 def damage(kind: str, top: str, pid: int = 0) -> dict:

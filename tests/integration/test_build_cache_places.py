@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from buildhost import BuildHost, build_host, kinds
-from registries import HAVE_DOCKER_REGISTRY, Host, docker_registry
+from registries import Host
 
 pytestmark = pytest.mark.root
 
@@ -25,14 +24,6 @@ def context(tmp_path: Path) -> str:
     top.mkdir()
     (top / "a.txt").write_text("A\n")
     return str(top)
-
-
-@pytest.fixture
-def registry() -> Iterator[Host]:
-    if not HAVE_DOCKER_REGISTRY:
-        pytest.skip("needs Debian's docker-registry")
-    with docker_registry() as running:
-        yield running
 
 
 def files(host: BuildHost, dockerfile: str, path: Path, **fields: object) -> tuple[dict, dict[str, bytes]]:

@@ -3,7 +3,6 @@
 import base64
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,14 +38,6 @@ def first(engine: Engine, context: Path) -> Berth:
 def second(own_engine: Engine, context: Path) -> Second:
     """Builds on another one."""
     return lambda *words, **keywords: run_berth(own_engine, "build", *PLAIN, *words, ".", cwd=context, **keywords)
-
-
-@pytest.fixture
-def registry() -> Iterator[Host]:
-    if not HAVE_DOCKER_REGISTRY:
-        pytest.skip("needs Debian's docker-registry")
-    with docker_registry() as running:
-        yield running
 
 
 def nonces(top: Path) -> list[str]:

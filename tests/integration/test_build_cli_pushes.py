@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,6 @@ FOR_EACH = "FROM scratch\nARG TARGETARCH TARGETPLATFORM\nCOPY program-$TARGETARC
 def berth(engine: Engine, tmp_path: Path) -> Berth:
     """Runs `berth WORDS` in the directory of the build."""
     return lambda *words, **keywords: run_berth(engine, *words, cwd=tmp_path, **keywords)
-
-
-@pytest.fixture
-def registry() -> Iterator[Host]:
-    with docker_registry() as running:
-        yield running
 
 
 def digest_of(where: str) -> str:
