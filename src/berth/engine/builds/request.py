@@ -66,7 +66,7 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """options: see planning; tags: names for the image; pull: look for newer base images; squash: one layer over the base.
+    """options: see build/options.py; tags: names for the image; pull: look for newer base images; squash: one layer over the base.
 
     outputs: where the result goes, as a person says it (build/outputs.py); none: into the store. cache_from, cache_to: as `--cache-from`
     and `--cache-to` say it, also in their short form (build/cacheformat.py). attests: "provenance" and "sbom", each with its parameters, of what
