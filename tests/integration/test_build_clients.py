@@ -168,8 +168,9 @@ def test_contexts_on_standard_input(side: Side, tmp_path: Path) -> None:
     assert "not found" in refused.stderr
 
 
-def test_context_of_a_repository(side: Side, tmp_path: Path) -> None:
+def test_context_of_a_repository(side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client clones it with the machine's git."""
+    monkeypatch.setitem(side.env, "TMPDIR", str(tmp_path))  # where it leaves what it has cloned
     source = tmp_path / "source"
     source.mkdir()
 

@@ -43,7 +43,7 @@ def _command(top: str, ports: dict[str, int]) -> list[str]:
         json.dump({"identities": [identity]}, file)
     os.mkdir(f"{top}/data")
     return [
-        _WEED, "server", f"-dir={top}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={top}/s3.json", "-master.telemetry=false",
+        _WEED, f"-logdir={top}", "server", f"-dir={top}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={top}/s3.json", "-master.telemetry=false",
         *(f"-{name}={port}" for name, port in ports.items()), "-master.volumeSizeLimitMB=64", "-volume.max=20",
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={top}/filer.sock", f"-s3.localSocket={top}/s3.sock",
     ]  # fmt: skip
